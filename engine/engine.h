@@ -1,0 +1,216 @@
+/* The inference engine as its callers see it: a loaded model on its devices (engine), and one
+ * sequence on it (session). Tensor parallel, chunked prefill, Qwen2 architecture.
+ *
+ *   engine_open -> session_open -> session_prefill (chunk by chunk) -> session_generate ... ->
+ * close
+ *
+ * Opening allocates and loads; a step allocates nothing. An engine serves one session at a time,
+ * driven by one thread. Failure of any rank ends the step for all ranks with one error; the session
+ * is then only good for closing. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "kernels/backend.h"
+
+struct engine;
+struct session;
+
+/* What config.json says (Hugging Face names in comments where ours differ). */
+struct model_config {
+    char name[96];
+    int32_t layers, C, H, K, D, F,
+        V; /* num_hidden_layers, hidden_size, num_attention_heads,
+              num_key_value_heads, head_dim, intermediate_size, vocab_size */
+    float rms_norm_eps;
+    double rope_theta;
+    int32_t max_position_embeddings;
+    bool tie_word_embeddings;
+    struct attention_pattern
+        dual_chunk;                  /* chunk = chunk_size - local_size; 0: the model has none */
+    int32_t dual_chunk_original_max; /* original_max_position_embeddings, for the factor f */
+    int32_t eos[4];
+    int32_t eos_count;
+};
+
+struct engine_opts {
+    const char
+        *model; /* "needle", "needle:4x4x64", "needle:28x4x128", "random:PRESET" or a folder */
+    int tensor_parallel_size;
+    enum dtype dtype;
+    enum device_kind device;
+    int threads; /* 0: all cores of this process */
+    const char *isa, *attention_backend,
+        *linear_backend;   /* "auto" or a name of `bench list kernels` */
+    uint64_t seed;         /* of random weights */
+    bool prune_last_layer; /* last layer: only K and V except for the last token; same answer, same
+                              bits */
+    bool dual_chunk_attention;
+    int32_t block_rows; /* rows of the MLP and of o_proj worked on at a time: bounds activations */
+    op_interposer *interpose; /* tests only */
+    void *interpose_ctx;
+};
+struct engine_opts engine_opts_defaults(void);
+
+struct engine_info {
+    struct model_config model;
+    int ranks;
+    int devices;
+    struct device_info device[MAX_RANKS];
+    int rank_device[MAX_RANKS];
+    int kv_heads_per_rank, kv_replicas;
+    int64_t parameters;
+    int64_t load_ns;
+};
+
+/* Reads a model's configuration without loading it. STATUS_USAGE for a name that is not known (the
+ * text lists what is), STATUS_UNSUPPORTED for an architecture that is not Qwen2. */
+enum status engine_model_config(const char *model, struct model_config *out, struct error *err);
+/* Whether tp divides what it must (heads, kv heads or replicas, F, V): STATUS_USAGE with the
+ * arithmetic. */
+enum status engine_check_parallel(const struct model_config *m, int tp, struct error *err);
+
+/* Loads the model. Errors: STATUS_USAGE (options), STATUS_UNSUPPORTED, STATUS_NO_MEMORY, STATUS_IO.
+ */
+enum status engine_open(struct engine **out, const struct engine_opts *opts, struct error *err);
+void engine_close(struct engine *e); /* NULL is legal; its session must be closed before */
+const struct engine_info *engine_info(const struct engine *e);
+
+/* ---- a session
+ * ------------------------------------------------------------------------------------- */
+struct sampling_opts {
+    float temperature, top_p,
+        repetition_penalty; /* defaults of QWEN2: 0.7 0.8 1.05; greedy: temperature 0 */
+    int32_t top_k;
+    uint64_t seed;
+};
+
+struct session_opts {
+    int32_t prompt_tokens; /* S, known up front */
+    int32_t
+        max_tokens; /* generated at most; KV capacity is prompt_tokens + max_tokens, rounded up */
+    int32_t chunk_tokens; /* largest chunk; clamped to prompt_tokens */
+    bool graph; /* record the step once, replay it for every equal chunk and every decode step */
+    struct sampling_opts sampling;
+    int64_t span_capacity; /* 0: no spans */
+    bool taps;             /* copy out rows for the spot check */
+    const int32_t
+        *logits_at; /* prompt positions whose logits are wanted; switches pruning off. Borrowed. */
+    int32_t logits_at_count;
+};
+struct session_opts session_opts_defaults(void);
+
+/* Memory, per rank and shared, that engine_open + session_open will account for: the arithmetic of
+ * the allocation itself. Opens the device to ask for layouts; loads nothing. */
+struct memory_prediction {
+    int ranks;
+    int64_t rank_bytes[MAX_RANKS][MEMORY_CATEGORIES];
+    int64_t shared_bytes[MEMORY_CATEGORIES];
+    int64_t total_bytes;
+    int64_t available_bytes; /* on the device, now */
+};
+enum status engine_predict_memory(const struct engine_opts *eo, const struct session_opts *so,
+                                  struct memory_prediction *out, struct error *err);
+
+/* What one chunk [start, start + n) of a prompt executes, all ranks together. */
+struct chunk_cost {
+    int64_t linear_flops, attention_flops, other_flops;
+    int64_t bytes; /* of everything but linears and attention */
+    int64_t ops;
+};
+struct chunk_cost engine_chunk_cost(const struct model_config *m, const struct engine_opts *eo,
+                                    int64_t start, int64_t n, bool last);
+/* Measures the device's rates with the kernels that eo would choose (about a second). */
+enum status engine_measure(const struct engine_opts *eo, struct device_rates *out,
+                           struct device_info *info, struct error *err);
+
+/* Allocates KV, activations and workspace, captures graphs when asked. STATUS_NO_MEMORY says how
+ * much. */
+enum status session_open(struct session **out, struct engine *e, const struct session_opts *opts,
+                         struct error *err);
+void session_close(struct session *s); /* NULL is legal */
+/* Back to position 0 for another repeat: clears positions, seen tokens and the draw counter; keeps
+ * memory and graphs. */
+enum status session_reset(struct session *s, struct error *err);
+
+struct chunk_result {
+    int32_t start_token, n_tokens;
+    int64_t begin_ns;                     /* CLOCK_MONOTONIC, before the first op is issued */
+    int64_t latency_ns;                   /* to the end of the slowest device's work */
+    int64_t host_ns;                      /* issuing alone (on the CPU the same as latency) */
+    int64_t device_latency_ns[MAX_RANKS]; /* per device */
+    int64_t flops, bytes;
+    bool
+        replayed; /* from the recorded step; false: op by op (eager mode, or a ragged last chunk) */
+};
+/* Prefills the next n tokens, n <= chunk_tokens; the chunk that reaches prompt_tokens also computes
+ * the logits of the last token. tokens are host memory. A token outside [0, V): STATUS_USAGE. */
+enum status session_prefill(struct session *s, const int32_t *tokens, int32_t n,
+                            struct chunk_result *out, struct error *err);
+/* For sampled coverage: fills the cache up to `position` with synthetic standard normal keys and
+ * values and goes there. Not an answer any more: generation is refused afterwards. Only forwards.
+ */
+enum status session_skip_to(struct session *s, int32_t position, uint64_t seed, struct error *err);
+int32_t session_position(const struct session *s);
+
+struct token_result {
+    int32_t id;
+    float logprob;      /* log softmax of the unchanged logits */
+    int64_t latency_ns; /* of the decode step; the first token: of sampling alone */
+    bool stop;          /* an eos of the model */
+};
+/* Samples the next token; from the second call on, first runs the decode step for the one before.
+ */
+enum status session_generate(struct session *s, struct token_result *out, struct error *err);
+
+/* Logits [V] that the next or last generated token comes from, f32, gathered over ranks. Host
+ * memory. */
+enum status session_logits(struct session *s, float *out, struct error *err);
+/* Logits at opts.logits_at[i], once its chunk has been prefilled. */
+enum status session_logits_at(struct session *s, int32_t i, float *out, struct error *err);
+
+struct graph_info {
+    int graphs;
+    int64_t nodes, bytes, capture_ns, instantiate_ns;
+};
+void session_graph_info(const struct session *s, struct graph_info *out); /* zeros in eager mode */
+
+/* ---- the spot check's view: what the engine really did with chosen rows
+ * ----------------------------- */
+/* Rows (absolute positions, at most TAP_ROWS) to copy out of the next chunk; those outside it are
+ * ignored. In the last layer of a pruned model only the last row of the prompt exists. */
+enum status session_tap(struct session *s, const int32_t *positions, int n, struct error *err);
+/* After the chunk: unrotated query and attention output of position, f32 [D]. head is the global
+ * query head. STATUS_USAGE if that row was not tapped. */
+enum status session_tap_read(struct session *s, int layer, int head, int32_t position, float *query,
+                             float *output, struct error *err);
+/* Cached keys and values of one global kv head as the given rank holds them, f32 [n][D], host
+ * memory. */
+enum status session_kv_read(struct session *s, int layer, int rank, int kv_head, int32_t begin,
+                            int32_t n, float *k, float *v, struct error *err);
+
+/* ---- observation
+ * ------------------------------------------------------------------------------------ */
+void engine_memory(struct engine *e, int rank, struct memory_use *out); /* rank or SHARED_RANK */
+void engine_memory_driver(struct engine *e, int device, int64_t *bytes, int64_t *high_water);
+void engine_memory_reset_high_water(struct engine *e);
+int64_t engine_allocations(struct engine *e);
+const struct span *session_spans(struct session *s, int device, int64_t *n, int64_t *dropped);
+void session_spans_reset(struct session *s);
+/* Moves while kernels make progress; any thread may read it. */
+uint64_t engine_progress(const struct engine *e);
+
+/* ---- catalogues for `bench list`
+ * -------------------------------------------------------------------- */
+/* Model i that needs no download (name for `model.path`, one line of description), or false past
+ * the end. */
+bool engine_builtin_model(int i, const char **name, const char **description);
+
+/* Token ids of text for a model without a tokenizer of its own: one id a byte. out holds n bytes'
+ * ids. */
+void engine_bytes_to_tokens(const char *text, size_t n, int32_t *out);
+/* Text of a token for people, into out (at most size bytes with its NUL): bytes as they are,
+ * special tokens of the needle model as <name>, ids without text as <id>. Returns the length that
+ * the text has. */
+size_t engine_token_text(const struct model_config *m, int32_t id, char *out, size_t size);
+
+#endif

@@ -1,0 +1,32 @@
+/* The program as a function, so that tests can be the program with something broken in it. */
+#ifndef HARNESS_BENCH_H
+#define HARNESS_BENCH_H
+
+#include "engine/engine.h"
+
+/* What a test may put in the way; the real program passes NULL. */
+struct bench_hooks {
+    op_interposer *interpose;
+    void *interpose_ctx;
+    /* called before each chunk of each case in the worker; true: the chunk is not fed to the engine
+     */
+    bool (*before_chunk)(void *ctx, const char *case_id, int repeat, int chunk);
+    void *before_chunk_ctx;
+};
+
+/* Runs the command line; returns the exit code (GATE.md's table). */
+int bench_main(int argc, char **argv, const struct bench_hooks *hooks);
+
+/* Subcommands: cmd_*.c. argv[0] is the subcommand's name. */
+#define SUBCOMMAND_TABLE(X)                                                                        \
+    X(run, "run a configuration and check its answers")                                            \
+    X(plan, "show every case with predicted time and memory; runs nothing")                        \
+    X(show, "show a result file")                                                                  \
+    X(list, "list models, kernels, options, configurations")                                       \
+    X(doctor, "what is usable on this machine, and why not")                                       \
+    X(test, "build and run the tests")
+#define X(name, text) int cmd_##name(int argc, char **argv, const struct bench_hooks *hooks);
+SUBCOMMAND_TABLE(X)
+#undef X
+
+#endif

@@ -1,0 +1,107 @@
+/* The configuration of a run: the INI file, overridden by --set, as plain data.
+ *
+ * options.c holds the one table of keys (section, key, type, place in struct config, range,
+ * default, help, axis or not). It drives parsing, validation, defaults, help, suggestions and the
+ * reference page. Names are vLLM's where vLLM has the thing. */
+#ifndef HARNESS_CONFIG_H
+#define HARNESS_CONFIG_H
+
+#include "engine/engine.h"
+
+enum { AXIS_MAX = 64, NAME_MAX_BYTES = 256, PATH_MAX_BYTES = 4096 };
+
+/* A key marked "axis" takes a comma list or a..b*2 (a..b+n too); every combination becomes a case.
+ */
+struct int_axis {
+    int n;
+    int64_t v[AXIS_MAX];
+};
+struct text_axis {
+    int n;
+    char v[AXIS_MAX][NAME_MAX_BYTES];
+};
+
+enum coverage_kind { COVERAGE_AUTO, COVERAGE_FULL, COVERAGE_SAMPLE };
+
+struct config {
+    char file[PATH_MAX_BYTES]; /* where it came from, for messages */
+
+    /* [model] */
+    char model_path[PATH_MAX_BYTES]; /* path: needle, random:PRESET, folder; "auto": by device, see
+                                        model_gpu */
+    char model_gpu[PATH_MAX_BYTES]; /* path_gpu: what "auto" means where there is a GPU; else needle
+                                     */
+    int64_t model_seed;             /* seed */
+    struct text_axis dtype;         /* dtype: bfloat16, float32 */
+    int64_t max_model_len;          /* 0: the model's max_position_embeddings */
+    bool allow_long_max_model_len;  /* or BENCH_ALLOW_LONG_MAX_MODEL_LEN=1,
+                                       VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 */
+
+    /* [engine] */
+    char device[16]; /* auto, cpu, cuda */
+    struct int_axis tensor_parallel_size;
+    struct int_axis max_num_batched_tokens; /* the chunk size */
+    struct int_axis enforce_eager;          /* true, false */
+    bool enable_chunked_prefill;            /* false: one chunk as long as the prompt */
+    struct text_axis attention_backend;
+    char linear_backend[32];
+    bool dual_chunk_attention;
+    bool prune_last_layer;
+    int64_t block_rows;
+    int64_t threads; /* 0: all */
+    char isa[32];
+
+    /* [prompt] */
+    struct text_axis prompt; /* source: needle:64k, random:200k, file:PATH */
+    int64_t prompt_seed;
+
+    /* [sampling] */
+    double temperature, top_p, repetition_penalty;
+    int64_t top_k, max_tokens, sampling_seed;
+
+    /* [run] */
+    int64_t repeats, warmup;     /* measured repeats; discarded ones before them */
+    enum coverage_kind coverage; /* auto: what time_budget allows */
+    int64_t sample_chunks;       /* K of sample:K; also what auto falls back to */
+    int64_t time_budget_s;       /* 0: none */
+    int64_t watchdog_s;          /* no progress for so long: the worker is killed */
+    char output[PATH_MAX_BYTES]; /* result file; "": results/raw/NAME-TIME.h5 */
+    bool spans;                  /* record op spans in a repeat of its own */
+
+    /* [check] */
+    int64_t spot; /* sampled (layer, rank, head, row) per case; 0: off */
+    bool invariance;
+    bool truth; /* needle answer and analytic logits, where the model knows them */
+};
+
+/* Collected messages of a parse: all of them, not only the first. */
+struct config_errors {
+    int n;
+    struct error e[64];
+    int more; /* beyond the array */
+};
+
+/* Defaults, then the file, then the overrides "section.key=value" in order. Every finding is one
+ * message "file:line: what was found, what was expected" (overrides: "--set section.key=value:
+ * ..."). STATUS_USAGE if there is any, STATUS_IO if the file can't be read. */
+enum status config_load(struct config *out, const char *path, const char *const *sets, int n_sets,
+                        struct config_errors *errors);
+void config_defaults(struct config *out);
+
+/* The effective configuration as an INI text that config_load reads back to the same struct;
+ * malloc'd. */
+char *config_to_text(const struct config *c);
+/* Hex sha256... of that text, without [run] output: what --resume compares. out: 65 bytes. */
+void config_hash(const struct config *c, char out[65]);
+
+/* Walks the option table: for --help, `bench list options` and the reference page. */
+struct option_info {
+    const char *section, *key, *type, *range, *fallback, *help;
+    bool axis;
+};
+bool config_option(int i, struct option_info *out);
+
+/* 64k -> 65,536; 1m -> 1,048,576; k = 1024, m = 1024^2; plain digits too. false: not a number. */
+bool parse_tokens(const char *text, int64_t *out);
+
+#endif

@@ -1,0 +1,27 @@
+/* Prompts: from a configured source to token ids. needle:LENGTH[@DEPTH,...], random:LENGTH,
+ * file:PATH. */
+#ifndef HARNESS_PROMPT_H
+#define HARNESS_PROMPT_H
+
+#include "engine/needle.h"
+
+struct prompt {
+    int32_t *tokens; /* [length], owned */
+    int32_t length;
+    struct needle_prompt needle; /* for needle:...; tokens alias it */
+    bool has_answer;
+    char sha256[65]; /* of the ids as little-endian int32 */
+};
+
+/* Length in tokens without making the prompt: what the plan needs. A length that leaves no room for
+ * max_tokens under max_model_len is clamped when it equals max_model_len (`1m` in a 1,048,576 model
+ * means 1,048,320 with 256 new tokens): *clamped tells. Errors: STATUS_USAGE (malformed, too long,
+ * too short for the needle, not UTF-8, empty), STATUS_IO (unreadable). */
+enum status prompt_length(const char *source, const struct model_config *m, int64_t max_model_len,
+                          int64_t max_tokens, int32_t *length, bool *clamped, struct error *err);
+enum status prompt_make(struct prompt *out, const char *source, const struct model_config *m,
+                        int32_t length, struct attention_pattern pattern, uint64_t seed,
+                        struct error *err);
+void prompt_free(struct prompt *p); /* zeroed struct is legal */
+
+#endif

@@ -1,0 +1,59 @@
+/* The result file (HDF5): the only user of libhdf5. ../shared's RESULT_FORMAT, schema 1: a fragment
+ * per case, written to a temporary name, flushed, fsynced, renamed; merged at the end into RUN.h5
+ * the same way. */
+#ifndef HARNESS_RECORD_H
+#define HARNESS_RECORD_H
+
+#include "harness/result.h"
+
+enum { RECORD_SCHEMA_VERSION = 1 };
+
+/* Facts of the run that stand once in the file: /run. Strings are borrowed. */
+struct run_facts {
+    const char *argv;        /* the command line */
+    const char *config_text; /* effective configuration */
+    char config_sha256[65];
+    char created_utc[32];
+    char tool_version[64], git_commit[64];
+    bool git_dirty;
+    char binary_sha256[65];
+    char hostname[128], cpu_model[128], isa[64], kernel[128], governor[64];
+    int cores, numa_nodes;
+    int64_t memory_bytes;
+    int64_t realtime_ns, monotonic_ns; /* one pair, read together */
+    struct device_info device;
+    struct device_rates rates;
+    char libraries[512]; /* "HDF5 1.10.8; oneDNN 2.6.3; ..." */
+};
+
+/* Writes DIR/case-ID.h5. STATUS_IO names the file, the failing step and errno. */
+enum status record_write_case(const char *dir, const struct case_result *r, struct error *err);
+
+/* Merges DIR/case-*.h5 into path, in the order of ids, with /run and the /cases table; then removes
+ * nothing: the caller removes dir once the merge has returned STATUS_OK. An unreadable fragment is
+ * left out and counted in *damaged. */
+enum status record_merge(const char *dir, const char *path, const struct run_facts *facts,
+                         const char *const *ids, int n_ids, bool complete, int *damaged,
+                         struct error *err);
+
+/* Reads one case's fragment (group NULL) or one group of a merged file. Everything that check and
+ * show need; spans only when asked. A damaged, truncated or hostile file gives an error, never a
+ * crash. */
+enum status record_read_case(const char *path, const char *id, bool with_spans,
+                             struct case_result *out, struct error *err);
+
+/* The run as a reader sees it. */
+struct record_run {
+    struct run_facts facts; /* strings owned by text */
+    char *text;
+    bool complete;
+    int n;
+    struct case_result *cases; /* owned */
+};
+enum status record_read_run(const char *path, struct record_run *out, struct error *err);
+void record_run_free(struct record_run *r);
+
+/* Writes checks that are only known once all cases have run (invariance) back into a fragment. */
+enum status record_update_checks(const char *dir, const struct case_result *r, struct error *err);
+
+#endif

@@ -1,0 +1,154 @@
+/* What a case leaves behind, in memory: filled by the worker, written and read by record.c, judged
+ * by check.c, shown by show.c. Rows mirror the columns of the result file. Arrays grow with
+ * result_add_*; result_free frees. */
+#ifndef HARNESS_RESULT_H
+#define HARNESS_RESULT_H
+
+#include "harness/plan.h"
+
+#define CASE_STATUS_TABLE(X)                                                                       \
+    X(CASE_OK, "ok")                                                                               \
+    X(CASE_SKIPPED, "skipped")                                                                     \
+    X(CASE_FAILED, "failed")                                                                       \
+    X(CASE_CRASHED, "crashed")                                                                     \
+    X(CASE_TIMEOUT, "timeout")                                                                     \
+    X(CASE_INVALID, "invalid")                                                                     \
+    X(CASE_INTERRUPTED, "interrupted")
+enum case_status {
+#define X(name, text) name,
+    CASE_STATUS_TABLE(X)
+#undef X
+};
+const char *case_status_text(enum case_status s);
+
+/* A check either ran and passed, ran and failed, or did not run; never "ok" for what did not run.
+ */
+enum verdict { VERDICT_NOT_CHECKED, VERDICT_OK, VERDICT_FAILED };
+const char *verdict_text(enum verdict v); /* "not checked", "ok", "FAILED" */
+
+#define CHECK_TABLE(X)                                                                             \
+    X(CHECK_TOKENS, "tokens")         /* generated ids against the known answer */                 \
+    X(CHECK_LOGITS, "logits")         /* answer rows' logits against the analytic ones */          \
+    X(CHECK_SPOT, "spot")             /* sampled attention rows against float64 */                 \
+    X(CHECK_FINITE, "finite")         /* no NaN or infinity in logits */                           \
+    X(CHECK_COUNT, "count")           /* every prompt token went through, none twice */            \
+    X(CHECK_INVARIANCE, "invariance") /* same bits as the other chunk sizes and modes */
+enum check {
+#define X(name, text) name,
+    CHECK_TABLE(X)
+#undef X
+        CHECKS
+};
+const char *check_name(enum check c);
+
+struct check_result {
+    enum verdict verdict;
+    double worst,
+        limit; /* largest deviation seen and what is allowed, in the check's own unit; NaN: none */
+    char detail[300]; /* why it failed or did not run: "answer token 3: expected <g6>, got <g7>" */
+};
+
+struct chunk_row {
+    int32_t repeat, chunk, start_token, n_tokens;
+    int64_t begin_ns, latency_ns, host_ns, flops, bytes;
+    int64_t device_latency_ns[MAX_RANKS];
+    bool replayed;
+};
+struct memory_row { /* one per (repeat, chunk, rank); rank -1: shared by the ranks of the device */
+    int32_t repeat, chunk, rank;
+    struct memory_use use;
+    int64_t driver_before, driver_after,
+        driver_high_water; /* of the device, the same in all its ranks' rows */
+    int64_t unaccounted;   /* driver_after - everything accounted on the device */
+};
+struct decode_row {
+    int32_t repeat, step, token_id;
+    int64_t latency_ns;
+    float logprob;
+};
+struct span_row {
+    int32_t repeat, chunk;
+    struct span span;
+};
+struct top_logprob {
+    int32_t id;
+    float logprob;
+};
+
+struct affine_fit { /* latency_ns = base_ns + slope_ns_per_token * start_token */
+    double base_ns, slope_ns_per_token, rms_relative; /* rms of residual / latency */
+    int n;
+};
+
+struct case_result {
+    char id[96];
+    enum case_status status;
+    char reason[600];
+    int exit_signal;   /* of a crashed worker, or 0 */
+    char *stderr_tail; /* malloc'd or NULL */
+
+    /* the plan, as it was carried out */
+    char prompt[NAME_MAX_BYTES], prompt_sha256[65];
+    int32_t prompt_tokens, chunk_tokens;
+    bool graph;
+    int tp, repeats;
+    char device[96], dtype[16], attention[32], linear[32];
+    bool prune_last_layer, dual_chunk;
+    enum coverage coverage;
+    struct memory_prediction predicted_memory;
+    double predicted_prefill_s;
+
+    struct chunk_row *chunks;
+    int64_t n_chunks;
+    struct memory_row *memory;
+    int64_t n_memory;
+    struct decode_row *decode;
+    int64_t n_decode;
+    struct span_row *spans;
+    int64_t n_spans, dropped_spans;
+
+    int64_t *ttft_ns; /* [repeats], raw; sampled: estimates */
+    int n_ttft;
+    bool ttft_estimated;
+    struct affine_fit fit;
+    double ttft_error; /* estimated: relative standard error of the estimate */
+    int64_t load_ns, session_ns;
+    struct graph_info graph_info;
+    int64_t step_allocations; /* made inside steps: 0 or a bug */
+
+    int32_t *output; /* generated ids of the first measured repeat */
+    int n_output;
+    char *output_text; /* utf-8, malloc'd */
+    int32_t *expected;
+    int n_expected;
+    struct top_logprob top[20]; /* at the first generated position */
+    int n_top;
+    uint64_t logits_hash; /* xxh64 of the f32 logits at the first generated position */
+    struct check_result check[CHECKS];
+};
+
+void result_init(struct case_result *r, const struct case_plan *c);
+void result_free(struct case_result *r);
+enum status result_add_chunk(struct case_result *r, const struct chunk_row *row, struct error *err);
+enum status result_add_memory(struct case_result *r, const struct memory_row *row,
+                              struct error *err);
+enum status result_add_decode(struct case_result *r, const struct decode_row *row,
+                              struct error *err);
+enum status result_add_spans(struct case_result *r, const struct span_row *rows, int64_t n,
+                             struct error *err);
+
+/* Facts derived from the rows, computed in one place for table, JSON and HDF5 alike. */
+struct case_summary {
+    int64_t ttft_median_ns, ttft_min_ns, ttft_max_ns;
+    double prefill_tok_s, decode_tok_s; /* NaN: unknown */
+    int64_t peak_bytes_rank;            /* highest rank: its own + shared / ranks of the device */
+    int64_t peak_bytes_device;          /* accounted high-water of the device */
+    int64_t peak_driver_bytes, unaccounted_bytes;
+    enum verdict
+        output; /* tokens, logits, spot, finite, count together: failed if any failed, ok if at
+                   least one of tokens or spot is ok and none failed, else not checked */
+    enum verdict invariance;
+};
+void result_summary(const struct case_result *r, struct case_summary *out);
+
+#endif

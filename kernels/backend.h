@@ -1,0 +1,172 @@
+/* A device: the CPU cores of a host, or one GPU. It owns memory, threads or streams, and the choice
+ * of kernels; it runs op calls now, or records and replays them. The engine sees this header and
+ * nothing below it. One thread drives a device.
+ *
+ *   device_open -> arenas (weights, kv, ...) -> device_weight_pack ... -> device_run ... ->
+ * device_close
+ *
+ * The functions below are implemented once, in device.c, over `struct backend` (device.h): the CPU
+ * backend lives in backend_cpu.c, a CUDA backend sits beside it and is compiled in where the
+ * toolkit is found. */
+#ifndef KERNELS_BACKEND_H
+#define KERNELS_BACKEND_H
+
+#include "kernels/error.h"
+#include "kernels/ops.h"
+
+struct device;
+
+/* Sees every call before it runs; returns true if it has done the op itself. It may change the call
+ * (a copy) and may call device_execute() for the unchanged op. For fault injection in tests; NULL
+ * in production, and not consulted for replayed calls that were recorded without it. */
+typedef bool op_interposer(void *ctx, struct device *dev, struct op_call *call);
+
+struct device_opts {
+    enum device_kind kind;
+    int index;       /* GPU ordinal; 0 on the CPU */
+    int threads;     /* CPU worker threads; 0 = the cores that this process may run on */
+    const char *isa; /* CPU: highest instruction set to use, "auto" or a name of cpu_features.h */
+    const char *attention;    /* name of an attention variant, or "auto" */
+    const char *linear;       /* name of a linear variant, or "auto" */
+    enum dtype dtype;         /* element type that the variants must serve */
+    int head_dim;             /* attention variants may serve only some; 0 = not known yet */
+    op_interposer *interpose; /* or NULL */
+    void *interpose_ctx;
+};
+struct device_opts device_opts_defaults(void);
+
+struct device_info {
+    char name[96];        /* "AMD EPYC ...", "NVIDIA H200" */
+    char isa[64];         /* best instruction set in use: "avx512_bf16", "sm_90a" */
+    int threads;          /* 0 on a GPU */
+    int64_t memory_bytes; /* in all: physical memory, or the cgroup's limit where that is lower */
+    int64_t available_bytes;  /* now */
+    const char *variant[OPS]; /* chosen kernel of each op */
+};
+
+/* Opens a device and chooses its kernels: the first usable row of ops.inc for each op, unless opts
+ * names one. STATUS_UNSUPPORTED with a reason when a named variant cannot run here or does not
+ * serve the dtype. */
+enum status device_open(struct device **out, const struct device_opts *opts, struct error *err);
+void device_close(struct device *dev); /* NULL is legal */
+void device_info(struct device *dev, struct device_info *out);
+
+/* ---- memory
+ * --------------------------------------------------------------------------------------- An arena
+ * is one allocation with one lifetime, charged to one category. Its pages are resident when
+ * arena_open returns (a page fault inside a timed step would be charged to the wrong thing),
+ * zeroed, aligned to 2 MiB where the system allows. There is no free of a part. */
+struct arena;
+enum status arena_open(struct arena **out, struct device *dev, enum memory_category category,
+                       size_t bytes,
+                       struct error *err); /* STATUS_NO_MEMORY names size and what is left */
+void arena_close(struct arena *a);         /* NULL is legal */
+/* `bytes` at an alignment of 256, charged to `rank` or SHARED_RANK; NULL only if the arena is too
+ * small, which is a programmer error: size arenas with arena_bytes(). */
+void *arena_take(struct arena *a, int rank, size_t bytes);
+static inline size_t arena_bytes(size_t bytes) {
+    return (bytes + 255) / 256 * 256;
+}
+
+/* What is accounted for `rank` (or SHARED_RANK) on this device; and resets the marks to the
+ * present. */
+void device_memory(struct device *dev, int rank, struct memory_use *out);
+void device_memory_reset_high_water(struct device *dev);
+/* The operating system's or the driver's own figure of what this process holds on the device:
+ * resident set on the CPU, its high-water since the last reset; used bytes on a GPU. */
+void device_memory_driver(struct device *dev, int64_t *bytes, int64_t *high_water);
+/* Allocations made by the device since it was opened. A step leaves it unchanged. */
+int64_t device_allocations(struct device *dev);
+
+/* Copies between host and device memory, ordered with the ops before and after. */
+void device_write(struct device *dev, void *dst, const void *src, size_t bytes);
+void device_read(struct device *dev, void *dst, const void *src, size_t bytes); /* waits */
+/* Waits for everything issued; returns the first error of any op since the last call. */
+enum status device_sync(struct device *dev, struct error *err);
+
+/* ---- weights of linears
+ * --------------------------------------------------------------------------- The linear variant
+ * decides how a weight is laid out. Plan first (all bytes known before the first allocation), then
+ * pack tensor by tensor from a staging buffer of plain rows. */
+struct weight_shape {
+    int32_t N, K;
+    enum dtype dtype;
+    bool bias;
+};
+size_t device_weight_bytes(struct device *dev, struct weight_shape shape);
+/* Packs plain rows [N][K] and bias [N] (or NULL) of shape.dtype into memory taken from `arena` and
+ * charged to `rank`. *out stays valid until device_close; the plain rows may be reused on return.
+ */
+enum status device_weight_pack(struct device *dev, struct arena *arena, int rank,
+                               struct weight_shape shape, const void *rows, const void *bias,
+                               const struct weight **out, struct error *err);
+struct weight_shape weight_shape(const struct weight *w);
+
+/* ---- key/value cache
+ * ------------------------------------------------------------------------------ */
+/* Layout of the chosen attention variant. */
+const struct kv_layout *device_kv_layout(struct device *dev);
+/* Fills positions [begin, end) of all heads with standard normal values that depend on (seed,
+ * position, head) alone, for sampled coverage. */
+void device_kv_fill(struct device *dev, const struct kv_view *view, int32_t begin, int32_t end,
+                    uint64_t seed);
+/* Reads positions of one head back as f32 [n][D], whatever the layout. Host memory. */
+void device_kv_read(struct device *dev, const struct kv_view *view, int head, int32_t begin,
+                    int32_t n, float *k, float *v);
+
+/* ---- running
+ * -------------------------------------------------------------------------------------- */
+/* Runs a call, or records it between capture_begin and capture_end. */
+enum status device_run(struct device *dev, const struct op_call *call, struct error *err);
+/* Runs a call now, past the interposer: for interposers. */
+enum status device_execute(struct device *dev, const struct op_call *call, struct error *err);
+
+struct device_graph;
+struct device_graph_info {
+    int64_t nodes, bytes, capture_ns, instantiate_ns;
+};
+enum status device_capture_begin(struct device *dev, struct error *err);
+/* On error nothing is recorded and *out is NULL; the device is out of capture either way. */
+enum status device_capture_end(struct device *dev, struct device_graph **out, struct error *err);
+enum status device_graph_launch(struct device *dev, struct device_graph *g, struct error *err);
+void device_graph_info(const struct device_graph *g, struct device_graph_info *out);
+void device_graph_close(struct device *dev, struct device_graph *g); /* NULL is legal */
+
+/* ---- observation
+ * ---------------------------------------------------------------------------------- */
+/* Keeps up to `capacity` spans in a ring allocated here (not in a step); 0 turns them off again. */
+enum status device_spans_enable(struct device *dev, int64_t capacity, struct error *err);
+/* Spans since the last reset, in order of begin; valid until the next run. *dropped: those that
+ * found no room. */
+const struct span *device_spans(struct device *dev, int64_t *n, int64_t *dropped);
+void device_spans_reset(struct device *dev);
+/* A counter that moves while kernels make progress, at least once a second on any machine that is
+ * alive, also inside a long op. Any thread may read it: the heartbeat does. */
+uint64_t device_progress(const struct device *dev);
+
+/* ---- what there is, and how fast it is
+ * ------------------------------------------------------------- */
+struct variant_info {
+    enum op op;
+    const char *name;    /* "avx512_bf16" */
+    const char *device;  /* "cpu", "cuda" */
+    const char *needs;   /* instruction set or library; "" for none */
+    bool usable;         /* on this machine, by this process */
+    const char *why_not; /* when it is not */
+};
+/* Row i of ops.inc, or false past the end. */
+bool variant_info(int i, struct variant_info *out);
+
+/* Rates that this device reaches with the chosen kernels, measured by running them on
+ * representative shapes for about a second in all: what predictions divide by. Roofs beside them
+ * (plain FMA loop, plain copy). */
+struct device_rates {
+    double linear_flops;    /* FLOP/s, M 256 blocks, K = N = 1024 */
+    double attention_flops; /* FLOP/s, causal work counted as executed, at 8k keys */
+    double copy_bytes;      /* B/s, read + write */
+    double roof_flops;      /* FLOP/s of the best multiply-add instruction, operands in registers */
+    double op_overhead_ns;  /* one tiny op, issue to end */
+};
+enum status device_measure(struct device *dev, struct device_rates *out, struct error *err);
+
+#endif

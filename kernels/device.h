@@ -1,0 +1,56 @@
+/* Inside of a device, for the files of kernels/ alone: what kernels may use, and what they provide.
+ */
+#ifndef KERNELS_DEVICE_H
+#define KERNELS_DEVICE_H
+
+#include "kernels/backend.h"
+#include "kernels/cpu_features.h"
+#include "kernels/thread_pool.h"
+
+/* A kernel: one variant of one op; args points to the op's argument struct. The call was checked
+ * when it was built, so a kernel cannot fail on the CPU; on a GPU errors surface at device_sync. */
+typedef void op_function(struct device *dev, const void *args);
+
+/* For CPU kernels: fn over [0, items) on the device's threads. */
+void device_parallel(struct device *dev, int64_t items, thread_pool_fn *fn, void *ctx);
+/* Private scratch of one worker, 64-byte aligned, DEVICE_SCRATCH_BYTES, allocated at open, not
+ * zeroed. */
+enum { DEVICE_SCRATCH_BYTES = 2 << 20 };
+void *device_scratch(struct device *dev, int worker);
+int device_threads(const struct device *dev);
+
+/* How a linear variant keeps its weight. */
+struct weight {
+    struct weight_shape shape;
+    const struct weight_layout *layout;
+    void *data;       /* layout->bytes(shape), 256-byte aligned, zeroed */
+    const void *bias; /* [N] of shape.dtype, or NULL */
+    void *library;    /* objects of a library, made by pack, freed by release; or NULL */
+};
+struct weight_layout {
+    const char *name;
+    size_t (*bytes)(struct weight_shape shape);
+    /* rows: plain [N][K] of shape.dtype. May use the device's threads. */
+    enum status (*pack)(struct device *dev, struct weight *w, const void *rows, struct error *err);
+    void (*release)(struct weight *w); /* NULL: nothing to free */
+};
+
+/* A row of ops.inc. */
+enum variant_dtypes { SERVES_BF16 = 1 << DTYPE_BF16, SERVES_F32 = 1 << DTYPE_F32, SERVES_BOTH = 3 };
+struct variant {
+    enum op op;
+    const char *name;
+    enum device_kind device;
+    enum cpu_isa isa;
+    enum variant_dtypes dtypes;
+    op_function *run;
+    const struct kv_layout *kv_layout;         /* attention */
+    const struct weight_layout *weight_layout; /* linear */
+};
+/* All rows that this binary holds, in the order of ops.inc; also for tests, which call ->run with a
+ * device. */
+const struct variant *variant_table(int *n);
+/* Whether this process can run it: instruction set present. *why: a text when not (may be NULL). */
+bool variant_usable(const struct variant *v, const char **why);
+
+#endif
