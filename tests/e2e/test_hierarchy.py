@@ -1,0 +1,71 @@
+"""The shape of the tree, checked: includes point downwards only, every third-party header lives in one file, file
+names are unique, the public doors of the engine are the only ones that the harness uses."""
+import os
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+root = Path(os.environ.get("BENCH_SOURCE_DIR", Path(__file__).resolve().parents[2]))
+layers = ["kernels", "engine", "harness"]
+
+# What a file of a folder may include of the folders below it. Everything of its own folder is allowed.
+doors = {
+    "kernels": set(),
+    "engine": {f"kernels/{name}.h" for name in ("error", "types", "ops", "backend", "cost", "bf16", "random")},
+    "harness": {"engine/engine.h", "engine/needle.h"},
+}
+# Headers that are not ours: who may include them. One home each.
+homes = {
+    "hdf5.h": {"harness/record.c"},
+    "ini.h": {"harness/config.c"},
+    "oneapi/dnnl/dnnl.h": {"kernels/linear/linear_onednn.c"},
+    "dnnl.h": {"kernels/linear/linear_onednn.c"},
+}
+# Libraries whose plain C interface several files use on purpose.
+shared = {"jansson.h", "xxhash.h"}
+
+system = set("""assert.h ctype.h dirent.h errno.h fcntl.h float.h fnmatch.h immintrin.h inttypes.h langinfo.h limits.h
+locale.h math.h poll.h pthread.h sched.h signal.h stdarg.h stdatomic.h stdbool.h stddef.h stdint.h stdio.h stdlib.h
+string.h strings.h time.h unistd.h cpuid.h getopt.h glob.h termios.h regex.h libgen.h semaphore.h""".split())
+
+
+def problems():
+    names = defaultdict(list)
+    third_party = defaultdict(set)
+    for layer in layers:
+        for path in sorted((root / layer).rglob("*")):
+            if path.suffix not in {".c", ".h", ".inc", ".cu", ".cuh"}:
+                continue
+            where = path.relative_to(root).as_posix()
+            names[path.name].append(where)
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                found = re.match(r'\s*#\s*include\s+([<"])([^>"]+)[>"]', line)
+                if not found:
+                    continue
+                kind, header = found.groups()
+                if kind == "<":
+                    if header not in system and not header.startswith(("sys/", "linux/", "asm/")):
+                        third_party[header].add(where)
+                    continue
+                target = header.split("/")[0]
+                if target not in layers:
+                    yield f"{where}:{number}: \"{header}\" is not named from the root of the tree"
+                elif target != layer and header not in doors[layer]:
+                    yield f"{where}:{number}: {layer}/ may not include {header}"
+    for name, places in names.items():
+        if len(places) > 1:
+            yield f"{name} exists {len(places)} times: {', '.join(places)}"
+    for header, users in third_party.items():
+        if header in shared:
+            continue
+        allowed = homes.get(header)
+        if allowed is not None and not users <= allowed:
+            yield f"<{header}> belongs in {', '.join(sorted(allowed))} alone, found in {', '.join(sorted(users))}"
+        if allowed is None and len(users) > 1:
+            yield f"<{header}> is included by {len(users)} files: {', '.join(sorted(users))}"
+
+
+found = list(problems())
+print("\n".join(found) or "the hierarchy holds")
+sys.exit(1 if found else 0)
