@@ -1,6 +1,9 @@
 /* The plan: every case of a configuration, what it will cost, and what will be done with it.
- * A pure function of the configuration, the machine's rates and its free memory; the worker makes
- * the same plan from the same effective configuration and finds its cases by id. */
+ *
+ * The cases (ids, order, launches, options) are a pure function of the configuration and the
+ * device. What is done with them (coverage) also depends on free memory, measured rates and the
+ * time budget: the supervisor decides once and writes the decisions with plan_write; a worker, and
+ * a run that is resumed, read them with plan_read, which measures and decides nothing. */
 #ifndef HARNESS_PLAN_H
 #define HARNESS_PLAN_H
 
@@ -25,6 +28,8 @@ struct case_plan {
     struct memory_prediction memory;
     double predicted_prefill_s; /* one full prefill */
     double predicted_total_s;   /* warm-up, repeats and decode as planned */
+    double predicted_fixed_s; /* the part of it that no coverage changes: decode, checks, opening */
+    double predicted_budget_s; /* what was left of time_budget when its turn came; 0: no budget */
 };
 
 struct plan {
@@ -39,6 +44,8 @@ struct plan {
     struct case_plan *cases; /* owned */
     char notes[8][300]; /* what the user should know: "1m means 1,048,320 prompt tokens: ..." */
     int n_notes;
+    double load_s;  /* predicted: loading the model, all launches together */
+    double total_s; /* predicted: everything that runs, loading included */
 };
 
 /* Config errors that need the model or the prompts (length over the limit, tp that does not divide,
@@ -46,6 +53,15 @@ struct plan {
  * file:line where the key stands. */
 enum status plan_make(struct plan *out, const struct config *c, struct config_errors *errors);
 void plan_free(struct plan *p); /* zeroed struct is legal */
+
+/* The decisions as a small JSON file, written by rename: device, rates, and per case coverage,
+ * reason and predictions. */
+enum status plan_write(const struct plan *p, const char *path, struct error *err);
+/* The plan that plan_write saved, for the same configuration: cases from `c`, decisions from the
+ * file. Errors: STATUS_IO (unreadable, damaged), STATUS_USAGE (made from another configuration). */
+enum status plan_read(struct plan *out, const struct config *c, const char *path,
+                      struct error *err);
+
 const struct case_plan *plan_find(const struct plan *p, const char *id);
 
 /* Chunk numbers that a sampled case runs: first and last always, the rest spread evenly; ascending.
