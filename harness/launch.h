@@ -1,27 +1,36 @@
 /* Workers: separate processes that run cases, watched by the supervisor.
  *
- * The supervisor starts `bench worker --fd N --config FILE --dir DIR --cases FILE` for each launch;
- * the worker loads the engine once, runs its cases in order, writes a fragment for each, and tells
- * what it does in `struct event`s over a SOCK_SEQPACKET pair. It dies with the supervisor
- * (PR_SET_PDEATHSIG). When it dies early, the case in flight gets its fragment from the supervisor
- * (signal or exit code, stderr tail), and a fresh worker takes the rest. */
+ * The supervisor starts `bench worker --fd N --dir RUN.partial ID...` for each launch; the worker
+ * reads config.ini and plan.json there, loads the engine once, runs its cases in the order given,
+ * writes a fragment for each, and tells what it does in `struct event`s over a SOCK_SEQPACKET pair.
+ * It dies with the supervisor (PR_SET_PDEATHSIG). When it dies early, the case in flight gets its
+ * fragment from the supervisor (signal or exit code, stderr tail), and a fresh worker takes the
+ * rest. A worker that dies with no case in flight costs the first case that remains, so the number
+ * of workers is bounded; after LAUNCH_LOAD_DEATHS deaths in a row without a case begun, the rest of
+ * the launch gets that reason too. */
 #ifndef HARNESS_LAUNCH_H
 #define HARNESS_LAUNCH_H
 
 #include "harness/result.h"
 
+enum { LAUNCH_LOAD_DEATHS = 3, STDERR_TAIL_BYTES = 16384 };
+
 enum event_kind {
     EVENT_LOADING, /* model is being loaded */
     EVENT_LOADED,
     EVENT_CASE_BEGIN, /* case_index */
-    EVENT_CHUNK,  /* after a chunk: chunk, chunks, repeat, tokens done, latency, resident bytes */
-    EVENT_DECODE, /* after a token */
+    EVENT_CHUNK,  /* after a chunk: chunk (1 = first) of chunks, repeat (negative: warm-up), tokens
+                     done, latency, resident bytes */
+    EVENT_DECODE, /* after a token: chunk is its number, chunks the most there can be */
     EVENT_HEARTBEAT, /* kernels made progress since the last one */
-    EVENT_CASE_END,  /* fragment is on disk; status in `value` */
+    EVENT_CASE_END,  /* fragment is on disk; enum case_status in `value`, reason in `text` */
+    EVENT_ERROR,     /* the worker ends, and why: text; enum status in `value` */
 };
 struct event {
-    int32_t kind, case_index, repeat, chunk, chunks, n_tokens;
+    int32_t kind, case_index; /* place of the id on the worker's command line */
+    int32_t repeat, chunk, chunks, n_tokens;
     int64_t tokens_done, tokens_total, latency_ns, resident_bytes, value;
+    char text[600];
 };
 
 /* Told as it happens, for the screen. `c` is NULL outside cases. */
@@ -29,19 +38,22 @@ struct launch_observer {
     void (*event)(void *ctx, const struct case_plan *c, const struct event *e);
     void (*case_done)(void *ctx, const struct case_plan *c, enum case_status status,
                       const char *reason);
+    void (*tick)(void *ctx); /* some ten times a second */
     void *ctx;
 };
 
 struct launch_opts {
-    const char *dir; /* RUN.partial: config.ini, fragments, worker logs */
+    const char *program; /* what to execute as `worker`; NULL: this program */
+    const char *dir;     /* RUN.partial: config.ini, plan.json, fragments, worker logs */
     int64_t watchdog_s;
     const volatile int
         *interrupts; /* counts SIGINT: 1: finish the chunk and stop, 2: stop at once */
 };
 
 /* Runs the cases of launch number `launch` of the plan whose `todo` flag is set; leaves a fragment
- * for every one of them, whatever happens. STATUS_INTERRUPTED after an interrupt; STATUS_IO if
- * fragments can't be written; else STATUS_OK, also when cases failed: their fragments tell. */
+ * for every one of them, whatever happens, except after a second interrupt (only the case in flight
+ * has one then). STATUS_INTERRUPTED after an interrupt; STATUS_IO if fragments can't be written;
+ * else STATUS_OK, also when cases failed: their fragments tell. */
 enum status launch_run(const struct plan *p, int launch, const bool *todo,
                        const struct launch_opts *opts, const struct launch_observer *observer,
                        struct error *err);

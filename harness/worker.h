@@ -1,4 +1,5 @@
-/* The worker process: loads the engine of a launch once and runs its cases one after another. */
+/* The worker process: loads the engine of a launch once and runs its cases one after another.
+ * worker.c is the process (arguments, events, heartbeat), worker_case.c is one case. */
 #ifndef HARNESS_WORKER_H
 #define HARNESS_WORKER_H
 
@@ -8,15 +9,20 @@
 /* Body of the hidden subcommand `worker`. Returns its exit code. */
 int worker_main(int argc, char **argv, const struct bench_hooks *hooks);
 
-/* Runs one case on an open engine and fills the result; used by worker_main. stop: set by SIGTERM
- * or the supervisor's wish: end after the chunk in flight with CASE_INTERRUPTED. send: events, or
- * NULL. */
+/* What a case needs of its process. */
 struct case_env {
-    const volatile int *stop;
-    void (*send)(void *ctx, const struct event *e);
+    const volatile int *stop; /* not zero: end after the chunk in flight with CASE_INTERRUPTED */
+    void (*send)(void *ctx, const struct event *e); /* or NULL */
+    /* Told around each step of the engine (true, then false): inside, only the engine's own
+     * progress counts as life; outside, work of the host does. Or NULL. */
+    void (*in_step)(void *ctx, bool inside);
     void *ctx;
-    const struct bench_hooks *hooks;
+    const struct bench_hooks *hooks; /* or NULL */
 };
+/* Runs one case on an open engine. *out is initialised here and filled as far as the case came,
+ * its status and reason included, whatever is returned; the caller frees it.
+ * STATUS_INTERRUPTED: stopped by env->stop. Any other failure is the case's own; err says why, and
+ * so does out->reason; the engine is good for the next case. */
 enum status worker_run_case(struct engine *e, const struct plan *p, const struct case_plan *c,
                             const struct case_env *env, struct case_result *out, struct error *err);
 

@@ -1,0 +1,99 @@
+/* The command line: finds the subcommand, or says what there is. `worker` is not shown: `bench run`
+ * starts it. Before it: main.c, or a test's main; after it: cmd_*.c. */
+#include "harness/bench.h"
+
+#include "harness/suggest.h"
+#include "harness/worker.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+struct subcommand {
+    const char *name, *text;
+    int (*run)(int argc, char **argv, const struct bench_hooks *hooks);
+};
+
+static const struct subcommand subcommands[] = {
+#define X(name, text) {#name, text, cmd_##name},
+    SUBCOMMAND_TABLE(X)
+#undef X
+};
+enum { SUBCOMMANDS = sizeof subcommands / sizeof subcommands[0] };
+
+static const struct subcommand *find(const char *name) {
+    for (int i = 0; i < SUBCOMMANDS; i++)
+        if (strcmp(subcommands[i].name, name) == 0) return &subcommands[i];
+    return NULL;
+}
+
+static void usage(FILE *out) {
+    fputs("bench: how long each prefill chunk of a long prompt takes, what it costs in memory, and "
+          "whether the answer is right\n\nusage: bench COMMAND [OPTION...]\n\ncommands:\n",
+          out);
+    for (int i = 0; i < SUBCOMMANDS; i++)
+        fprintf(out, "  %-8s %s\n", subcommands[i].name, subcommands[i].text);
+    fputs("\n`bench COMMAND --help` explains one. Start with:  bench run configs/quickstart.ini\n\n"
+          "exit codes: 0 ok, 1 regression, 2 usage or configuration, 3 output mismatch,\n"
+          "  4 invalid or inconclusive, 5 run failed, 6 I/O, 124 timeout, 130 interrupted\n",
+          out);
+}
+
+static int unknown(const char *name) {
+    const char *names[SUBCOMMANDS];
+    for (int i = 0; i < SUBCOMMANDS; i++) names[i] = subcommands[i].name;
+    int nearest = suggest_nearest(name, names, SUBCOMMANDS);
+    fprintf(stderr, "bench: unknown command '%s'", name);
+    if (nearest >= 0) fprintf(stderr, "; did you mean '%s'?", names[nearest]);
+    fputs("\nbench: `bench --help` lists the commands\n", stderr);
+    return status_exit_code(STATUS_USAGE);
+}
+
+static int dispatch(int argc, char **argv, const struct bench_hooks *hooks) {
+    if (argc < 2) {
+        usage(stderr);
+        return status_exit_code(STATUS_USAGE);
+    }
+    char *name = argv[1];
+    bool help = strcmp(name, "help") == 0;
+    if (strcmp(name, "--version") == 0) {
+        puts("bench " BENCH_VERSION);
+        return 0;
+    }
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || (help && argc == 2)) {
+        usage(stdout);
+        return 0;
+    }
+    if (strcmp(name, "worker") == 0) return worker_main(argc - 1, argv + 1, hooks);
+    const struct subcommand *c = find(help ? argv[2] : name);
+    if (!c) return unknown(help ? argv[2] : name);
+    if (help) return c->run(2, (char *[]){argv[2], "--help", NULL}, hooks);
+    return c->run(argc - 1, argv + 1, hooks);
+}
+
+int bench_main(int argc, char **argv, const struct bench_hooks *hooks) {
+    int code = dispatch(argc, argv, hooks);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "bench: cannot write to standard output: %s\n", strerror(errno));
+        if (code == 0) code = status_exit_code(STATUS_IO);
+    }
+    return code;
+}
+
+int bench_fail(const char *command, enum status s, const struct error *err) {
+    fprintf(stderr, "bench %s: %s\n", command, err->text[0] ? err->text : status_text(s));
+    return status_exit_code(s);
+}
+
+int bench_fail_config(const char *command, enum status s, const struct config_errors *errors) {
+    for (int i = 0; i < errors->n; i++)
+        fprintf(stderr, "bench %s: %s\n", command, errors->e[i].text);
+    if (errors->more > 0) fprintf(stderr, "bench %s: and %d more\n", command, errors->more);
+    return status_exit_code(s);
+}
+
+int bench_fail_usage(const char *command, const char *what, const char *argument) {
+    fprintf(stderr, "bench %s: %s '%s'; `bench %s --help` explains\n", command, what, argument,
+            command);
+    return status_exit_code(STATUS_USAGE);
+}

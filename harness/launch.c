@@ -1,0 +1,397 @@
+/* The supervisor's side of the workers: starts them, hears them, buries them.
+ *
+ * A launch is a queue of cases. A worker gets what is left of it; every EVENT_CASE_END moves the
+ * front of the queue. When a worker is gone before the queue is empty, the case at the front gets
+ * its fragment here, and another worker takes the rest. Owns the processes, their pipes, and their
+ * logs DIR/worker-N.log. Before it: cmd_run.c; after it: record.c, which merges the fragments. */
+#include "harness/launch.h"
+
+#include "harness/death.h"
+#include "harness/interrupt.h"
+#include "harness/record.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { TICK_MS = 100, REAP_MS = 30000, MOST_LOGS = 1000000 };
+
+struct launch {
+    const struct plan *plan;
+    const struct launch_opts *opts;
+    const struct launch_observer *observer;
+    int *queue; /* indices of cases in the plan, in order; owned */
+    int n, front;
+    int idle_deaths; /* workers in a row that died before they began a case */
+};
+
+struct child {
+    pid_t pid;
+    int events, errors, log; /* -1: closed */
+    int base;                /* queue position of its case_index 0 */
+    bool in_case, begun;     /* a case is at work; one was, ever */
+    bool told, stopped;      /* SIGTERM after one interrupt, SIGKILL after two */
+    int64_t silent_s;        /* what the watchdog found; 0: nothing */
+    char state;
+    int64_t heard_ns, looked_ns, resident_bytes, oom_kills_before;
+    int wait_status;
+    struct event last, error; /* last chunk or token; last words (kind EVENT_ERROR) or zeros */
+    char tail[STDERR_TAIL_BYTES + 1];
+    size_t tail_n;
+};
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static const struct case_plan *queued(const struct launch *l, int position) {
+    return &l->plan->cases[l->queue[position]];
+}
+
+/* ---- starting a worker ---- */
+
+/* DIR/worker-N.log with the first N that is free: a resumed run keeps the old ones. */
+static enum status open_log(struct child *c, const char *dir, struct error *err) {
+    char path[PATH_MAX_BYTES + 32];
+    for (int n = 0; n < MOST_LOGS; n++) {
+        snprintf(path, sizeof path, "%s/worker-%d.log", dir, n);
+        c->log = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (c->log >= 0) return STATUS_OK;
+        if (errno != EEXIST) break;
+    }
+    return error_set(err, STATUS_IO, "cannot create %s: %s", path, strerror(errno));
+}
+
+/* "bench worker --fd N --dir DIR ID...", NULL-terminated; owned by the caller, strings borrowed. */
+static char **worker_arguments(const struct launch *l, char *fd) {
+    int ids = l->n - l->front, n = 0;
+    char **argv = calloc((size_t)ids + 7, sizeof *argv);
+    if (!argv) return NULL;
+    argv[n++] = "bench";
+    argv[n++] = "worker";
+    argv[n++] = "--fd";
+    argv[n++] = fd;
+    argv[n++] = "--dir";
+    argv[n++] = (char *)l->opts->dir;
+    for (int i = 0; i < ids; i++) argv[n++] = (char *)queued(l, l->front + i)->id;
+    return argv;
+}
+
+/* In the child, between fork and exec: async-signal-safe calls only. */
+static void become_worker(const char *program, char **argv, pid_t supervisor, int events,
+                          int errors) {
+    setpgid(0, 0); /* Ctrl-C in the terminal is the supervisor's alone */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != supervisor) _exit(1); /* it died before the line above */
+    signal(SIGPIPE, SIG_DFL);
+    int null = open("/dev/null", O_RDWR);
+    if (null >= 0) dup2(null, STDIN_FILENO);
+    dup2(errors, STDOUT_FILENO); /* whatever a library prints is a message, not a result */
+    dup2(errors, STDERR_FILENO);
+    fcntl(events, F_SETFD, 0);
+    /* Where memory runs out, the kernel shall take the worker and not its supervisor. */
+    int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    bool offered = oom >= 0 && write(oom, "800", 3) == 3; /* no help without /proc, no harm */
+    (void)offered;
+    execv(program, argv);
+    static const char message[] = "cannot execute the worker\n";
+    if (write(STDERR_FILENO, message, sizeof message - 1) < 0) _exit(126);
+    _exit(127);
+}
+
+static enum status start_worker(const struct launch *l, struct child *c, struct error *err) {
+    int pair[2] = {-1, -1}, pipe_ends[2] = {-1, -1};
+    const char *program = l->opts->program ? l->opts->program : "/proc/self/exe";
+    char fd[16];
+    char **argv = NULL;
+    *c = (struct child){.pid = -1, .events = -1, .errors = -1, .log = -1, .base = l->front};
+    enum status s = open_log(c, l->opts->dir, err);
+    if (s != STATUS_OK) return s;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0 &&
+        pipe2(pipe_ends, O_CLOEXEC) == 0 && snprintf(fd, sizeof fd, "%d", pair[1]) > 0 &&
+        (argv = worker_arguments(l, fd)) != NULL) {
+        pid_t supervisor = getpid();
+        c->oom_kills_before = death_oom_kills();
+        c->pid = fork();
+        if (c->pid == 0) become_worker(program, argv, supervisor, pair[1], pipe_ends[1]);
+    }
+    if (c->pid < 0)
+        s = error_set(err, STATUS_RUN_FAILED, "cannot start a worker: %s", strerror(errno));
+    free(argv);
+    if (pair[1] >= 0) close(pair[1]);
+    if (pipe_ends[1] >= 0) close(pipe_ends[1]);
+    c->events = pair[0];
+    c->errors = pipe_ends[0];
+    if (c->errors >= 0) fcntl(c->errors, F_SETFL, O_NONBLOCK);
+    c->heard_ns = now_ns();
+    return s;
+}
+
+static void close_child(struct child *c) {
+    if (c->events >= 0) close(c->events);
+    if (c->errors >= 0) close(c->errors);
+    if (c->log >= 0) close(c->log);
+    c->events = c->errors = c->log = -1;
+}
+
+/* ---- hearing it ---- */
+
+static void keep_tail(struct child *c, const char *text, size_t n) {
+    if (n > STDERR_TAIL_BYTES) {
+        text += n - STDERR_TAIL_BYTES;
+        n = STDERR_TAIL_BYTES;
+    }
+    size_t drop = c->tail_n + n > STDERR_TAIL_BYTES ? c->tail_n + n - STDERR_TAIL_BYTES : 0;
+    memmove(c->tail, c->tail + drop, c->tail_n - drop);
+    c->tail_n -= drop;
+    for (size_t i = 0; i < n; i++) c->tail[c->tail_n++] = text[i] ? text[i] : '?';
+    c->tail[c->tail_n] = 0;
+}
+
+/* What is there of its stderr, into the log and the tail. */
+static void read_errors(struct child *c) {
+    char text[4096];
+    ssize_t n;
+    while (c->errors >= 0 && (n = read(c->errors, text, sizeof text)) != 0) {
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return; /* EAGAIN: nothing more now */
+        keep_tail(c, text, (size_t)n);
+        if (c->log >= 0 && write(c->log, text, (size_t)n) < 0) {
+            close(c->log); /* a full disk shows at the next fragment; the tail is kept */
+            c->log = -1;
+        }
+    }
+    if (c->errors >= 0) close(c->errors);
+    c->errors = -1;
+}
+
+static void tell_done(const struct launch *l, const struct case_plan *c, enum case_status status,
+                      const char *reason) {
+    if (l->observer && l->observer->case_done)
+        l->observer->case_done(l->observer->ctx, c, status, reason);
+}
+
+static void hear(struct launch *l, struct child *c, const struct event *e) {
+    c->heard_ns = now_ns();
+    int position = c->base + e->case_index;
+    bool of_case = e->case_index >= 0 && position < l->n;
+    const struct case_plan *plan = of_case ? queued(l, position) : NULL;
+    if (e->resident_bytes > 0) c->resident_bytes = e->resident_bytes;
+    if (e->kind == EVENT_ERROR) c->error = *e;
+    if (e->kind == EVENT_CHUNK || e->kind == EVENT_DECODE) c->last = *e;
+    if (e->kind == EVENT_CASE_BEGIN && of_case) {
+        c->in_case = c->begun = true;
+        c->last = (struct event){0};
+    }
+    if (l->observer && l->observer->event) l->observer->event(l->observer->ctx, plan, e);
+    if (e->kind == EVENT_CASE_END && of_case) {
+        c->in_case = false;
+        l->front = position + 1;
+        tell_done(l, plan, (enum case_status)e->value, e->text);
+    }
+}
+
+/* All events that are there; closes `events` when the worker's end is gone. */
+static void read_events(struct launch *l, struct child *c) {
+    struct event e;
+    for (;;) {
+        ssize_t n = recv(c->events, &e, sizeof e, MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        if (n <= 0) break;
+        e.text[sizeof e.text - 1] = 0;
+        if (n == sizeof e) hear(l, c, &e);
+    }
+    close(c->events);
+    c->events = -1;
+}
+
+static void heed_interrupts(const struct launch *l, struct child *c) {
+    int n = interrupt_count(l->opts->interrupts);
+    if (n >= 1 && !c->told) {
+        c->told = true;
+        kill(c->pid, SIGTERM);
+    }
+    if (n >= 2 && !c->stopped) {
+        c->stopped = true;
+        kill(c->pid, SIGKILL);
+    }
+}
+
+static void watch_once(const struct launch *l, struct child *c) {
+    int64_t now = now_ns(), silent_s = (now - c->heard_ns) / 1000000000;
+    if (l->opts->watchdog_s > 0 && silent_s >= l->opts->watchdog_s && !c->silent_s && !c->stopped) {
+        c->silent_s = silent_s;
+        c->state = death_process_state(c->pid);
+        kill(c->pid, SIGKILL);
+    }
+    if (now - c->looked_ns >= 1000000000) { /* what it held, should it be killed for that */
+        int64_t resident = death_resident_bytes(c->pid);
+        if (resident > 0) c->resident_bytes = resident;
+        c->looked_ns = now;
+    }
+}
+
+/* Waits for the process to go; forces it when it lingers. */
+static void reap(struct child *c) {
+    for (int waited_ms = 0;; waited_ms += 10) {
+        pid_t got = waitpid(c->pid, &c->wait_status, WNOHANG);
+        if (got == c->pid || (got < 0 && errno != EINTR)) return;
+        if (waited_ms == REAP_MS) kill(c->pid, SIGKILL);
+        if (waited_ms >= 2 * REAP_MS) return; /* stuck in the kernel: it dies when that lets go */
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
+}
+
+/* From its start to its end. */
+static void watch_worker(struct launch *l, struct child *c) {
+    while (c->events >= 0) {
+        struct pollfd fds[2] = {{.fd = c->events, .events = POLLIN},
+                                {.fd = c->errors, .events = POLLIN}};
+        poll(fds, 2, TICK_MS);
+        read_errors(c);
+        read_events(l, c);
+        if (c->events < 0) break;
+        heed_interrupts(l, c);
+        watch_once(l, c);
+        if (l->observer && l->observer->tick) l->observer->tick(l->observer->ctx);
+    }
+    reap(c);
+    read_errors(c);
+}
+
+/* ---- burying it ---- */
+
+static enum status write_fragment(const struct launch *l, const struct case_plan *plan,
+                                  enum case_status status, const char *reason,
+                                  const struct child *c, struct error *err) {
+    struct case_result r;
+    result_init(&r, plan);
+    r.status = status;
+    r.repeats = (int)l->plan->config.repeats;
+    snprintf(r.reason, sizeof r.reason, "%.599s", reason);
+    if (c && WIFSIGNALED(c->wait_status)) r.exit_signal = WTERMSIG(c->wait_status);
+    if (c && c->tail_n > 0) r.stderr_tail = strdup(c->tail);
+    enum status s = record_write_case(l->opts->dir, &r, err);
+    result_free(&r);
+    if (s == STATUS_OK) tell_done(l, plan, status, reason);
+    return s;
+}
+
+/* The last line of stderr that says something. */
+static void last_line(const struct child *c, char *out, size_t size) {
+    size_t end = c->tail_n;
+    while (end > 0 && (c->tail[end - 1] == '\n' || c->tail[end - 1] == ' ')) end--;
+    size_t begin = end;
+    while (begin > 0 && c->tail[begin - 1] != '\n') begin--;
+    snprintf(out, size, "%.*s", (int)(end - begin < 200 ? end - begin : 200), c->tail + begin);
+}
+
+static void where_it_was(const struct child *c, char *out, size_t size) {
+    if (!c->in_case)
+        snprintf(out, size, "%s", c->begun ? "between two cases" : "while loading the model");
+    else if (c->last.kind == EVENT_DECODE)
+        snprintf(out, size, "after token %d of repeat %d", c->last.chunk, c->last.repeat);
+    else if (c->last.kind == EVENT_CHUNK)
+        snprintf(out, size, "after chunk %d of %d of %s %d", c->last.chunk, c->last.chunks,
+                 c->last.repeat < 0 ? "warm-up" : "repeat",
+                 c->last.repeat < 0 ? -c->last.repeat : c->last.repeat);
+    else
+        snprintf(out, size, "before its first chunk ended");
+}
+
+/* The case at the front pays for its worker; when workers keep dying before any case begins, all
+ * that remain do. */
+static enum status bury(struct launch *l, struct child *c, struct error *err) {
+    char where[100], words[600], reason[1000];
+    int64_t oom_kills = death_oom_kills();
+    where_it_was(c, where, sizeof where);
+    if (c->error.kind == EVENT_ERROR)
+        snprintf(words, sizeof words, "%s", c->error.text);
+    else
+        last_line(c, words, sizeof words);
+    struct death d = {.wait_status = c->wait_status,
+                      .stopped = c->stopped,
+                      .silent_s = c->silent_s,
+                      .state = c->state,
+                      .oom_kills = oom_kills < 0 ? -1 : oom_kills - c->oom_kills_before,
+                      .resident_bytes = c->resident_bytes,
+                      .memory_bytes = l->plan->device_info.memory_bytes,
+                      .where = where,
+                      .words = words};
+    enum case_status status = death_reason(&d, reason, sizeof reason);
+    enum status s = write_fragment(l, queued(l, l->front), status, reason, c, err);
+    l->front++;
+    l->idle_deaths = c->begun ? 0 : l->idle_deaths + 1;
+    while (s == STATUS_OK && l->idle_deaths >= LAUNCH_LOAD_DEATHS && l->front < l->n) {
+        char again[1100];
+        snprintf(again, sizeof again, "not tried: %d workers in a row died; the last: %s",
+                 l->idle_deaths, reason);
+        s = write_fragment(l, queued(l, l->front++), status, again, c, err);
+    }
+    return s;
+}
+
+/* After a worker: what its end means for the launch. */
+static enum status settle(struct launch *l, struct child *c, struct error *err) {
+    if (c->error.kind == EVENT_ERROR && c->error.value == STATUS_IO)
+        return error_set(err, STATUS_IO, "%s", c->error.text);
+    /* told to stop, it did; by the signal itself when that came before it could listen */
+    bool obeyed = c->told && !c->stopped && !c->silent_s && !c->in_case &&
+                  (WIFEXITED(c->wait_status) || WTERMSIG(c->wait_status) == SIGTERM);
+    if (l->front == l->n || obeyed) return STATUS_OK;
+    return bury(l, c, err);
+}
+
+/* ---- the launch ---- */
+
+static enum status leave_unstarted(struct launch *l, struct error *err) {
+    enum status s = STATUS_OK;
+    for (; s == STATUS_OK && l->front < l->n; l->front++)
+        s = write_fragment(l, queued(l, l->front), CASE_INTERRUPTED,
+                           "not started: the run was interrupted", NULL, err);
+    return s;
+}
+
+static enum status run_queue(struct launch *l, struct child *c, struct error *err) {
+    const volatile int *interrupts = l->opts->interrupts;
+    enum status s = STATUS_OK;
+    while (s == STATUS_OK && l->front < l->n && interrupt_count(interrupts) == 0) {
+        s = start_worker(l, c, err);
+        if (s == STATUS_OK) {
+            watch_worker(l, c);
+            s = settle(l, c, err);
+        }
+        close_child(c);
+    }
+    if (s != STATUS_OK || interrupt_count(interrupts) == 0) return s;
+    if (interrupt_count(interrupts) == 1) s = leave_unstarted(l, err);
+    return s == STATUS_OK ? error_set(err, STATUS_INTERRUPTED, "interrupted") : s;
+}
+
+enum status launch_run(const struct plan *p, int launch, const bool *todo,
+                       const struct launch_opts *opts, const struct launch_observer *observer,
+                       struct error *err) {
+    struct launch l = {.plan = p, .opts = opts, .observer = observer};
+    struct child *c = malloc(sizeof *c);
+    l.queue = calloc((size_t)p->n + 1, sizeof *l.queue);
+    enum status s = STATUS_OK;
+    if (!c || !l.queue) s = error_set(err, STATUS_NO_MEMORY, "no memory for a launch");
+    for (int i = 0; s == STATUS_OK && i < p->n; i++)
+        if (p->cases[i].launch == launch && todo[i]) l.queue[l.n++] = i;
+    if (s == STATUS_OK) s = run_queue(&l, c, err);
+    free(l.queue);
+    free(c);
+    return s;
+}

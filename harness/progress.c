@@ -1,0 +1,267 @@
+/* What a person sees while a run goes on. Owns the live line of the terminal.
+ * Before it: launch.c, whose events it hears; after it: the final table of cmd_run.c. */
+#include "harness/progress.h"
+
+#include "harness/format.h"
+#include "harness/stats.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+static const int64_t redraw_ns = 100000000, log_ns = 10000000000;
+enum { LINE_BYTES = 512, FALLBACK_WIDTH = 80 };
+
+struct progress {
+    const struct plan *plan;
+    struct progress_opts opts;
+    int cases, number; /* to run; the one at work, from 1 */
+    const struct case_plan *c;
+    struct event last; /* chunk or token */
+    int64_t resident_bytes;
+    bool loading, drawn;
+    int64_t drawn_ns, logged_ns, case_begin_ns;
+    /* what the ETA is made of, in predicted and in real seconds */
+    double predicted_all_s, predicted_done_s, real_done_s; /* of finished cases */
+    double predicted_case_s;                               /* done of the case at work */
+    int64_t heard_ns;
+};
+
+/* ---- the ETA ---- */
+
+double progress_chunk_s(const struct plan *p, const struct case_plan *c, int64_t start, int64_t n) {
+    struct chunk_cost cost = engine_chunk_cost(&p->model, &c->engine, start, n,
+                                               start + n >= c->session.prompt_tokens);
+    const struct device_rates *r = &p->rates;
+    double s = (double)cost.ops * r->op_overhead_ns / 1e9;
+    if (r->linear_flops > 0)
+        s += (double)(cost.linear_flops + cost.other_flops) / r->linear_flops;
+    if (r->attention_flops > 0) s += (double)cost.attention_flops / r->attention_flops;
+    if (r->copy_bytes > 0) s += (double)cost.bytes / r->copy_bytes;
+    return s;
+}
+
+double progress_eta_s(const struct progress *s, int64_t now_ns, bool *measured) {
+    double predicted = s->predicted_done_s + s->predicted_case_s, real = s->real_done_s;
+    if (s->c && s->predicted_case_s > 0) real += (double)(s->heard_ns - s->case_begin_ns) / 1e9;
+    *measured = predicted > 0 && real > 0;
+    double left = s->predicted_all_s - predicted;
+    if (left < 0) left = 0;
+    left *= *measured ? real / predicted : 1;
+    if (s->c) left -= (double)(now_ns - s->heard_ns) / 1e9;
+    return left > 0 ? left : 0;
+}
+
+/* ---- the line ---- */
+
+static void eta_text(const struct progress *s, int64_t now_ns, char *out, size_t size) {
+    char seconds[FORMAT_BYTES];
+    bool measured;
+    double eta = progress_eta_s(s, now_ns, &measured);
+    snprintf(out, size, measured ? "ETA %s" : "ETA about %s (predicted)",
+             format_seconds(seconds, eta < 1 ? eta : (double)(int64_t)(eta + 0.5)));
+}
+
+/* "chunk 5/8 of repeat 1/3, 812 tok/s, 1.50 GiB, ETA 12 s" */
+static void state_text(const struct progress *s, int64_t now_ns, char *out, size_t size) {
+    char eta[80], rate[FORMAT_BYTES], memory[FORMAT_BYTES], pass[40];
+    const struct event *e = &s->last;
+    eta_text(s, now_ns, eta, sizeof eta);
+    format_bytes(memory, s->resident_bytes);
+    format_tok_s(rate, stats_tok_s(e->n_tokens, e->latency_ns));
+    if (e->repeat < 0)
+        snprintf(pass, sizeof pass, "warm-up");
+    else
+        snprintf(pass, sizeof pass, "repeat %d/%d", e->repeat + 1, (int)s->plan->config.repeats);
+    if (s->loading)
+        snprintf(out, size, "loading the model, %s, %s", memory, eta);
+    else if (e->kind == EVENT_CHUNK || e->kind == EVENT_DECODE)
+        snprintf(out, size, "%s %d/%d, %s, %s tok/s, %s, %s",
+                 e->kind == EVENT_CHUNK ? "chunk" : "token", e->chunk, e->chunks, pass, rate,
+                 memory, eta);
+    else
+        snprintf(out, size, "starting, %s", eta);
+}
+
+static int line_width(const struct progress *s) {
+    struct winsize size;
+    if (s->opts.width > 0) return s->opts.width;
+    if (ioctl(fileno(s->opts.stream), TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+        return size.ws_col;
+    return FALLBACK_WIDTH;
+}
+
+/* "[2/6] CASE  STATE" in at most width - 1 columns: the id gives way first, then the end is cut. */
+static void live_text(const struct progress *s, int64_t now_ns, int width, char out[LINE_BYTES]) {
+    char head[40], state[300];
+    snprintf(head, sizeof head, "[%d/%d] ", s->number, s->cases);
+    state_text(s, now_ns, state, sizeof state);
+    const char *id = s->c ? s->c->id : "";
+    int room = width - 1 - (int)strlen(head) - (int)strlen(state) - 2, n = (int)strlen(id);
+    if (n > 0 && room >= n)
+        snprintf(out, LINE_BYTES, "%s%s  %s", head, id, state);
+    else if (n > 0 && room >= 12)
+        snprintf(out, LINE_BYTES, "%s%.*s...  %s", head, room - 3, id, state);
+    else
+        snprintf(out, LINE_BYTES, "%s%s", head, state);
+    if (width < LINE_BYTES && (int)strlen(out) > width - 1) out[width > 1 ? width - 1 : 0] = 0;
+}
+
+static void clear_line(struct progress *s) {
+    if (s->drawn) fputs("\r\033[K", s->opts.stream);
+    s->drawn = false;
+}
+
+static void draw(struct progress *s, int64_t now_ns) {
+    if (!s->opts.live || s->opts.quiet || now_ns - s->drawn_ns < redraw_ns) return;
+    char line[LINE_BYTES];
+    live_text(s, now_ns, line_width(s), line);
+    fprintf(s->opts.stream, "\r%s\033[K", line);
+    fflush(s->opts.stream);
+    s->drawn = true;
+    s->drawn_ns = now_ns;
+}
+
+/* ---- plain lines ---- */
+
+static void log_line(struct progress *s, int64_t now_ns, const char *text) {
+    clear_line(s);
+    fprintf(s->opts.stream, "[%d/%d] %s%s%s\n", s->number, s->cases, s->c ? s->c->id : "",
+            s->c ? ": " : "", text);
+    fflush(s->opts.stream);
+    s->logged_ns = now_ns;
+}
+
+static void log_begin(struct progress *s, int64_t now_ns) {
+    char predicted[FORMAT_BYTES], text[200];
+    if (s->opts.live || s->opts.quiet) return;
+    snprintf(text, sizeof text, "begins%s, predicted %s",
+             s->c->coverage == COVER_SAMPLED ? " (sampled)" : "",
+             format_seconds(predicted, s->c->predicted_total_s));
+    log_line(s, now_ns, text);
+}
+
+static void log_state(struct progress *s, int64_t now_ns) {
+    char text[300];
+    if (s->opts.live || s->opts.quiet || now_ns - s->logged_ns < log_ns) return;
+    state_text(s, now_ns, text, sizeof text);
+    log_line(s, now_ns, text);
+}
+
+static const char *colour(const struct progress *s, enum case_status status) {
+    if (!s->opts.color) return "";
+    return status == CASE_OK ? "\033[32m" : status == CASE_SKIPPED ? "\033[33m" : "\033[31m";
+}
+
+/* ---- what it hears ---- */
+
+void progress_event(struct progress *s, int64_t now_ns, const struct case_plan *c,
+                    const struct event *e) {
+    if (e->resident_bytes > 0) s->resident_bytes = e->resident_bytes;
+    switch (e->kind) {
+    case EVENT_LOADING: s->loading = true; break;
+    case EVENT_LOADED: s->loading = false; break;
+    case EVENT_CASE_BEGIN:
+        s->loading = false;
+        if (s->c != c) s->number++;
+        s->c = c;
+        s->case_begin_ns = s->heard_ns = now_ns;
+        s->predicted_case_s = 0;
+        s->last = (struct event){0};
+        log_begin(s, now_ns);
+        break;
+    case EVENT_CHUNK:
+        s->predicted_case_s +=
+            progress_chunk_s(s->plan, c, e->tokens_done - e->n_tokens, e->n_tokens);
+        if (s->predicted_case_s > c->predicted_total_s) s->predicted_case_s = c->predicted_total_s;
+        s->heard_ns = now_ns;
+        s->last = *e;
+        log_state(s, now_ns);
+        break;
+    case EVENT_DECODE:
+        s->heard_ns = now_ns;
+        s->last = *e;
+        log_state(s, now_ns);
+        break;
+    default: break;
+    }
+    draw(s, now_ns);
+}
+
+void progress_case_done(struct progress *s, int64_t now_ns, const struct case_plan *c,
+                        enum case_status status, const char *reason) {
+    if (s->c != c) { /* it never began: its worker died before */
+        s->number++;
+        s->c = c;
+        s->case_begin_ns = now_ns;
+    }
+    bool wrong = status != CASE_OK && status != CASE_SKIPPED;
+    if (wrong || (!s->opts.live && !s->opts.quiet)) {
+        char took[FORMAT_BYTES], text[1200];
+        format_ns(took, now_ns - s->case_begin_ns);
+        snprintf(text, sizeof text, "%s%s%s in %s%s%s", colour(s, status),
+                 case_status_text(status), s->opts.color ? "\033[0m" : "", took,
+                 reason[0] ? ": " : "", reason);
+        log_line(s, now_ns, text);
+    }
+    s->predicted_done_s += c->predicted_total_s;
+    if (status == CASE_OK)
+        s->real_done_s += (double)(now_ns - s->case_begin_ns) / 1e9;
+    else /* its time says nothing about the others */
+        s->predicted_all_s -= c->predicted_total_s, s->predicted_done_s -= c->predicted_total_s;
+    s->predicted_case_s = 0;
+    s->c = NULL;
+    s->last = (struct event){0};
+}
+
+void progress_tick(struct progress *s, int64_t now_ns) {
+    draw(s, now_ns);
+}
+
+/* ---- callbacks ---- */
+
+static int64_t clock_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void on_event(void *ctx, const struct case_plan *c, const struct event *e) {
+    progress_event(ctx, clock_ns(), c, e);
+}
+
+static void on_case_done(void *ctx, const struct case_plan *c, enum case_status status,
+                         const char *reason) {
+    progress_case_done(ctx, clock_ns(), c, status, reason);
+}
+
+static void on_tick(void *ctx) {
+    progress_tick(ctx, clock_ns());
+}
+
+struct launch_observer progress_observer(struct progress *s) {
+    return (struct launch_observer){on_event, on_case_done, on_tick, s};
+}
+
+enum status progress_open(struct progress **out, const struct plan *p, const bool *todo,
+                          const struct progress_opts *opts, struct error *err) {
+    struct progress *s = calloc(1, sizeof *s);
+    *out = s;
+    if (!s) return error_set(err, STATUS_NO_MEMORY, "no memory for the screen");
+    s->plan = p;
+    s->opts = *opts;
+    for (int i = 0; i < p->n; i++) {
+        if (!todo[i]) continue;
+        s->cases++;
+        s->predicted_all_s += p->cases[i].predicted_total_s;
+    }
+    return STATUS_OK;
+}
+
+void progress_close(struct progress *s) {
+    if (!s) return;
+    clear_line(s);
+    fflush(s->opts.stream);
+    free(s);
+}

@@ -1,0 +1,258 @@
+/* The worker process: arguments, the loaded engine, one case after another, and the two voices by
+ * which the supervisor hears it: an event for everything that happens, and a heartbeat.
+ *
+ * The heartbeat thread sends EVENT_HEARTBEAT once a second while there is life: inside a step of
+ * the engine when engine_progress() has moved, outside (loading, making prompts, opening sessions,
+ * checking) when the process has used processor time. A process that does neither is hung, and
+ * the supervisor's watchdog ends it. Nothing is printed on stdout. */
+#include "harness/worker.h"
+
+#include "harness/interrupt.h"
+#include "harness/record.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+enum { HEARTBEAT_S = 1 };
+
+struct worker {
+    int fd;          /* to the supervisor */
+    const char *dir; /* RUN.partial */
+    char **ids;      /* cases, in order */
+    int n_ids;
+    const struct bench_hooks *hooks;
+    const volatile int *stop;
+    struct config config;
+    struct plan plan;      /* owned */
+    struct engine *engine; /* owned */
+    int case_index;        /* of the case at work, -1: none */
+
+    pthread_t heartbeat;
+    pthread_mutex_t lock; /* guards quit */
+    pthread_cond_t wake;
+    bool quit;
+    _Atomic(struct engine *) beating; /* engine whose progress counts; NULL while loading */
+    atomic_bool in_step;
+};
+
+/* ---- events ---- */
+
+/* A supervisor that does not listen (stopped by Ctrl-Z) must not slow a step down: what tells only
+ * of progress is dropped then. */
+static void send_event(void *ctx, const struct event *event) {
+    struct worker *w = ctx;
+    struct event e = *event;
+    e.case_index = w->case_index;
+    bool may_drop =
+        e.kind == EVENT_CHUNK || e.kind == EVENT_DECODE || e.kind == EVENT_HEARTBEAT;
+    send(w->fd, &e, sizeof e, MSG_NOSIGNAL | (may_drop ? MSG_DONTWAIT : 0));
+}
+
+static void send_kind(struct worker *w, enum event_kind kind, int64_t value) {
+    struct event e = {.kind = kind, .value = value};
+    send_event(w, &e);
+}
+
+/* The worker's last words. Returns its exit code. */
+static int fail(struct worker *w, enum status s, const struct error *err) {
+    struct event e = {.kind = EVENT_ERROR, .value = s};
+    snprintf(e.text, sizeof e.text, "%.599s", err->text);
+    if (w->fd >= 0) send_event(w, &e);
+    fprintf(stderr, "bench worker: %s\n", err->text);
+    return status_exit_code(s);
+}
+
+/* ---- heartbeat ---- */
+
+static int64_t cpu_time_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* True once a period, false when it is time to end. */
+static bool heartbeat_wait(struct worker *w) {
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += HEARTBEAT_S;
+    pthread_mutex_lock(&w->lock);
+    int rc = 0;
+    while (!w->quit && rc == 0) rc = pthread_cond_timedwait(&w->wake, &w->lock, &until);
+    bool quit = w->quit;
+    pthread_mutex_unlock(&w->lock);
+    return !quit;
+}
+
+static void *heartbeat_main(void *ctx) {
+    struct worker *w = ctx;
+    uint64_t progress = 0;
+    int64_t cpu_ms = cpu_time_ms();
+    while (heartbeat_wait(w)) {
+        const struct engine *e = atomic_load(&w->beating);
+        uint64_t progress_now = e ? engine_progress(e) : 0;
+        int64_t cpu_now = cpu_time_ms();
+        /* 10 ms of processor time in a second: more than this thread itself ever uses */
+        bool alive = e && atomic_load(&w->in_step) ? progress_now != progress
+                                                   : cpu_now >= cpu_ms + 10;
+        progress = progress_now;
+        cpu_ms = cpu_now;
+        if (alive) {
+            struct event beat = {.kind = EVENT_HEARTBEAT, .case_index = -1};
+            send(w->fd, &beat, sizeof beat, MSG_NOSIGNAL | MSG_DONTWAIT);
+        }
+    }
+    return NULL;
+}
+
+static enum status heartbeat_start(struct worker *w, struct error *err) {
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    pthread_mutex_init(&w->lock, NULL);
+    int rc = pthread_create(&w->heartbeat, NULL, heartbeat_main, w);
+    if (rc == 0) return STATUS_OK;
+    return error_set(err, STATUS_RUN_FAILED, "cannot start the heartbeat: %s", strerror(rc));
+}
+
+static void heartbeat_stop(struct worker *w) {
+    pthread_mutex_lock(&w->lock);
+    w->quit = true;
+    pthread_cond_signal(&w->wake);
+    pthread_mutex_unlock(&w->lock);
+    pthread_join(w->heartbeat, NULL);
+}
+
+static void in_step(void *ctx, bool inside) {
+    struct worker *w = ctx;
+    atomic_store(&w->in_step, inside);
+}
+
+/* ---- cases ---- */
+
+/* The fragment is on disk before anybody hears of the end. STATUS_IO when it is not. */
+static enum status finish_case(struct worker *w, const struct case_result *r, struct error *err) {
+    enum status s = record_write_case(w->dir, r, err);
+    struct event e = {.kind = EVENT_CASE_END, .value = r->status};
+    snprintf(e.text, sizeof e.text, "%s", r->reason);
+    if (s == STATUS_OK) send_event(w, &e);
+    w->case_index = -1;
+    return s;
+}
+
+/* The model does not load: the same engine would fail for each of the cases. */
+static enum status fail_all(struct worker *w, const char *why, struct error *err) {
+    enum status s = STATUS_OK;
+    for (int i = 0; s == STATUS_OK && i < w->n_ids; i++) {
+        struct case_result r;
+        result_init(&r, plan_find(&w->plan, w->ids[i]));
+        r.status = CASE_FAILED;
+        snprintf(r.reason, sizeof r.reason, "the model was not loaded: %.500s", why);
+        w->case_index = i;
+        send_kind(w, EVENT_CASE_BEGIN, 0);
+        s = finish_case(w, &r, err);
+        result_free(&r);
+    }
+    return s;
+}
+
+static enum status run_cases(struct worker *w, struct error *err) {
+    struct case_env env = {
+        .stop = w->stop, .send = send_event, .in_step = in_step, .ctx = w, .hooks = w->hooks};
+    enum status s = STATUS_OK;
+    for (int i = 0; s == STATUS_OK && i < w->n_ids; i++) {
+        if (interrupt_count(w->stop))
+            return error_set(err, STATUS_INTERRUPTED, "stopped before %s", w->ids[i]);
+        struct case_result r;
+        struct error why;
+        w->case_index = i;
+        send_kind(w, EVENT_CASE_BEGIN, 0);
+        enum status of_case =
+            worker_run_case(w->engine, &w->plan, plan_find(&w->plan, w->ids[i]), &env, &r, &why);
+        s = finish_case(w, &r, err);
+        result_free(&r);
+        if (s == STATUS_OK && of_case == STATUS_INTERRUPTED) {
+            *err = why;
+            s = of_case;
+        }
+    }
+    return s;
+}
+
+static enum status load_and_run(struct worker *w, struct error *err) {
+    struct engine_opts opts = plan_find(&w->plan, w->ids[0])->engine;
+    if (w->hooks) {
+        opts.interpose = w->hooks->interpose;
+        opts.interpose_ctx = w->hooks->interpose_ctx;
+    }
+    send_kind(w, EVENT_LOADING, 0);
+    struct error why;
+    enum status s = engine_open(&w->engine, &opts, &why);
+    if (s != STATUS_OK) return fail_all(w, why.text, err);
+    send_kind(w, EVENT_LOADED, 0);
+    atomic_store(&w->beating, w->engine);
+    s = run_cases(w, err);
+    return s;
+}
+
+/* ---- the process ---- */
+
+static enum status read_arguments(struct worker *w, int argc, char **argv, struct error *err) {
+    if (argc < 6 || strcmp(argv[1], "--fd") != 0 || strcmp(argv[3], "--dir") != 0)
+        return error_set(err, STATUS_USAGE,
+                         "this command is started by `bench run`: worker --fd N --dir DIR ID...");
+    char *end;
+    long fd = strtol(argv[2], &end, 10);
+    int type = 0;
+    socklen_t size = sizeof type;
+    if (*end || fd < 0 || fd > 1 << 20 ||
+        getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_SEQPACKET)
+        return error_set(err, STATUS_USAGE, "--fd %s is not the socket of a supervisor", argv[2]);
+    w->fd = (int)fd;
+    w->dir = argv[4];
+    w->ids = argv + 5;
+    w->n_ids = argc - 5;
+    return STATUS_OK;
+}
+
+static enum status read_plan(struct worker *w, struct error *err) {
+    char path[PATH_MAX_BYTES];
+    snprintf(path, sizeof path, "%s/config.ini", w->dir);
+    struct config_errors errors = {0};
+    enum status s = config_load(&w->config, path, NULL, 0, &errors);
+    if (s != STATUS_OK)
+        return error_set(err, s, "%s", errors.n > 0 ? errors.e[0].text : "config.ini");
+    snprintf(path, sizeof path, "%s/plan.json", w->dir);
+    s = plan_read(&w->plan, &w->config, path, err);
+    for (int i = 0; s == STATUS_OK && i < w->n_ids; i++)
+        if (!plan_find(&w->plan, w->ids[i]))
+            s = error_set(err, STATUS_USAGE, "%s: no case %s", path, w->ids[i]);
+    return s;
+}
+
+int worker_main(int argc, char **argv, const struct bench_hooks *hooks) {
+    struct worker *w = calloc(1, sizeof *w); /* a config is too large for the stack */
+    if (!w) return status_exit_code(STATUS_NO_MEMORY);
+    w->fd = w->case_index = -1;
+    w->hooks = hooks;
+    w->stop = interrupt_catch();
+    struct error err = {{0}};
+    bool beating = false;
+    enum status s = read_arguments(w, argc, argv, &err);
+    if (s == STATUS_OK) s = heartbeat_start(w, &err);
+    beating = s == STATUS_OK;
+    if (s == STATUS_OK) s = read_plan(w, &err);
+    if (s == STATUS_OK) s = load_and_run(w, &err);
+    int code = s == STATUS_OK ? 0 : fail(w, s, &err);
+    if (beating) heartbeat_stop(w);
+    engine_close(w->engine);
+    plan_free(&w->plan);
+    free(w);
+    return code;
+}

@@ -1,0 +1,527 @@
+/* One case, from its prompt to its result: session, warm-up, measured repeats, checks, spans.
+ *
+ * A pass is one trip through the prompt (all chunks, or the sampled ones), followed in full coverage
+ * by the decoding of the answer. Warm-up passes have negative numbers and leave no rows. The first
+ * pass, whichever it is, carries the spot check; the first measured one the output and its checks;
+ * later ones must give the same bits. The time between two chunks (memory figures, spot check,
+ * events) belongs to nobody: TTFT is the sum of the chunks' latencies and the first token's.
+ * Spans come from a session of their own after everything else, and feed no statistics. */
+#include "harness/worker.h"
+
+#include "harness/check.h"
+#include "harness/stats.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <xxhash.h>
+
+struct case_run {
+    struct engine *engine;
+    const struct plan *plan;
+    const struct case_plan *c;
+    const struct case_env *env;
+    struct case_result *out;
+    struct session *session; /* owned */
+    struct prompt prompt;    /* owned */
+    int *chunks;             /* numbers of those that run, ascending; owned */
+    int n_chunks;
+    struct check_spot *spot;     /* owned until finished; NULL: off */
+    struct check_logits *answer; /* owned until finished; NULL: no known answer */
+    float *logits;               /* [V], owned */
+};
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void send_event(const struct case_run *k, const struct event *e) {
+    if (k->env->send) k->env->send(k->env->ctx, e);
+}
+
+static void in_step(const struct case_run *k, bool inside) {
+    if (k->env->in_step) k->env->in_step(k->env->ctx, inside);
+}
+
+static bool stopped(const struct case_run *k) {
+    return k->env->stop && __atomic_load_n(k->env->stop, __ATOMIC_RELAXED) != 0;
+}
+
+static int32_t chunk_start(const struct case_run *k, int chunk) {
+    return chunk * k->c->session.chunk_tokens;
+}
+
+static int32_t chunk_tokens(const struct case_run *k, int chunk) {
+    int32_t left = k->prompt.length - chunk_start(k, chunk);
+    return left < k->c->session.chunk_tokens ? left : k->c->session.chunk_tokens;
+}
+
+static struct attention_pattern case_pattern(const struct case_run *k) {
+    return k->c->engine.dual_chunk_attention ? k->plan->model.dual_chunk
+                                             : (struct attention_pattern){0, 0};
+}
+
+/* ---- one chunk ---- */
+
+static int64_t accounted_bytes(const struct memory_use *use) {
+    int64_t sum = 0;
+    for (int i = 0; i < MEMORY_CATEGORIES; i++) sum += use->bytes[i];
+    return sum;
+}
+
+/* A row for every rank and one for what they share. `before`: the devices' own figures then. */
+static enum status add_memory(struct case_run *k, int pass, int chunk, const int64_t *before,
+                              struct error *err) {
+    const struct engine_info *info = engine_info(k->engine);
+    int64_t accounted[MAX_RANKS] = {0};
+    struct memory_use use[MAX_RANKS + 1];
+    for (int i = 0; i <= info->ranks; i++) {
+        int rank = i < info->ranks ? i : SHARED_RANK;
+        engine_memory(k->engine, rank, &use[i]);
+        accounted[rank >= 0 ? info->rank_device[rank] : 0] += accounted_bytes(&use[i]);
+    }
+    for (int i = 0; i <= info->ranks; i++) {
+        int rank = i < info->ranks ? i : SHARED_RANK;
+        int device = rank >= 0 ? info->rank_device[rank] : 0;
+        struct memory_row row = {.repeat = pass, .chunk = chunk, .rank = rank, .use = use[i]};
+        row.driver_before = before[device];
+        engine_memory_driver(k->engine, device, &row.driver_after, &row.driver_high_water);
+        row.unaccounted = row.driver_after - accounted[device];
+        enum status s = result_add_memory(k->out, &row, err);
+        if (s != STATUS_OK) return s;
+    }
+    return STATUS_OK;
+}
+
+static enum status add_chunk(struct case_run *k, int pass, int chunk, const struct chunk_result *r,
+                             struct error *err) {
+    struct chunk_row row = {.repeat = pass,
+                            .chunk = chunk,
+                            .start_token = r->start_token,
+                            .n_tokens = r->n_tokens,
+                            .begin_ns = r->begin_ns,
+                            .latency_ns = r->latency_ns,
+                            .host_ns = r->host_ns,
+                            .flops = r->flops,
+                            .bytes = r->bytes,
+                            .replayed = r->replayed};
+    memcpy(row.device_latency_ns, r->device_latency_ns, sizeof row.device_latency_ns);
+    return result_add_chunk(k->out, &row, err);
+}
+
+/* One step of the engine, watched. *fed is false when a hook of a test kept the chunk from it. */
+static enum status feed_chunk(struct case_run *k, int pass, int chunk, struct chunk_result *r,
+                              bool *fed, struct error *err) {
+    const struct bench_hooks *hooks = k->env->hooks;
+    int32_t start = chunk_start(k, chunk);
+    int64_t allocations = engine_allocations(k->engine);
+    in_step(k, true);
+    *fed = !hooks || !hooks->before_chunk ||
+           !hooks->before_chunk(hooks->before_chunk_ctx, k->c->id, pass, chunk);
+    enum status s = *fed ? session_prefill(k->session, k->prompt.tokens + start,
+                                           chunk_tokens(k, chunk), r, err)
+                         : STATUS_OK;
+    in_step(k, false);
+    k->out->step_allocations += engine_allocations(k->engine) - allocations;
+    return s;
+}
+
+static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int64_t *latency_ns,
+                             struct error *err) {
+    const struct engine_info *info = engine_info(k->engine);
+    int chunk = k->chunks[i];
+    int32_t start = chunk_start(k, chunk), n = chunk_tokens(k, chunk);
+    enum status s;
+    if (k->c->coverage == COVER_SAMPLED && start > session_position(k->session)) {
+        s = session_skip_to(k->session, start, (uint64_t)k->c->seed, err);
+        if (s != STATUS_OK) return s;
+    }
+    if (spot) {
+        int32_t rows[TAP_ROWS];
+        int n_rows = check_spot_rows(k->spot, start, n, rows);
+        s = session_tap(k->session, rows, n_rows, err);
+        if (s != STATUS_OK) return s;
+    }
+    int64_t before[MAX_RANKS] = {0}, high_water;
+    engine_memory_reset_high_water(k->engine);
+    for (int d = 0; d < info->devices; d++)
+        engine_memory_driver(k->engine, d, &before[d], &high_water);
+
+    struct chunk_result r = {0};
+    bool fed;
+    s = feed_chunk(k, pass, chunk, &r, &fed, err);
+    if (s != STATUS_OK)
+        return error_prefix(err, s, "chunk %d of %d, %s %d", chunk + 1, k->c->chunks,
+                            pass < 0 ? "warm-up" : "repeat", pass < 0 ? -pass : pass);
+    *latency_ns = r.latency_ns;
+    if (fed && pass >= 0) {
+        s = add_chunk(k, pass, chunk, &r, err);
+        if (s == STATUS_OK) s = add_memory(k, pass, chunk, before, err);
+        if (s != STATUS_OK) return s;
+    }
+    if (fed && spot) {
+        s = check_spot_chunk(k->spot, k->session, start, n, err);
+        if (s != STATUS_OK) return s;
+    }
+    struct event e = {.kind = EVENT_CHUNK,
+                      .repeat = pass,
+                      .chunk = i + 1,
+                      .chunks = k->n_chunks,
+                      .n_tokens = n,
+                      .tokens_done = start + n,
+                      .tokens_total = k->prompt.length,
+                      .latency_ns = r.latency_ns};
+    engine_memory_driver(k->engine, 0, &e.resident_bytes, &high_water);
+    send_event(k, &e);
+    return STATUS_OK;
+}
+
+/* All chunks of a pass; *prefill_ns is the sum of their latencies. */
+static enum status prefill(struct case_run *k, int pass, bool spot, struct stats_point *points,
+                           int64_t *prefill_ns, struct error *err) {
+    enum status s = session_reset(k->session, err);
+    *prefill_ns = 0;
+    for (int i = 0; s == STATUS_OK && i < k->n_chunks; i++) {
+        if (stopped(k))
+            return error_set(err, STATUS_INTERRUPTED, "stopped before chunk %d of %d of %s %d",
+                             i + 1, k->n_chunks, pass < 0 ? "warm-up" : "repeat",
+                             pass < 0 ? -pass : pass);
+        int64_t latency_ns = 0;
+        s = run_chunk(k, pass, i, spot, &latency_ns, err);
+        points[i] = (struct stats_point){chunk_start(k, k->chunks[i]),
+                                         chunk_tokens(k, k->chunks[i]), latency_ns};
+        *prefill_ns += latency_ns;
+    }
+    return s;
+}
+
+/* ---- the answer ---- */
+
+static void keep_top(struct case_result *out, const float *logits, int32_t V) {
+    double max = -INFINITY, sum = 0;
+    for (int32_t i = 0; i < V; i++)
+        if (logits[i] > max) max = logits[i];
+    for (int32_t i = 0; i < V; i++) sum += exp((double)logits[i] - max);
+    const int most = (int)(sizeof out->top / sizeof out->top[0]);
+    for (int32_t i = 0; i < V; i++) {
+        float logprob = (float)((double)logits[i] - max - log(sum));
+        int at = out->n_top;
+        while (at > 0 && out->top[at - 1].logprob < logprob) at--;
+        if (at == most) continue;
+        if (out->n_top < most) out->n_top++;
+        memmove(&out->top[at + 1], &out->top[at],
+                (size_t)(out->n_top - 1 - at) * sizeof out->top[0]);
+        out->top[at] = (struct top_logprob){i, logprob};
+    }
+}
+
+/* Later repeats must give what the first gave, bit for bit. */
+static void compare_repeat(struct case_run *k, int pass, int step, int32_t id, uint64_t hash) {
+    struct case_result *out = k->out;
+    struct check_result *check = &out->check[CHECK_INVARIANCE];
+    if (check->verdict == VERDICT_FAILED) return;
+    if (step == 0 && hash != out->logits_hash) {
+        check->verdict = VERDICT_FAILED;
+        snprintf(check->detail, sizeof check->detail,
+                 "repeat %d: first logits hash to %016llx, those of repeat 0 to %016llx", pass,
+                 (unsigned long long)hash, (unsigned long long)out->logits_hash);
+    } else if (step >= out->n_output || id != out->output[step]) {
+        check->verdict = VERDICT_FAILED;
+        snprintf(check->detail, sizeof check->detail,
+                 "repeat %d: token %d is %d, in repeat 0 it was %d", pass, step, id,
+                 step < out->n_output ? out->output[step] : -1);
+    }
+}
+
+static enum status look_at_token(struct case_run *k, int pass, int step,
+                                 const struct token_result *t, struct error *err) {
+    struct case_result *out = k->out;
+    int32_t V = k->plan->model.V;
+    enum status s = session_logits(k->session, k->logits, err);
+    if (s != STATUS_OK) return s;
+    uint64_t hash = step == 0 ? XXH64(k->logits, sizeof(float) * (size_t)V, 0) : 0;
+    check_finite_row(&out->check[CHECK_FINITE], k->logits, V, step);
+    if (pass > 0) {
+        compare_repeat(k, pass, step, t->id, hash);
+        return STATUS_OK;
+    }
+    if (step == 0) {
+        out->logits_hash = hash;
+        keep_top(out, k->logits, V);
+    }
+    out->output[out->n_output++] = t->id;
+    if (k->answer) check_logits_row(k->answer, step, k->logits);
+    return STATUS_OK;
+}
+
+/* Decodes until the model stops or max_tokens. *first_ns: what the first token cost. */
+static enum status generate(struct case_run *k, int pass, int64_t *first_ns, struct error *err) {
+    int most = k->c->session.max_tokens;
+    for (int step = 0; step < most; step++) {
+        if (stopped(k))
+            return error_set(err, STATUS_INTERRUPTED, "stopped after %d generated tokens", step);
+        struct token_result t;
+        int64_t allocations = engine_allocations(k->engine);
+        in_step(k, true);
+        enum status s = session_generate(k->session, &t, err);
+        in_step(k, false);
+        k->out->step_allocations += engine_allocations(k->engine) - allocations;
+        if (s != STATUS_OK) return error_prefix(err, s, "generated token %d", step);
+        if (step == 0) *first_ns = t.latency_ns;
+        struct decode_row row = {.repeat = pass,
+                                 .step = step,
+                                 .token_id = t.id,
+                                 .latency_ns = t.latency_ns,
+                                 .logprob = t.logprob};
+        s = result_add_decode(k->out, &row, err);
+        if (s == STATUS_OK) s = look_at_token(k, pass, step, &t, err);
+        if (s != STATUS_OK) return s;
+        struct event e = {.kind = EVENT_DECODE,
+                          .repeat = pass,
+                          .chunk = step + 1,
+                          .chunks = most,
+                          .n_tokens = 1,
+                          .tokens_done = k->prompt.length,
+                          .tokens_total = k->prompt.length,
+                          .latency_ns = t.latency_ns};
+        send_event(k, &e);
+        if (t.stop) break;
+    }
+    return STATUS_OK;
+}
+
+/* The words that were generated, for people. */
+static enum status keep_text(struct case_run *k, struct error *err) {
+    struct case_result *out = k->out;
+    size_t bytes = 1;
+    for (int i = 0; i < out->n_output; i++)
+        bytes += engine_token_text(&k->plan->model, out->output[i], NULL, 0);
+    out->output_text = malloc(bytes);
+    if (!out->output_text) return error_set(err, STATUS_NO_MEMORY, "no memory for the output");
+    size_t at = 0;
+    out->output_text[0] = 0;
+    for (int i = 0; i < out->n_output; i++)
+        at += engine_token_text(&k->plan->model, out->output[i], out->output_text + at, bytes - at);
+    return STATUS_OK;
+}
+
+/* ---- passes ---- */
+
+/* What a measured pass says about the time to the first token. */
+static void add_ttft(struct case_run *k, const struct stats_point *points, int64_t ttft_ns) {
+    struct case_result *out = k->out;
+    int n = k->n_chunks;
+    if (k->c->coverage == COVER_SAMPLED) {
+        struct stats_fit fit;
+        struct stats_ttft ttft;
+        stats_fit(points, n, &fit);
+        stats_estimate_ttft(&fit, points, n, k->prompt.length, k->c->session.chunk_tokens, &ttft);
+        ttft_ns = llround(ttft.ns);
+        out->ttft_estimated = true;
+        double c = k->c->session.chunk_tokens; /* of a whole chunk, in terms of its start */
+        out->fit = (struct affine_fit){
+            .base_ns = c * (fit.ns_per_token + fit.ns_per_token_depth * c / 2),
+            .slope_ns_per_token = c * fit.ns_per_token_depth,
+            .rms_relative = fit.rms_relative,
+            .n = fit.n};
+        out->ttft_error = ttft.relative_error;
+    }
+    out->ttft_ns[out->n_ttft++] = ttft_ns;
+}
+
+/* Warm-up and measured passes. */
+static enum status run_passes(struct case_run *k, struct error *err) {
+    struct case_result *out = k->out;
+    const struct config *config = &k->plan->config;
+    int warmup = (int)config->warmup, repeats = (int)config->repeats;
+    struct stats_point *points = calloc((size_t)k->n_chunks, sizeof *points);
+    out->ttft_ns = calloc((size_t)repeats, sizeof *out->ttft_ns);
+    out->output = calloc((size_t)k->c->session.max_tokens + 1, sizeof *out->output);
+    enum status s = STATUS_OK;
+    if (!points || !out->ttft_ns || !out->output)
+        s = error_set(err, STATUS_NO_MEMORY, "no memory for the rows of a case");
+    for (int pass = -warmup; s == STATUS_OK && pass < repeats; pass++) {
+        int64_t prefill_ns, first_ns = 0;
+        s = prefill(k, pass, k->spot && pass == -warmup, points, &prefill_ns, err);
+        if (s != STATUS_OK || pass < 0) continue;
+        bool whole = session_position(k->session) == k->prompt.length;
+        if (k->c->coverage == COVER_FULL && whole) s = generate(k, pass, &first_ns, err);
+        if (s == STATUS_OK) add_ttft(k, points, prefill_ns + first_ns);
+    }
+    free(points);
+    return s;
+}
+
+/* One more pass in a session that records spans. Its latencies are nobody's. */
+static enum status run_spans(struct case_run *k, struct error *err) {
+    int devices = engine_info(k->engine)->devices;
+    int64_t ops = 0;
+    for (int i = 0; i < k->n_chunks; i++) {
+        int chunk = k->chunks[i];
+        struct chunk_cost cost =
+            engine_chunk_cost(&k->plan->model, &k->c->engine, chunk_start(k, chunk),
+                              chunk_tokens(k, chunk), chunk == k->c->chunks - 1);
+        if (cost.ops > ops) ops = cost.ops;
+    }
+    session_close(k->session);
+    k->session = NULL;
+    struct session_opts opts = k->c->session;
+    opts.span_capacity = 2 * ops + 256;
+    enum status s = session_open(&k->session, k->engine, &opts, err);
+    for (int i = 0; s == STATUS_OK && i < k->n_chunks; i++) {
+        int chunk = k->chunks[i];
+        struct chunk_result r;
+        bool fed;
+        if (stopped(k))
+            return error_set(err, STATUS_INTERRUPTED, "stopped in the pass that records spans");
+        if (k->c->coverage == COVER_SAMPLED && chunk_start(k, chunk) > session_position(k->session))
+            s = session_skip_to(k->session, chunk_start(k, chunk), (uint64_t)k->c->seed, err);
+        if (s != STATUS_OK) break;
+        session_spans_reset(k->session);
+        s = feed_chunk(k, k->out->repeats, chunk, &r, &fed, err);
+        for (int d = 0; s == STATUS_OK && d < devices; d++) {
+            int64_t n, dropped;
+            const struct span *spans = session_spans(k->session, d, &n, &dropped);
+            k->out->dropped_spans += dropped;
+            for (int64_t j = 0; s == STATUS_OK && j < n; j++) {
+                struct span_row row = {k->out->repeats, chunk, spans[j]};
+                s = result_add_spans(k->out, &row, 1, err);
+            }
+        }
+    }
+    return s == STATUS_OK ? s : error_prefix(err, s, "the pass that records spans");
+}
+
+/* ---- opening and closing ---- */
+
+static enum status choose_chunks(struct case_run *k, struct error *err) {
+    k->chunks = calloc((size_t)k->c->chunks, sizeof *k->chunks);
+    if (!k->chunks) return error_set(err, STATUS_NO_MEMORY, "no memory for %d chunks", k->c->chunks);
+    if (k->c->coverage == COVER_SAMPLED) {
+        k->n_chunks = plan_sampled_chunks(k->c->chunks, k->c->sampled, k->chunks);
+    } else {
+        k->n_chunks = k->c->chunks;
+        for (int i = 0; i < k->n_chunks; i++) k->chunks[i] = i;
+    }
+    return STATUS_OK;
+}
+
+static enum status open_prompt(struct case_run *k, struct error *err) {
+    enum status s =
+        prompt_make(&k->prompt, k->c->prompt, &k->plan->model, k->c->session.prompt_tokens,
+                    case_pattern(k), (uint64_t)k->plan->config.prompt_seed, err);
+    if (s != STATUS_OK) return s;
+    memcpy(k->out->prompt_sha256, k->prompt.sha256, sizeof k->out->prompt_sha256);
+    if (!k->prompt.has_answer) return STATUS_OK;
+    size_t n = (size_t)k->prompt.needle.answer_length;
+    k->out->expected = malloc(n * sizeof *k->out->expected);
+    if (!k->out->expected) return error_set(err, STATUS_NO_MEMORY, "no memory for the answer");
+    memcpy(k->out->expected, k->prompt.needle.answer, n * sizeof *k->out->expected);
+    k->out->n_expected = (int)n;
+    return STATUS_OK;
+}
+
+static enum status open_checks(struct case_run *k, struct error *err) {
+    const struct config *config = &k->plan->config;
+    enum status s = STATUS_OK;
+    k->logits = malloc(sizeof(float) * (size_t)k->plan->model.V);
+    if (!k->logits) return error_set(err, STATUS_NO_MEMORY, "no memory for a row of logits");
+    if (config->spot > 0)
+        s = check_spot_open(&k->spot, engine_info(k->engine), k->c, k->chunks, k->n_chunks,
+                            config->spot, (uint64_t)config->prompt_seed, err);
+    if (s == STATUS_OK && config->truth && k->prompt.has_answer && k->c->coverage == COVER_FULL)
+        s = check_logits_open(&k->answer, &k->plan->model, &k->prompt, case_pattern(k), err);
+    return s;
+}
+
+static enum status open_case(struct case_run *k, struct error *err) {
+    enum status s = choose_chunks(k, err);
+    if (s == STATUS_OK) s = open_prompt(k, err);
+    if (s == STATUS_OK) s = open_checks(k, err);
+    if (s != STATUS_OK) return s;
+    struct session_opts opts = k->c->session;
+    opts.taps = k->spot != NULL;
+    int64_t begin = now_ns();
+    s = session_open(&k->session, k->engine, &opts, err);
+    k->out->session_ns = now_ns() - begin;
+    if (s == STATUS_OK) session_graph_info(k->session, &k->out->graph_info);
+    return s;
+}
+
+static void not_checked(struct case_result *out, enum check check, const char *why) {
+    struct check_result *c = &out->check[check];
+    if (c->verdict == VERDICT_NOT_CHECKED && !c->detail[0])
+        snprintf(c->detail, sizeof c->detail, "%s", why);
+}
+
+/* Verdicts of a case that ran to its end. */
+static void judge(struct case_run *k) {
+    struct case_result *out = k->out;
+    const struct config *config = &k->plan->config;
+    check_count(out, session_position(k->session));
+    if (out->n_output > 0 && config->truth && k->prompt.has_answer)
+        check_tokens(&out->check[CHECK_TOKENS], &k->plan->model, &k->prompt, out->output,
+                     out->n_output);
+    if (k->answer) check_logits_finish(k->answer, &out->check[CHECK_LOGITS]);
+    k->answer = NULL;
+    check_spot_finish(k->spot, &out->check[CHECK_SPOT]);
+    k->spot = NULL;
+    static const enum check of_output[] = {CHECK_TOKENS, CHECK_LOGITS, CHECK_FINITE};
+    for (size_t i = 0; i < sizeof of_output / sizeof of_output[0]; i++) {
+        const char *why = k->c->coverage == COVER_SAMPLED ? "sampled coverage produces no answer"
+                          : out->n_output == 0            ? "nothing was generated"
+                          : !k->prompt.has_answer         ? "the answer to this prompt is not known"
+                                                          : "switched off: [check] truth = false";
+        not_checked(out, of_output[i], why);
+    }
+    if (config->spot == 0) not_checked(out, CHECK_SPOT, "switched off: [check] spot = 0");
+}
+
+static void close_case(struct case_run *k) {
+    struct check_result unused;
+    if (k->answer) check_logits_finish(k->answer, &unused);
+    if (k->spot) check_spot_finish(k->spot, &unused);
+    session_close(k->session);
+    prompt_free(&k->prompt);
+    free(k->chunks);
+    free(k->logits);
+}
+
+/* What was planned as "auto" has a name by now. */
+static void keep_facts(struct case_run *k) {
+    const struct engine_info *info = engine_info(k->engine);
+    struct case_result *out = k->out;
+    const char *attention = info->device[0].variant[OP_ATTENTION];
+    const char *linear = info->device[0].variant[OP_LINEAR];
+    out->repeats = (int)k->plan->config.repeats;
+    out->devices = info->devices;
+    out->load_ns = info->load_ns;
+    if (attention) snprintf(out->attention, sizeof out->attention, "%s", attention);
+    if (linear) snprintf(out->linear, sizeof out->linear, "%s", linear);
+}
+
+enum status worker_run_case(struct engine *e, const struct plan *p, const struct case_plan *c,
+                            const struct case_env *env, struct case_result *out,
+                            struct error *err) {
+    struct error local;
+    if (!err) err = &local;
+    err->text[0] = 0;
+    result_init(out, c);
+    struct case_run k = {.engine = e, .plan = p, .c = c, .env = env, .out = out};
+    keep_facts(&k);
+    enum status s = open_case(&k, err);
+    if (s == STATUS_OK) s = run_passes(&k, err);
+    if (s == STATUS_OK) s = keep_text(&k, err);
+    if (s == STATUS_OK) judge(&k);
+    if (s == STATUS_OK && p->config.spans) s = run_spans(&k, err);
+    close_case(&k);
+    out->status = s == STATUS_OK            ? CASE_OK
+                  : s == STATUS_INTERRUPTED ? CASE_INTERRUPTED
+                                            : CASE_FAILED;
+    snprintf(out->reason, sizeof out->reason, "%.599s", s == STATUS_OK ? c->reason : err->text);
+    return s;
+}
