@@ -53,4 +53,17 @@ const struct variant *variant_table(int *n);
 /* Whether this process can run it: instruction set present. *why: a text when not (may be NULL). */
 bool variant_usable(const struct variant *v, const char **why);
 
+/* Prototypes of every row of ops.inc: kernels include this header to be checked against them. */
+#define VARIANT(op, name, device, isa, dtypes) op_function op##_##name;
+#define VARIANT_KV(op, name, device, isa, dtypes, layout)                                          \
+    op_function op##_##name;                                                                       \
+    extern const struct kv_layout kv_layout_##layout;
+#define VARIANT_W(op, name, device, isa, dtypes, layout)                                           \
+    op_function op##_##name;                                                                       \
+    extern const struct weight_layout weight_layout_##layout;
+#include "kernels/ops.inc"
+#undef VARIANT
+#undef VARIANT_KV
+#undef VARIANT_W
+
 #endif
