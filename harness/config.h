@@ -21,10 +21,14 @@ struct text_axis {
     char v[AXIS_MAX][NAME_MAX_BYTES];
 };
 
+/* Where each option got its value, by its number in the option table. */
+enum { OPTIONS_MAX = 64, FROM_DEFAULT = 0, FROM_SET = -1 }; /* else a line of the file */
+
 enum coverage_kind { COVERAGE_AUTO, COVERAGE_FULL, COVERAGE_SAMPLE };
 
 struct config {
     char file[PATH_MAX_BYTES]; /* where it came from, for messages */
+    int32_t from[OPTIONS_MAX]; /* line in it, FROM_DEFAULT or FROM_SET; see config_where */
 
     /* [model] */
     char model_path[PATH_MAX_BYTES]; /* path: needle, random:PRESET, folder; "auto": by device, see
@@ -62,7 +66,7 @@ struct config {
     /* [run] */
     int64_t repeats, warmup;     /* measured repeats; discarded ones before them */
     enum coverage_kind coverage; /* auto: what time_budget allows */
-    int64_t sample_chunks;       /* K of sample:K; also what auto falls back to */
+    int64_t sample_chunks;       /* K of sample:K and of auto:K (auto's fallback); 0 with full */
     int64_t time_budget_s;       /* 0: none */
     int64_t watchdog_s;          /* no progress for so long: the worker is killed */
     char output[PATH_MAX_BYTES]; /* result file; "": results/raw/NAME-TIME.h5 */
@@ -80,6 +84,13 @@ struct config_errors {
     struct error e[64];
     int more; /* beyond the array */
 };
+/* Adds one message; `errors` may be NULL. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+void config_error(struct config_errors *errors, const char *format, ...);
+/* All messages on stderr, one a line, and how many were left out. */
+void config_errors_print(const struct config_errors *errors);
 
 /* Defaults, then the file, then the overrides "section.key=value" in order. Every finding is one
  * message "file:line: what was found, what was expected" (overrides: "--set section.key=value:
@@ -87,6 +98,11 @@ struct config_errors {
 enum status config_load(struct config *out, const char *path, const char *const *sets, int n_sets,
                         struct config_errors *errors);
 void config_defaults(struct config *out);
+
+/* Where a value stands, for messages: "sweep.ini:12", "--set engine.threads", or "default of
+ * [engine] threads" for a value that nobody wrote. Returns out. */
+char *config_where(const struct config *c, const char *section, const char *key, char *out,
+                   size_t size);
 
 /* The effective configuration as an INI text that config_load reads back to the same struct;
  * malloc'd. */
@@ -96,10 +112,13 @@ void config_hash(const struct config *c, char out[65]);
 
 /* Walks the option table: for --help, `bench list options` and the reference page. */
 struct option_info {
-    const char *section, *key, *type, *range, *fallback, *help;
+    const char *section, *key, *type, *fallback, *help;
+    char range[120];
     bool axis;
 };
 bool config_option(int i, struct option_info *out);
+/* The reference page (docs/OPTIONS.md), malloc'd Markdown. */
+char *config_reference_page(void);
 
 /* 64k -> 65,536; 1m -> 1,048,576; k = 1024, m = 1024^2; plain digits too. false: not a number. */
 bool parse_tokens(const char *text, int64_t *out);
