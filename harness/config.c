@@ -135,10 +135,11 @@ static char *read_line(char *str, int size, void *stream) {
                      "%s:%d: found a line of %zu bytes, expected at most %zu: a value goes on in "
                      "the next line if that is indented",
                      r->file, r->line, n, room);
-    else if (*text == '[' && !r->continued && !strchr(text, ']'))
+    else if (*text == '[' && !r->continued && !strchr(text, ']')) {
         config_error(r->errors, "%s:%d: found \"%.60s\", expected [section]", r->file, r->line,
                      text);
-    else if (*text) {
+        snprintf(str, (size_t)size, "%s]", text); /* its keys are no findings of their own */
+    } else if (*text) {
         snprintf(str, (size_t)size, "%s%s", r->continued ? " " : "", text);
         if (*text != '[' || r->continued) {
             r->unanswered = r->line;

@@ -317,7 +317,10 @@ static bool axis_add(const struct option *o, const char *item, struct int_axis *
     case AXIS_INT:
         if (strstr(item, "..")) return axis_add_range(o, item, numbers, found);
         return parse_whole(o, item, &whole) && axis_add_int(numbers, whole, found);
-    case AXIS_BOOL: return parse_bool(item, &flag) && axis_add_int(numbers, flag, found);
+    case AXIS_BOOL:
+        if (!parse_bool(item, &flag)) return false;
+        if (axis_add_int(numbers, flag, found)) return true;
+        return snprintf(found, 300, "%s twice", item), false;
     case AXIS_CHOICE: return is_choice(o->choices, item) && axis_add_text(texts, item, found);
     default: return parse_text(o, item, sizeof text, text) && axis_add_text(texts, text, found);
     }
