@@ -85,13 +85,6 @@ int bench_fail(const char *command, enum status s, const struct error *err) {
     return status_exit_code(s);
 }
 
-int bench_fail_config(const char *command, enum status s, const struct config_errors *errors) {
-    for (int i = 0; i < errors->n; i++)
-        fprintf(stderr, "bench %s: %s\n", command, errors->e[i].text);
-    if (errors->more > 0) fprintf(stderr, "bench %s: and %d more\n", command, errors->more);
-    return status_exit_code(s);
-}
-
 int bench_fail_usage(const char *command, const char *what, const char *argument) {
     fprintf(stderr, "bench %s: %s '%s'; `bench %s --help` explains\n", command, what, argument,
             command);

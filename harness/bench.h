@@ -2,7 +2,7 @@
 #ifndef HARNESS_BENCH_H
 #define HARNESS_BENCH_H
 
-#include "harness/config.h"
+#include "engine/engine.h"
 
 /* What a test may put in the way; the real program passes NULL. */
 struct bench_hooks {
@@ -32,8 +32,6 @@ SUBCOMMAND_TABLE(X)
 /* For subcommands: how they end when something is wrong. Each prints "bench COMMAND: text" on
  * stderr and returns the exit code. */
 int bench_fail(const char *command, enum status s, const struct error *err);
-/* All findings about a configuration, one a line. */
-int bench_fail_config(const char *command, enum status s, const struct config_errors *errors);
 /* An argument that the command does not know; points to --help. */
 int bench_fail_usage(const char *command, const char *what, const char *argument);
 
