@@ -12,17 +12,22 @@ struct needle_prompt {
     int32_t length;
     int32_t *answer; /* [answer_length], ends with eos; owned */
     int32_t answer_length;
-    /* positions whose rows carry the answer: [links], for messages that say which depth broke */
+    /* [answer_length], owned: position of the planted value that answer token i is read from, or
+     * -1 where it is read from many rows (the censuses) or from a generated one; for messages that
+     * say which depth broke */
     int32_t *needle_positions;
-    int32_t needle_count;
+    int32_t needle_count; /* = answer_length */
 };
 
-/* Shortest prompt that holds all its needles. */
+/* Shortest prompt that holds all its needles: 1,024 tokens. */
 int32_t needle_min_length(void);
 /* depths: fractions in [0, 1] of the prompt near which the answer's pairs are planted, or NULL:
  * spread so that every chunk, every dual chunk range and every rank slice is crossed by some answer
- * token. `pattern` decides at which phases the census pairs may stand (needle_sim.py: `phase`).
- * STATUS_USAGE if length is too short. */
+ * token. The two pairs that hold a repeated question stay near the end. `pattern` decides at which
+ * phases the census pairs may stand. The answer: seven two-hop needles, four more tokens of which
+ * two are read from generated rows, four censuses (a roll that prefill took and a call that decode
+ * takes, of all the prompt), eos: 20 tokens. STATUS_USAGE if length is too short or a depth is
+ * outside [0, 1]. */
 enum status needle_prompt_build(struct needle_prompt *out, int32_t length, const double *depths,
                                 int n_depths, struct attention_pattern pattern, uint64_t seed,
                                 struct error *err);
