@@ -9,6 +9,8 @@
 
 #include "harness/config.h"
 
+enum { NAME_LENGTH = 32 };
+
 enum coverage { COVER_FULL, COVER_SAMPLED, COVER_SKIPPED };
 
 struct case_plan {
@@ -28,8 +30,7 @@ struct case_plan {
     struct memory_prediction memory;
     double predicted_prefill_s; /* one full prefill */
     double predicted_total_s;   /* warm-up, repeats and decode as planned */
-    double predicted_fixed_s; /* the part of it that no coverage changes: decode, checks, opening */
-    double predicted_budget_s; /* what was left of time_budget when its turn came; 0: no budget */
+    double predicted_fixed_s;   /* the part of it that is not prefill: opening, decode, checks */
 };
 
 struct plan {
@@ -44,8 +45,10 @@ struct plan {
     struct case_plan *cases; /* owned */
     char notes[8][300]; /* what the user should know: "1m means 1,048,320 prompt tokens: ..." */
     int n_notes;
-    double load_s;  /* predicted: loading the model, all launches together */
-    double total_s; /* predicted: everything that runs, loading included */
+    int32_t prompt_tokens[AXIS_MAX];      /* of config.prompt.v[i] */
+    char variant_names[OPS][NAME_LENGTH]; /* what device_info.variant points to */
+    double load_s;                        /* predicted: loading the model, all launches together */
+    double total_s;                       /* predicted: everything that runs, loading included */
 };
 
 /* Config errors that need the model or the prompts (length over the limit, tp that does not divide,
