@@ -208,6 +208,8 @@ bool engine_builtin_model(int i, const char **name, const char **description);
 /* Token ids of text for a model without a tokenizer of its own: one id a byte. out holds n bytes'
  * ids. */
 void engine_bytes_to_tokens(const char *text, size_t n, int32_t *out);
+/* n ids uniform in [0, V): a function of seed and place alone. */
+void engine_random_tokens(uint64_t seed, int32_t V, int32_t n, int32_t *out);
 /* Text of a token for people, into out (at most size bytes with its NUL): bytes as they are,
  * special tokens of the needle model as <name>, ids without text as <id>. Returns the length that
  * the text has. */

@@ -1,5 +1,11 @@
-/* Prompts: from a configured source to token ids. needle:LENGTH[@DEPTH,...], random:LENGTH,
- * file:PATH. */
+/* Prompts: from a configured source to token ids.
+ *
+ *   needle:LENGTH             a text with planted needles (engine/needle.h)
+ *   needle:LENGTH@DEPTH,...   ... near these depths: a percent ("25%") or a fraction ("0.25") of
+ * the prompt; "+" separates them too, where a comma separates prompts random:LENGTH             ids
+ * uniform over the vocabulary file:PATH                 all bytes of a UTF-8 text, an id a byte
+ *
+ * LENGTH as in parse_tokens: 64k = 65,536. */
 #ifndef HARNESS_PROMPT_H
 #define HARNESS_PROMPT_H
 
@@ -16,9 +22,11 @@ struct prompt {
 /* Length in tokens without making the prompt: what the plan needs. A length that leaves no room for
  * max_tokens under max_model_len is clamped when it equals max_model_len (`1m` in a 1,048,576 model
  * means 1,048,320 with 256 new tokens): *clamped tells. Errors: STATUS_USAGE (malformed, too long,
- * too short for the needle, not UTF-8, empty), STATUS_IO (unreadable). */
+ * too short for the needle, not UTF-8, empty, a vocabulary too small for it), STATUS_IO
+ * (unreadable). A file is never clamped: it is taken whole or refused. */
 enum status prompt_length(const char *source, const struct model_config *m, int64_t max_model_len,
                           int64_t max_tokens, int32_t *length, bool *clamped, struct error *err);
+/* length: what prompt_length said. STATUS_IO if a file has another length by now. */
 enum status prompt_make(struct prompt *out, const char *source, const struct model_config *m,
                         int32_t length, struct attention_pattern pattern, uint64_t seed,
                         struct error *err);
