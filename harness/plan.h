@@ -60,10 +60,20 @@ void plan_free(struct plan *p); /* zeroed struct is legal */
 /* The decisions as a small JSON file, written by rename: device, rates, and per case coverage,
  * reason and predictions. */
 enum status plan_write(const struct plan *p, const char *path, struct error *err);
+/* The same document as text, for --json; malloc'd. */
+char *plan_to_json(const struct plan *p);
 /* The plan that plan_write saved, for the same configuration: cases from `c`, decisions from the
  * file. Errors: STATUS_IO (unreadable, damaged), STATUS_USAGE (made from another configuration). */
 enum status plan_read(struct plan *out, const struct config *c, const char *path,
                       struct error *err);
+
+/* The cases alone, for plan_make and plan_read: needs config, model, device and prompt_tokens.
+ * Order, outermost first: dtype, tensor_parallel_size, attention_backend (these three share a
+ * launch), prompt, max_num_batched_tokens, enforce_eager; each axis as the configuration lists it.
+ */
+enum status plan_build_cases(struct plan *p, struct error *err);
+/* [model] path with `auto` resolved for a device; points into c or to a literal. */
+const char *plan_model_path(const struct config *c, enum device_kind device);
 
 const struct case_plan *plan_find(const struct plan *p, const char *id);
 

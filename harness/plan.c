@@ -1,0 +1,614 @@
+/* From a configuration to its cases, with what each will cost and what the budget does to it.
+ * Everything that can be found wrong before a run is found here. Before it: config.c; after it:
+ * launch.c, and cmd_plan.c for people. */
+#include "harness/plan.h"
+
+#include "harness/budget.h"
+#include "harness/format.h"
+#include "harness/predict.h"
+#include "harness/prompt.h"
+#include "harness/rates.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LINE_BYTES = PATH_MAX_BYTES + 64 };
+
+/* What the steps of plan_make share. */
+struct making {
+    struct plan *p;
+    struct config_errors *errors;
+    enum status status;      /* of the findings so far: a usage error outranks an I/O error */
+    struct rates *rates;     /* [launches], owned */
+    struct case_time *times; /* [n], owned */
+    int64_t max_model_len;
+};
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 5, 6)))
+#endif
+static void
+finding(struct making *m, enum status status, const char *section, const char *key,
+        const char *format, ...) {
+    char where[LINE_BYTES], text[1200];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    config_where(&m->p->config, section, key, where, sizeof where);
+    config_error(m->errors, "%s: %s", where, text);
+    if (m->status == STATUS_OK || status == STATUS_USAGE) m->status = status;
+}
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+static void
+note(struct plan *p, const char *format, ...) {
+    if (p->n_notes == (int)(sizeof p->notes / sizeof p->notes[0])) return;
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(p->notes[p->n_notes++], sizeof p->notes[0], format, ap);
+    va_end(ap);
+}
+
+/* ---- device and model */
+
+/* Whether a GPU can be used, or why not. */
+static bool cuda_usable(const char **why) {
+    struct variant_info v;
+    *why = "this program was built without CUDA";
+    for (int i = 0; variant_info(i, &v); i++)
+        if (!strcmp(v.device, "cuda")) {
+            if (v.usable) return true;
+            *why = v.why_not;
+        }
+    return false;
+}
+
+static void choose_device(struct making *m) {
+    struct plan *p = m->p;
+    const char *why;
+    const bool cuda = cuda_usable(&why);
+    p->device = cuda && strcmp(p->config.device, "cpu") != 0 ? DEVICE_CUDA : DEVICE_CPU;
+    if (!strcmp(p->config.device, "cuda") && !cuda)
+        finding(m, STATUS_UNSUPPORTED, "engine", "device", "found cuda, expected cpu or auto: %s",
+                why);
+    else if (!strcmp(p->config.device, "auto") && !cuda)
+        note(p, "device = auto is the CPU: %s", why);
+}
+
+const char *plan_model_path(const struct config *c, enum device_kind device) {
+    if (strcmp(c->model_path, "auto") != 0) return c->model_path;
+    return device == DEVICE_CUDA ? c->model_gpu : "needle";
+}
+
+static void read_model(struct making *m) {
+    struct plan *p = m->p;
+    struct error err = {""};
+    const char *path = plan_model_path(&p->config, p->device);
+    const bool automatic = !strcmp(p->config.model_path, "auto");
+    const enum status s = engine_model_config(path, &p->model, &err);
+    if (s != STATUS_OK)
+        finding(m, s, "model", automatic && p->device == DEVICE_CUDA ? "path_gpu" : "path", "%s",
+                err.text);
+    else if (automatic && p->device == DEVICE_CPU)
+        note(p, "model path = auto is needle on the CPU");
+}
+
+/* ---- what needs the model to be judged */
+
+static void check_kernel_name(struct making *m, enum op op, const char *name, const char *key) {
+    char names[400] = "auto";
+    struct variant_info v;
+    bool here = !strcmp(name, "auto");
+    const char *why = NULL;
+    for (int i = 0; !here && variant_info(i, &v); i++) {
+        if (v.op != op || strcmp(v.device, device_kind_name(m->p->device)) != 0) continue;
+        if (!strcmp(v.name, name)) here = v.usable, why = v.why_not;
+        if (!v.usable) continue;
+        const size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, ", %s", v.name);
+    }
+    if (here) return;
+    if (why)
+        finding(m, STATUS_UNSUPPORTED, "engine", key, "found %s, which cannot run here: %s", name,
+                why);
+    else
+        finding(m, STATUS_USAGE, "engine", key, "found \"%s\", expected one of %s", name, names);
+}
+
+static void check_engine(struct making *m) {
+    const struct config *c = &m->p->config;
+    struct error err = {""};
+    for (int i = 0; i < c->tensor_parallel_size.n; i++) {
+        const int tp = (int)c->tensor_parallel_size.v[i];
+        const enum status s = engine_check_parallel(&m->p->model, tp, &err);
+        if (s != STATUS_OK) finding(m, s, "engine", "tensor_parallel_size", "%s", err.text);
+    }
+    for (int i = 0; i < c->attention_backend.n; i++)
+        check_kernel_name(m, OP_ATTENTION, c->attention_backend.v[i], "attention_backend");
+    check_kernel_name(m, OP_LINEAR, c->linear_backend, "linear_backend");
+}
+
+static bool switched_on(const char *variable) {
+    const char *value = getenv(variable);
+    return value && !strcmp(value, "1");
+}
+
+static bool long_lengths_allowed(const struct config *c) {
+    return c->allow_long_max_model_len || switched_on("BENCH_ALLOW_LONG_MAX_MODEL_LEN") ||
+           switched_on("VLLM_ALLOW_LONG_MAX_MODEL_LEN");
+}
+
+static const char opt_in[] = "allow_long_max_model_len = true in [model], or "
+                             "BENCH_ALLOW_LONG_MAX_MODEL_LEN=1 or VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 "
+                             "in the environment";
+
+static void check_lengths(struct making *m) {
+    struct plan *p = m->p;
+    const int64_t most = p->model.max_position_embeddings;
+    char found[FORMAT_BYTES], expected[FORMAT_BYTES];
+    m->max_model_len = p->config.max_model_len ? p->config.max_model_len : most;
+    if (m->max_model_len <= most) return;
+    format_count(found, m->max_model_len);
+    format_count(expected, most);
+    if (!long_lengths_allowed(&p->config))
+        finding(m, STATUS_USAGE, "model", "max_model_len",
+                "found max_model_len = %s, expected at most %s, the max_position_embeddings of %s; "
+                "longer prompts need the opt-in: %s",
+                found, expected, p->model.name, opt_in);
+    else
+        note(p,
+             "max_model_len = %s is above the model's max_position_embeddings of %s: allowed "
+             "by the opt-in",
+             found, expected);
+}
+
+/* "needle:2m" -> 2,097,152; 0: no length is named. */
+static int64_t named_length(const char *source) {
+    char text[NAME_MAX_BYTES];
+    const char *colon = strchr(source, ':');
+    int64_t n;
+    if (!colon) return 0;
+    snprintf(text, sizeof text, "%.*s", (int)strcspn(colon + 1, "@"), colon + 1);
+    return parse_tokens(text, &n) ? n : 0;
+}
+
+static void check_prompts(struct making *m) {
+    struct plan *p = m->p;
+    const struct config *c = &p->config;
+    char a[FORMAT_BYTES], b[FORMAT_BYTES], d[FORMAT_BYTES];
+    for (int i = 0; i < c->prompt.n; i++) {
+        struct error err = {""};
+        bool clamped = false;
+        const char *source = c->prompt.v[i];
+        const enum status s = prompt_length(source, &p->model, m->max_model_len, c->max_tokens,
+                                            &p->prompt_tokens[i], &clamped, &err);
+        const bool too_long =
+            named_length(source) > p->model.max_position_embeddings && !long_lengths_allowed(c);
+        if (s != STATUS_OK)
+            finding(m, s, "prompt", "source", "%s%s%s", err.text,
+                    too_long ? "; above the model's max_position_embeddings max_model_len needs "
+                               "the opt-in: "
+                             : "",
+                    too_long ? opt_in : "");
+        else if (clamped)
+            note(p, "%s means %s prompt tokens: max_model_len %s keeps room for %s new ones",
+                 source, format_count(a, p->prompt_tokens[i]), format_count(b, m->max_model_len),
+                 format_count(d, c->max_tokens));
+    }
+}
+
+/* ---- cases */
+
+/* Letters that are safe in file names and HDF5 paths; what had to be changed beyond recognition, or
+ * was too long, gets a hash of the source, so that different prompts never share an id. */
+static void prompt_slug(const char *source, char *out, size_t size) {
+    static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@._-";
+    enum { SLUG_BYTES = 40 };
+    const bool file = !strncmp(source, "file:", 5);
+    const char *slash = file ? strrchr(source, '/') : NULL;
+    char text[NAME_MAX_BYTES + 8];
+    snprintf(text, sizeof text, "%s%s", slash ? "file-" : "", slash ? slash + 1 : source);
+    bool changed = file || strlen(text) > SLUG_BYTES;
+    text[strlen(text) > SLUG_BYTES ? SLUG_BYTES : strlen(text)] = 0;
+    for (char *t = text; *t; t++) {
+        if (strchr(safe, *t)) continue;
+        if (*t == ':')
+            *t = '-';
+        else if (*t == '/')
+            *t = '+';
+        else
+            *t = '_', changed = true;
+    }
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (const char *s = source; *s; s++) hash = (hash ^ (unsigned char)*s) * 16777619u;
+    if (changed)
+        snprintf(out, size, "%s-%06x", text, hash >> 8);
+    else
+        snprintf(out, size, "%s", text);
+}
+
+static void name_case(struct case_plan *c, int64_t chunk, const char *attention) {
+    char slug[64];
+    prompt_slug(c->prompt, slug, sizeof slug);
+    const bool automatic = !strcmp(attention, "auto");
+    snprintf(c->id, sizeof c->id, "%s_c%" PRId64 "_%s_tp%d_%s%s%.16s", slug, chunk,
+             c->session.graph ? "graph" : "eager", c->engine.tensor_parallel_size,
+             c->engine.dtype == DTYPE_BF16 ? "bf16" : "f32", automatic ? "" : "_",
+             automatic ? "" : attention);
+}
+
+static struct engine_opts launch_opts_of(const struct plan *p, int dtype, int tp, int attention) {
+    const struct config *c = &p->config;
+    struct engine_opts o = engine_opts_defaults();
+    o.model = plan_model_path(c, p->device);
+    o.tensor_parallel_size = (int)c->tensor_parallel_size.v[tp];
+    o.dtype = strcmp(c->dtype.v[dtype], "float32") != 0 ? DTYPE_BF16 : DTYPE_F32;
+    o.device = p->device;
+    o.threads = (int)c->threads;
+    o.isa = c->isa;
+    o.attention_backend = c->attention_backend.v[attention];
+    o.linear_backend = c->linear_backend;
+    o.seed = (uint64_t)c->model_seed;
+    o.prune_last_layer = c->prune_last_layer;
+    o.dual_chunk_attention = c->dual_chunk_attention;
+    o.block_rows = (int32_t)c->block_rows;
+    return o;
+}
+
+static struct session_opts session_of(const struct config *c, int32_t tokens, int64_t chunk,
+                                      bool graph) {
+    struct session_opts s = session_opts_defaults();
+    s.prompt_tokens = tokens;
+    s.max_tokens = (int32_t)c->max_tokens;
+    s.chunk_tokens = (int32_t)(chunk < tokens ? chunk : tokens);
+    s.graph = graph;
+    s.taps = c->spot > 0;
+    s.sampling = (struct sampling_opts){.temperature = (float)c->temperature,
+                                        .top_p = (float)c->top_p,
+                                        .repetition_penalty = (float)c->repetition_penalty,
+                                        .top_k = (int32_t)c->top_k,
+                                        .seed = (uint64_t)c->sampling_seed};
+    return s;
+}
+
+/* The cases of one launch: prompt, chunk size, mode. */
+static void build_launch(struct plan *p, const struct engine_opts *engine, int launch) {
+    const struct config *c = &p->config;
+    const int chunk_sizes = c->enable_chunked_prefill ? c->max_num_batched_tokens.n : 1;
+    for (int i = 0; i < c->prompt.n; i++)
+        for (int j = 0; j < chunk_sizes; j++)
+            for (int k = 0; k < c->enforce_eager.n; k++) {
+                struct case_plan *one = &p->cases[p->n++];
+                const int32_t tokens = p->prompt_tokens[i];
+                const int64_t chunk =
+                    c->enable_chunked_prefill ? c->max_num_batched_tokens.v[j] : tokens;
+                one->launch = launch;
+                one->engine = *engine;
+                one->session = session_of(c, tokens, chunk, !c->enforce_eager.v[k]);
+                one->seed = c->prompt_seed;
+                one->chunks = (int)((tokens - 1) / one->session.chunk_tokens + 1);
+                memcpy(one->prompt, c->prompt.v[i], sizeof one->prompt);
+                name_case(one, chunk, engine->attention_backend);
+            }
+}
+
+static enum status check_ids(const struct plan *p, struct error *err) {
+    for (int i = 0; i < p->n; i++)
+        for (int j = 0; j < i; j++)
+            if (!strcmp(p->cases[i].id, p->cases[j].id))
+                return error_set(err, STATUS_USAGE,
+                                 "prompts \"%.100s\" and \"%.100s\" would share the case id %s",
+                                 p->cases[j].prompt, p->cases[i].prompt, p->cases[i].id);
+    return STATUS_OK;
+}
+
+enum status plan_build_cases(struct plan *p, struct error *err) {
+    enum { CASES_MAX = 4096 };
+    const struct config *c = &p->config;
+    const int chunk_sizes = c->enable_chunked_prefill ? c->max_num_batched_tokens.n : 1;
+    const int64_t n = (int64_t)c->dtype.n * c->tensor_parallel_size.n * c->attention_backend.n *
+                      c->prompt.n * chunk_sizes * c->enforce_eager.n;
+    if (n > CASES_MAX)
+        return error_set(err, STATUS_USAGE, "found %" PRId64 " cases, expected at most %d", n,
+                         (int)CASES_MAX);
+    p->cases = calloc((size_t)n, sizeof *p->cases);
+    if (!p->cases) return error_set(err, STATUS_NO_MEMORY, "no memory for %" PRId64 " cases", n);
+    for (int i = 0; i < c->dtype.n; i++)
+        for (int j = 0; j < c->tensor_parallel_size.n; j++)
+            for (int k = 0; k < c->attention_backend.n; k++) {
+                const struct engine_opts engine = launch_opts_of(p, i, j, k);
+                build_launch(p, &engine, p->launches++);
+            }
+    return check_ids(p, err);
+}
+
+/* ---- what they cost */
+
+static const struct case_plan *first_of_launch(const struct plan *p, int launch) {
+    for (int i = 0; i < p->n; i++)
+        if (p->cases[i].launch == launch) return &p->cases[i];
+    return NULL;
+}
+
+/* Launches that differ in tp alone run the same kernels: they share one measurement. */
+static int launch_with_same_kernels(const struct plan *p, int launch) {
+    const struct engine_opts *mine = &first_of_launch(p, launch)->engine;
+    for (int i = 0; i < launch; i++) {
+        const struct engine_opts *other = &first_of_launch(p, i)->engine;
+        if (mine->dtype == other->dtype &&
+            !strcmp(mine->attention_backend, other->attention_backend))
+            return i;
+    }
+    return launch;
+}
+
+static void measure_rates(struct making *m) {
+    struct plan *p = m->p;
+    for (int i = 0; i < p->launches; i++) {
+        struct error err = {""};
+        const int same = launch_with_same_kernels(p, i);
+        if (same != i) {
+            m->rates[i] = m->rates[same];
+            continue;
+        }
+        const struct engine_opts *engine = &first_of_launch(p, i)->engine;
+        const enum status s = rates_get(&m->rates[i], engine, &p->model, &err);
+        if (s != STATUS_OK)
+            finding(m, s, "engine", "attention_backend", "%s, %s: %s", dtype_name(engine->dtype),
+                    engine->attention_backend, err.text);
+        else if (*m->rates[i].note)
+            note(p, "%s", m->rates[i].note);
+    }
+    if (m->status != STATUS_OK) return;
+    p->rates = m->rates[0].rates;
+    p->rates_measured = m->rates[0].measured;
+    p->device_info = m->rates[0].info;
+    memcpy(p->variant_names, m->rates[0].names, sizeof p->variant_names);
+    for (int op = 0; op < OPS; op++)
+        if (p->device_info.variant[op]) p->device_info.variant[op] = p->variant_names[op];
+}
+
+/* "weights 1.20 GiB + kv 3.00 GiB + ... = 5.10 GiB" */
+static void memory_arithmetic(const struct memory_prediction *m, char *out, size_t size) {
+    static const char *const names[MEMORY_CATEGORIES] = {
+#define X(name, text) text,
+        MEMORY_CATEGORY_TABLE(X)
+#undef X
+    };
+    char b[FORMAT_BYTES];
+    size_t used = 0;
+    out[0] = 0;
+    for (int k = 0; k < MEMORY_CATEGORIES; k++) {
+        int64_t bytes = m->shared_bytes[k];
+        for (int r = 0; r < m->ranks; r++) bytes += m->rank_bytes[r][k];
+        if (!bytes || used >= size) continue;
+        used += (size_t)snprintf(out + used, size - used, "%s%s %s", used ? " + " : "", names[k],
+                                 format_bytes(b, bytes));
+    }
+    if (used < size) snprintf(out + used, size - used, " = %s", format_bytes(b, m->total_bytes));
+}
+
+static int64_t session_bytes(const struct memory_prediction *m) {
+    int64_t bytes = m->total_bytes - m->shared_bytes[MEMORY_WEIGHTS];
+    for (int r = 0; r < m->ranks; r++) bytes -= m->rank_bytes[r][MEMORY_WEIGHTS];
+    return bytes;
+}
+
+static void predict_cases(struct making *m) {
+    struct plan *p = m->p;
+    const struct config *c = &p->config;
+    for (int i = 0; i < p->n; i++) {
+        struct case_plan *one = &p->cases[i];
+        struct error err = {""};
+        const enum status s =
+            engine_predict_memory(&one->engine, &one->session, &one->memory, &err);
+        if (s != STATUS_OK) {
+            finding(m, s, "engine", "tensor_parallel_size", "%s: %s", one->id, err.text);
+            return;
+        }
+        const struct rates *rates = &m->rates[one->launch];
+        const struct case_work work = {
+            .model = &p->model,
+            .engine = &one->engine,
+            .session = &one->session,
+            .rates = &rates->rates,
+            .session_bytes = session_bytes(&one->memory),
+            .threads = rates->info.threads > 0 ? rates->info.threads : 1,
+            .passes = (int)(c->warmup + c->repeats) + c->spans,
+            .spot = c->spot,
+            .k = c->sample_chunks > 0 ? (int)c->sample_chunks : 1,
+        };
+        predict_case(&work, &m->times[i]);
+        one->predicted_prefill_s = m->times[i].full_prefill_s;
+    }
+}
+
+/* ---- what is done with them */
+
+static int passes(const struct config *c) {
+    return (int)(c->warmup + c->repeats) + c->spans;
+}
+
+static double full_s(const struct making *m, int i) {
+    return m->times[i].full_fixed_s + passes(&m->p->config) * m->times[i].full_prefill_s;
+}
+static double sampled_s(const struct making *m, int i) {
+    return m->times[i].sampled_fixed_s + passes(&m->p->config) * m->times[i].sampled_prefill_s;
+}
+
+static bool fits_in_memory(const struct case_plan *c) {
+    return c->memory.total_bytes <= c->memory.available_bytes;
+}
+
+static int prompt_number(const struct plan *p, const struct case_plan *c) {
+    for (int i = 0; i < p->config.prompt.n; i++)
+        if (!strcmp(p->config.prompt.v[i], c->prompt)) return i;
+    return 0;
+}
+
+static struct budget_case offer_of(const struct making *m, int i) {
+    const struct config *c = &m->p->config;
+    const struct case_plan *one = &m->p->cases[i];
+    const bool sampling = one->chunks > c->sample_chunks; /* else every chunk runs anyway */
+    struct budget_case b = {.group = prompt_number(m->p, one),
+                            .full_s = full_s(m, i),
+                            .sampled_s = sampled_s(m, i),
+                            .excluded = !fits_in_memory(one)};
+    if (c->coverage == COVERAGE_FULL || !sampling)
+        b.sampled_s = -1;
+    else if (c->coverage == COVERAGE_SAMPLE)
+        b.full_s = -1;
+    return b;
+}
+
+static void explain_skipped(const struct making *m, int i, const struct budget_case *b) {
+    struct case_plan *c = &m->p->cases[i];
+    char memory[300], t1[FORMAT_BYTES], t2[FORMAT_BYTES], t3[FORMAT_BYTES];
+    if (b->excluded) {
+        memory_arithmetic(&c->memory, memory, sizeof memory);
+        snprintf(c->reason, sizeof c->reason, "memory: %s, but %s are available", memory,
+                 format_bytes(t1, c->memory.available_bytes));
+        return;
+    }
+    const bool sampled = b->sampled_s >= 0;
+    char what[80];
+    if (sampled)
+        snprintf(what, sizeof what, "%d of %d chunks", (int)m->p->config.sample_chunks, c->chunks);
+    else
+        snprintf(what, sizeof what, "all %d chunks", c->chunks);
+    snprintf(c->reason, sizeof c->reason,
+             "time: %s in %d pass%s take %s, and %s of the budget of %s are left for it", what,
+             passes(&m->p->config), passes(&m->p->config) == 1 ? "" : "es",
+             format_seconds(t1, sampled ? b->sampled_s : b->full_s), format_seconds(t2, b->left_s),
+             format_seconds(t3, (double)m->p->config.time_budget_s));
+}
+
+static void explain_sampled(const struct making *m, int i, const struct budget_case *b) {
+    struct case_plan *c = &m->p->cases[i];
+    char t1[FORMAT_BYTES], t2[FORMAT_BYTES], t3[FORMAT_BYTES];
+    if (b->full_s < 0) {
+        snprintf(c->reason, sizeof c->reason, "coverage = sample:%" PRId64 ": %d of %d chunks",
+                 m->p->config.sample_chunks, c->sampled, c->chunks);
+        return;
+    }
+    char t4[FORMAT_BYTES];
+    snprintf(c->reason, sizeof c->reason,
+             "time: all %d chunks take %s, %s more than %d of them, and %s of the budget of %s are "
+             "left for it",
+             c->chunks, format_seconds(t1, b->full_s), format_seconds(t2, b->full_s - b->sampled_s),
+             c->sampled, format_seconds(t3, b->left_s),
+             format_seconds(t4, (double)m->p->config.time_budget_s));
+}
+
+static void take_decision(struct making *m, int i, const struct budget_case *b) {
+    struct case_plan *c = &m->p->cases[i];
+    const struct case_time *t = &m->times[i];
+    c->coverage = b->coverage;
+    switch (b->coverage) {
+    case COVER_FULL:
+        c->predicted_fixed_s = t->full_fixed_s;
+        c->predicted_total_s = b->full_s;
+        break;
+    case COVER_SAMPLED:
+        c->sampled = (int)m->p->config.sample_chunks;
+        c->predicted_fixed_s = t->sampled_fixed_s;
+        c->predicted_total_s = b->sampled_s;
+        explain_sampled(m, i, b);
+        break;
+    case COVER_SKIPPED: explain_skipped(m, i, b); break;
+    }
+    m->p->total_s += c->predicted_total_s;
+}
+
+/* Loading is paid first: the budget of the cases is what it leaves. */
+static void decide_coverage(struct making *m) {
+    struct plan *p = m->p;
+    struct budget_case *offers = calloc((size_t)p->n, sizeof *offers);
+    const int threads = p->device_info.threads > 0 ? p->device_info.threads : 1;
+    p->load_s = p->launches * predict_load_s(&p->model, threads);
+    const double budget =
+        p->config.time_budget_s ? (double)p->config.time_budget_s - p->load_s : INFINITY;
+    for (int i = 0; offers && i < p->n; i++) offers[i] = offer_of(m, i);
+    if (!offers || budget_decide(offers, p->n, budget) < 0)
+        finding(m, STATUS_NO_MEMORY, "run", "time_budget", "no memory for the plan");
+    else
+        for (int i = 0; i < p->n; i++) take_decision(m, i, &offers[i]);
+    if (p->total_s > 0) p->total_s += p->load_s;
+    free(offers);
+}
+
+static void add_notes(struct making *m) {
+    struct plan *p = m->p;
+    int clamped = 0;
+    const int sizes = p->config.enable_chunked_prefill ? p->config.max_num_batched_tokens.n : 0;
+    for (int i = 0; i < p->config.prompt.n; i++)
+        for (int j = 0; j < sizes; j++)
+            clamped += p->config.max_num_batched_tokens.v[j] > p->prompt_tokens[i];
+    if (clamped)
+        note(p, "%d chunk size%s larger than the prompt: there the whole prompt is one chunk",
+             clamped, clamped == 1 ? " is" : "s are");
+}
+
+/* ---- all of it */
+
+static void make(struct making *m) {
+    struct error err = {""};
+    choose_device(m);
+    if (m->status == STATUS_OK) read_model(m);
+    if (m->status != STATUS_OK) return;
+    check_engine(m);
+    check_lengths(m);
+    check_prompts(m);
+    if (m->status != STATUS_OK) return;
+    const enum status s = plan_build_cases(m->p, &err);
+    if (s != STATUS_OK) {
+        finding(m, s, "prompt", "source", "%s", err.text);
+        return;
+    }
+    m->rates = calloc((size_t)m->p->launches, sizeof *m->rates);
+    m->times = calloc((size_t)m->p->n, sizeof *m->times);
+    if (!m->rates || !m->times) {
+        finding(m, STATUS_NO_MEMORY, "prompt", "source", "no memory for %d cases", m->p->n);
+        return;
+    }
+    measure_rates(m);
+    if (m->status == STATUS_OK) predict_cases(m);
+    if (m->status == STATUS_OK) decide_coverage(m);
+    if (m->status == STATUS_OK) add_notes(m);
+}
+
+enum status plan_make(struct plan *out, const struct config *c, struct config_errors *errors) {
+    memset(out, 0, sizeof *out);
+    out->config = *c;
+    struct making m = {.p = out, .errors = errors};
+    make(&m);
+    free(m.rates);
+    free(m.times);
+    if (m.status != STATUS_OK) plan_free(out);
+    return m.status;
+}
+
+void plan_free(struct plan *p) {
+    free(p->cases);
+    memset(p, 0, sizeof *p);
+}
+
+const struct case_plan *plan_find(const struct plan *p, const char *id) {
+    for (int i = 0; i < p->n; i++)
+        if (!strcmp(p->cases[i].id, id)) return &p->cases[i];
+    return NULL;
+}
+
+int plan_sampled_chunks(int chunks, int k, int *out) {
+    if (k >= chunks) k = chunks;
+    for (int i = 0; i < k; i++)
+        out[i] = k == 1 ? chunks - 1 : (int)(((int64_t)i * (chunks - 1) + (k - 1) / 2) / (k - 1));
+    return k;
+}

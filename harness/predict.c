@@ -1,0 +1,86 @@
+/* Time of chunks, passes and cases. See predict.h. What is not measured in device_rates is a named
+ * constant here: all of it together is a small part of any case that lasts longer than seconds. */
+#include "harness/predict.h"
+
+#include "harness/plan.h"
+
+/* One core, each measured to within a factor of two; they only have to be of the right size. */
+static const double LOAD_NS_PER_PARAMETER = 8; /* generate, round, pack */
+static const double FILL_NS_PER_VALUE = 3;     /* synthetic keys and values */
+static const double SPOT_NS_PER_KEY_VALUE = 4; /* float64 plain loop over one key element */
+
+int64_t predict_parameters(const struct model_config *m) {
+    const int64_t C = m->C, q = (int64_t)m->H * m->D, kv = (int64_t)m->K * m->D;
+    const int64_t layer = (q + 2 * kv) * (C + 1) + C * q + 3 * C * m->F + 2 * C;
+    return layer * m->layers + C + (int64_t)m->V * C * (m->tie_word_embeddings ? 1 : 2);
+}
+
+double predict_chunk_s(const struct chunk_cost *cost, const struct device_rates *rates) {
+    return (double)cost->linear_flops / rates->linear_flops +
+           (double)cost->attention_flops / rates->attention_flops +
+           (double)cost->bytes / rates->copy_bytes +
+           (double)cost->ops * rates->op_overhead_ns * 1e-9;
+}
+
+static double chunk_at(const struct case_work *w, int64_t start) {
+    const int64_t left = w->session->prompt_tokens - start, chunk = w->session->chunk_tokens;
+    const int64_t n = left < chunk ? left : chunk;
+    const struct chunk_cost cost = engine_chunk_cost(w->model, w->engine, start, n, n == left);
+    return predict_chunk_s(&cost, w->rates);
+}
+
+/* The cost of equal chunks is affine in where they start, so their sum needs only the first and the
+ * last of them; the last chunk of the prompt does more and is counted by itself. */
+static double full_prefill(const struct case_work *w) {
+    const int64_t chunk = w->session->chunk_tokens;
+    const int64_t equal = (w->session->prompt_tokens - 1) / chunk; /* all but the last */
+    double s = chunk_at(w, equal * chunk);
+    if (equal) s += (double)equal * 0.5 * (chunk_at(w, 0) + chunk_at(w, (equal - 1) * chunk));
+    return s;
+}
+
+static int64_t kv_values_per_token(const struct model_config *m) {
+    return 2 * (int64_t)m->layers * m->K * m->D;
+}
+
+static double sampled_prefill(const struct case_work *w) {
+    enum { K_MAX = 1024 };
+    int chunks[K_MAX];
+    const int64_t chunk = w->session->chunk_tokens, tokens = w->session->prompt_tokens;
+    const int all = (int)((tokens + chunk - 1) / chunk);
+    const int n = plan_sampled_chunks(all, w->k < K_MAX ? w->k : K_MAX, chunks);
+    double s = 0;
+    for (int i = 0; i < n; i++) s += chunk_at(w, chunks[i] * chunk);
+    const int64_t filled = tokens > n * chunk ? tokens - n * chunk : 0;
+    return s +
+           (double)(filled * kv_values_per_token(w->model)) * FILL_NS_PER_VALUE * 1e-9 / w->threads;
+}
+
+/* One generated token reads all weights and the whole cache once: a decode step is bound by memory,
+ * not by arithmetic. copy_bytes counts what is read and what is written. */
+static double decode_token(const struct case_work *w) {
+    const int64_t at = w->session->prompt_tokens;
+    const struct chunk_cost cost = engine_chunk_cost(w->model, w->engine, at, 1, true);
+    const double bytes =
+        (double)(predict_parameters(w->model) + at * kv_values_per_token(w->model)) *
+        (double)dtype_bytes(w->engine->dtype);
+    return predict_chunk_s(&cost, w->rates) + bytes / w->rates->copy_bytes;
+}
+
+static double spot_check(const struct case_work *w) {
+    return (double)w->spot * 0.5 * w->session->prompt_tokens * 2 * w->model->D *
+           SPOT_NS_PER_KEY_VALUE * 1e-9;
+}
+
+void predict_case(const struct case_work *w, struct case_time *out) {
+    const double opening = (double)w->session_bytes / w->rates->copy_bytes;
+    out->full_prefill_s = full_prefill(w);
+    out->sampled_prefill_s = sampled_prefill(w);
+    out->sampled_fixed_s = opening + spot_check(w);
+    out->full_fixed_s =
+        out->sampled_fixed_s + w->passes * (double)w->session->max_tokens * decode_token(w);
+}
+
+double predict_load_s(const struct model_config *m, int threads) {
+    return (double)predict_parameters(m) * LOAD_NS_PER_PARAMETER * 1e-9 / threads;
+}

@@ -1,0 +1,191 @@
+/* Measured rates and their cache. See rates.h. Before it: plan.c; under it: engine_measure. */
+#include "harness/rates.h"
+
+#include "harness/jsondoc.h"
+#include "harness/sha256.h"
+
+#include <errno.h>
+#include <math.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { KEY_BYTES = 8192, CACHE_SECONDS = 24 * 3600 };
+
+/* ---- the key: everything that the rates depend on, as text */
+
+/* Lines of the first processor that say what it is, not how it is at the moment. */
+static void processor_text(char *out, size_t size) {
+    static const char *const wanted[] = {"model name", "cpu family", "stepping", "flags",
+                                         "cache size"};
+    char line[8192];
+    size_t used = 0;
+    out[0] = 0;
+    FILE *file = fopen("/proc/cpuinfo", "re");
+    if (!file) return;
+    while (fgets(line, sizeof line, file) && *line != '\n')
+        for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
+            if (!strncmp(line, wanted[i], strlen(wanted[i])) && used < size)
+                used += (size_t)snprintf(out + used, size - used, "%s", line);
+    fclose(file);
+}
+
+static int cores_in_use(const struct engine_opts *opts) {
+    cpu_set_t set;
+    if (opts->threads) return opts->threads;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
+}
+
+static void key_text(const struct engine_opts *opts, const struct model_config *model, char *out) {
+    char processor[KEY_BYTES - 600];
+    struct stat binary = {0};
+    stat("/proc/self/exe", &binary);
+    processor_text(processor, sizeof processor);
+    snprintf(out, KEY_BYTES,
+             "binary %lld bytes of %lld.%09ld\ncores %d\ndevice %s isa %s attention %s linear %s\n"
+             "dtype %s head_dim %d\n%s",
+             (long long)binary.st_size, (long long)binary.st_mtim.tv_sec, binary.st_mtim.tv_nsec,
+             cores_in_use(opts), device_kind_name(opts->device), opts->isa, opts->attention_backend,
+             opts->linear_backend, dtype_name(opts->dtype), (int)model->D, processor);
+}
+
+/* ---- the cache */
+
+static bool make_folder(const char *path) {
+    return mkdir(path, 0755) == 0 || errno == EEXIST;
+}
+
+/* $XDG_CACHE_HOME/chunkbench, or ~/.cache/chunkbench; false: nowhere to keep anything. */
+static bool cache_folder(char *out, size_t size) {
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n;
+    if (xdg && *xdg == '/') {
+        make_folder(xdg);
+        n = snprintf(out, size, "%s/chunkbench", xdg);
+    } else if (home && *home == '/') {
+        snprintf(out, size, "%s/.cache", home);
+        make_folder(out);
+        n = snprintf(out, size, "%s/.cache/chunkbench", home);
+    } else
+        return false;
+    return n > 0 && (size_t)n < size && make_folder(out);
+}
+
+static const struct {
+    const char *key;
+    size_t offset;
+} fields[] = {{"linear_flops", offsetof(struct device_rates, linear_flops)},
+              {"attention_flops", offsetof(struct device_rates, attention_flops)},
+              {"copy_bytes", offsetof(struct device_rates, copy_bytes)},
+              {"roof_flops", offsetof(struct device_rates, roof_flops)},
+              {"op_overhead_ns", offsetof(struct device_rates, op_overhead_ns)}};
+enum { FIELDS = sizeof fields / sizeof fields[0] };
+
+void rates_put(struct jsondoc *object, const struct device_rates *r, const struct device_info *i) {
+    for (int f = 0; f < FIELDS; f++)
+        jsondoc_put_real(object, fields[f].key,
+                         *(const double *)((const char *)r + fields[f].offset));
+    struct jsondoc *device = jsondoc_put_object(object, "device");
+    jsondoc_put_text(device, "name", i->name);
+    jsondoc_put_text(device, "isa", i->isa);
+    jsondoc_put_int(device, "threads", i->threads);
+    jsondoc_put_int(device, "memory_bytes", i->memory_bytes);
+    jsondoc_put_int(device, "available_bytes", i->available_bytes);
+    struct jsondoc *kernels = jsondoc_put_object(device, "kernels");
+    for (int op = 0; op < OPS; op++)
+        if (i->variant[op]) jsondoc_put_text(kernels, op_name((enum op)op), i->variant[op]);
+}
+
+static bool take_text(const struct jsondoc *object, const char *key, char *out, size_t size) {
+    const char *text = jsondoc_get_text(object, key);
+    if (!text || strlen(text) >= size) return false;
+    strcpy(out, text);
+    return true;
+}
+
+bool rates_take(const struct jsondoc *object, struct device_rates *r, struct device_info *i,
+                char names[OPS][NAME_LENGTH]) {
+    memset(i, 0, sizeof *i);
+    for (int f = 0; f < FIELDS; f++) {
+        double value;
+        if (!jsondoc_get_real(object, fields[f].key, &value) || !isfinite(value) || value <= 0)
+            return false;
+        *(double *)((char *)r + fields[f].offset) = value;
+    }
+    const struct jsondoc *device = jsondoc_get(object, "device");
+    int64_t threads;
+    if (!take_text(device, "name", i->name, sizeof i->name) ||
+        !take_text(device, "isa", i->isa, sizeof i->isa) ||
+        !jsondoc_get_int(device, "threads", &threads) || threads < 0 || threads > 1 << 20 ||
+        !jsondoc_get_int(device, "memory_bytes", &i->memory_bytes) ||
+        !jsondoc_get_int(device, "available_bytes", &i->available_bytes))
+        return false;
+    i->threads = (int)threads;
+    const struct jsondoc *kernels = jsondoc_get(device, "kernels");
+    for (int op = 0; op < OPS; op++)
+        if (take_text(kernels, op_name((enum op)op), names[op], NAME_LENGTH))
+            i->variant[op] = names[op];
+    return true;
+}
+
+static bool read_cache(const char *path, const char *key, struct rates *out) {
+    struct jsondoc *d;
+    int64_t measured_at;
+    const int64_t now = (int64_t)time(NULL);
+    if (jsondoc_read(&d, path, NULL) != STATUS_OK) return false;
+    const char *was = jsondoc_get_text(d, "key");
+    const bool ok = was && !strcmp(was, key) && jsondoc_get_int(d, "measured_at", &measured_at) &&
+                    measured_at <= now && measured_at > now - CACHE_SECONDS &&
+                    rates_take(d, &out->rates, &out->info, out->names);
+    jsondoc_close(d);
+    return ok;
+}
+
+static void write_cache(const char *path, const char *key, struct rates *r) {
+    struct error err = {""};
+    struct jsondoc *d = jsondoc_object();
+    jsondoc_put_text(d, "schema", "chunkbench rates");
+    jsondoc_put_text(d, "key", key);
+    jsondoc_put_int(d, "measured_at", (int64_t)time(NULL));
+    rates_put(d, &r->rates, &r->info);
+    if (jsondoc_write(d, path, &err) != STATUS_OK)
+        snprintf(r->note, sizeof r->note, "the measured rates are not kept: %.250s", err.text);
+    jsondoc_close(d);
+}
+
+/* info.variant[] of a device that is closed: the names belong to the program, but not to us. */
+static void own_names(struct rates *r) {
+    for (int op = 0; op < OPS; op++)
+        if (r->info.variant[op]) {
+            snprintf(r->names[op], NAME_LENGTH, "%s", r->info.variant[op]);
+            r->info.variant[op] = r->names[op];
+        }
+}
+
+enum status rates_get(struct rates *out, const struct engine_opts *opts,
+                      const struct model_config *model, struct error *err) {
+    char key[KEY_BYTES], hash[65], folder[4096], path[4200];
+    memset(out, 0, sizeof *out);
+    key_text(opts, model, key);
+    sha256_hex(key, strlen(key), hash);
+    const bool keep = cache_folder(folder, sizeof folder);
+    snprintf(path, sizeof path, "%s/rates-%.16s.json", keep ? folder : "", hash);
+    if (keep && read_cache(path, key, out)) return STATUS_OK;
+
+    memset(out, 0, sizeof *out);
+    out->measured = true;
+    const enum status status = engine_measure(opts, &out->rates, &out->info, err);
+    if (status != STATUS_OK) return status;
+    own_names(out);
+    if (keep)
+        write_cache(path, key, out);
+    else
+        snprintf(out->note, sizeof out->note,
+                 "the measured rates are not kept: neither "
+                 "XDG_CACHE_HOME nor HOME is a folder that can be written");
+    return STATUS_OK;
+}

@@ -1,0 +1,28 @@
+/* The rates of this machine's kernels, measured once (about a second) and kept in
+ * $XDG_CACHE_HOME/chunkbench/rates-HASH.json for a day. The hash is of what can change them: the
+ * processor, the cores in use, this binary, and the options that choose kernels. A cache that is
+ * damaged or of something else is measured again. */
+#ifndef HARNESS_RATES_H
+#define HARNESS_RATES_H
+
+#include "harness/plan.h"
+
+struct rates {
+    struct device_rates rates;
+    struct device_info info; /* variant[] points into names: copy with rates_copy_names */
+    char names[OPS][NAME_LENGTH];
+    bool measured;  /* false: from the cache */
+    char note[300]; /* why the cache could not be written, or "" */
+};
+
+/* Errors are engine_measure's. *out must not move afterwards (info points into it). */
+enum status rates_get(struct rates *out, const struct engine_opts *opts,
+                      const struct model_config *model, struct error *err);
+
+/* As a JSON object and back; false: not all of it is there and sensible. For plan files too. */
+struct jsondoc;
+void rates_put(struct jsondoc *object, const struct device_rates *r, const struct device_info *i);
+bool rates_take(const struct jsondoc *object, struct device_rates *r, struct device_info *i,
+                char names[OPS][NAME_LENGTH]);
+
+#endif
