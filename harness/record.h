@@ -53,6 +53,9 @@ struct record_run {
 enum status record_read_run(const char *path, struct record_run *out, struct error *err);
 void record_run_free(struct record_run *r);
 
+/* "HDF5 1.10.8": the library that runs, for run_facts.libraries. */
+void record_library(char *out, size_t size);
+
 /* Writes checks that are only known once all cases have run (invariance) back into a fragment. */
 enum status record_update_checks(const char *dir, const struct case_result *r, struct error *err);
 

@@ -91,7 +91,7 @@ struct case_result {
     char prompt[NAME_MAX_BYTES], prompt_sha256[65];
     int32_t prompt_tokens, chunk_tokens;
     bool graph;
-    int tp, repeats;
+    int tp, repeats, devices; /* devices that share the ranks: 1 on the CPU */
     char device[96], dtype[16], attention[32], linear[32];
     bool prune_last_layer, dual_chunk;
     enum coverage coverage;
@@ -127,6 +127,8 @@ struct case_result {
     struct check_result check[CHECKS];
 };
 
+/* From the plan. The status is CASE_SKIPPED for a skipped case, else CASE_FAILED with a reason:
+ * whoever runs the case to its end says CASE_OK and clears the reason. All checks: not checked. */
 void result_init(struct case_result *r, const struct case_plan *c);
 void result_free(struct case_result *r);
 enum status result_add_chunk(struct case_result *r, const struct chunk_row *row, struct error *err);
@@ -136,6 +138,10 @@ enum status result_add_decode(struct case_result *r, const struct decode_row *ro
                               struct error *err);
 enum status result_add_spans(struct case_result *r, const struct span_row *rows, int64_t n,
                              struct error *err);
+
+/* Rows that an array of n rows has room for: who fills one otherwise than by adding allocates so.
+ */
+int64_t result_capacity(int64_t n);
 
 /* Facts derived from the rows, computed in one place for table, JSON and HDF5 alike. */
 struct case_summary {

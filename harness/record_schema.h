@@ -1,0 +1,270 @@
+/* What stands in a result file, schema 1: the columns of its tables and its attributes, each with
+ * its place in a row in memory. record_write.c and record_read.c walk the same tables. */
+#ifndef HARNESS_RECORD_SCHEMA_H
+#define HARNESS_RECORD_SCHEMA_H
+
+#include "harness/h5file.h"
+#include "harness/record.h"
+
+#include <string.h>
+
+static const struct column chunk_columns[] = {
+    {"repeat", SIGNED, FIELD(chunk_row, repeat), "1", "measured repeat, from 0"},
+    {"chunk", SIGNED, FIELD(chunk_row, chunk), "1", "number of the chunk in the prompt, from 0"},
+    {"start_token", SIGNED, FIELD(chunk_row, start_token), "tokens", "depth at which it begins"},
+    {"n_tokens", SIGNED, FIELD(chunk_row, n_tokens), "tokens", "its length"},
+    {"begin_ns", SIGNED, FIELD(chunk_row, begin_ns), "ns", "CLOCK_MONOTONIC, before its first op"},
+    {"latency_ns", SIGNED, FIELD(chunk_row, latency_ns), "ns", "to the end of the slowest device"},
+    {"host_ns", SIGNED, FIELD(chunk_row, host_ns), "ns", "issuing alone"},
+    {"flops", SIGNED, FIELD(chunk_row, flops), "flop", "executed, all ranks"},
+    {"bytes", SIGNED, FIELD(chunk_row, bytes), "bytes", "compulsory traffic, all ranks"},
+    {"replayed", UNSIGNED, FIELD(chunk_row, replayed), "1", "1: from the recorded step, 0: eager"},
+};
+
+static const struct column device_columns[] = {{"device_latency_ns", SIGNED, 0, sizeof(int64_t),
+                                                "ns",
+                                                "[row][device]: to the end of each device's work"}};
+
+#define USE_COLUMNS(row, use, category, text)                                                      \
+    {text, SIGNED, FIELD(row, use.bytes[category]), "bytes", "accounted at the end of the chunk"}, \
+        {text "_high_water", SIGNED, FIELD(row, use.high_water[category]), "bytes", "its peak"},
+static const struct column memory_columns[] = {
+    {"repeat", SIGNED, FIELD(memory_row, repeat), "1", "measured repeat, from 0"},
+    {"chunk", SIGNED, FIELD(memory_row, chunk), "1", "number of the chunk in the prompt, from 0"},
+    {"rank", SIGNED, FIELD(memory_row, rank), "1", "tensor-parallel rank; -1: shared by ranks"},
+#define X(category, text) USE_COLUMNS(memory_row, use, category, text)
+    MEMORY_CATEGORY_TABLE(X)
+#undef X
+        {"driver_before", SIGNED, FIELD(memory_row, driver_before), "bytes",
+         "the system's figure for the device before the chunk"},
+    {"driver_after", SIGNED, FIELD(memory_row, driver_after), "bytes",
+     "the system's figure for the device after the chunk"},
+    {"driver_high_water", SIGNED, FIELD(memory_row, driver_high_water), "bytes",
+     "the system's peak for the device"},
+    {"unaccounted", SIGNED, FIELD(memory_row, unaccounted), "bytes",
+     "driver_after less everything accounted on the device"},
+};
+
+static const struct column decode_columns[] = {
+    {"repeat", SIGNED, FIELD(decode_row, repeat), "1", "measured repeat, from 0"},
+    {"step", SIGNED, FIELD(decode_row, step), "1", "generated token, from 0"},
+    {"token_id", SIGNED, FIELD(decode_row, token_id), "1", "what was sampled"},
+    {"latency_ns", SIGNED, FIELD(decode_row, latency_ns), "ns", "step 0: sampling alone"},
+    {"logprob", REAL, FIELD(decode_row, logprob), "nat", "log softmax of the unchanged logits"},
+};
+
+/* Predicted memory has the rows of measured memory: one per rank, -1 for what they share. */
+struct predicted_row {
+    int32_t rank;
+    int64_t bytes[MEMORY_CATEGORIES];
+};
+static const struct column predicted_columns[] = {
+    {"rank", SIGNED, FIELD(predicted_row, rank), "1", "tensor-parallel rank; -1: shared by ranks"},
+#define X(category, text)                                                                          \
+    {text, SIGNED, FIELD(predicted_row, bytes[category]), "bytes", "predicted by the plan"},
+    MEMORY_CATEGORY_TABLE(X)
+#undef X
+};
+
+struct ttft_row {
+    int32_t repeat;
+    int64_t ttft_ns;
+};
+static const struct column ttft_columns[] = {
+    {"repeat", SIGNED, FIELD(ttft_row, repeat), "1", "measured repeat, from 0"},
+    {"ttft_ns", SIGNED, FIELD(ttft_row, ttft_ns), "ns", "time to the first token, raw"},
+};
+
+static const struct column top_columns[] = {
+    {"id", SIGNED, FIELD(top_logprob, id), "1", "token id, most probable first"},
+    {"logprob", REAL, FIELD(top_logprob, logprob), "nat", "at the first generated position"},
+};
+
+struct check_row {
+    char name[16], verdict[16], detail[sizeof((struct check_result *)0)->detail];
+    double worst, limit;
+};
+static const struct column check_columns[] = {
+    {"name", TEXT, FIELD(check_row, name), "", "tokens, logits, spot, finite, count, invariance"},
+    {"verdict", TEXT, FIELD(check_row, verdict), "", "not checked, ok, FAILED"},
+    {"worst", REAL, FIELD(check_row, worst), "1", "largest deviation seen; NaN: none"},
+    {"limit", REAL, FIELD(check_row, limit), "1", "what is allowed; NaN: none"},
+    {"detail", TEXT, FIELD(check_row, detail), "", "why it failed or did not run"},
+};
+
+struct span_record {
+    int32_t repeat, chunk, op_id;
+    int16_t rank, layer;
+    int64_t begin_ns, end_ns, flops, bytes;
+};
+static const struct column span_columns[] = {
+    {"rank", SIGNED, FIELD(span_record, rank), "1", "tensor-parallel rank; -1: for all at once"},
+    {"repeat", SIGNED, FIELD(span_record, repeat), "1", "the traced repeat"},
+    {"chunk", SIGNED, FIELD(span_record, chunk), "1", "number of the chunk in the prompt, from 0"},
+    {"layer", SIGNED, FIELD(span_record, layer), "1", "-1: outside the layers"},
+    {"op_id", SIGNED, FIELD(span_record, op_id), "1", "row of the table spans/ops"},
+    {"begin_ns", SIGNED, FIELD(span_record, begin_ns), "ns", "CLOCK_MONOTONIC"},
+    {"end_ns", SIGNED, FIELD(span_record, end_ns), "ns", "CLOCK_MONOTONIC"},
+    {"flops", SIGNED, FIELD(span_record, flops), "flop", "executed"},
+    {"bytes", SIGNED, FIELD(span_record, bytes), "bytes", "compulsory traffic"},
+};
+struct op_row {
+    int32_t op_id;
+    char op[24], role[16], variant[32];
+};
+static const struct column op_columns[] = {
+    {"op_id", SIGNED, FIELD(op_row, op_id), "1", "what spans/op_id refers to"},
+    {"op", TEXT, FIELD(op_row, op), "", "op of the model's forward pass"},
+    {"role", TEXT, FIELD(op_row, role), "", "its purpose, where one op serves several"},
+    {"variant", TEXT, FIELD(op_row, variant), "", "kernel that ran it"},
+};
+
+static const struct column token_columns[] = {
+    {"token_ids", SIGNED, 0, sizeof(int32_t), "1", "generated in the first measured repeat"}};
+static const struct column expected_columns[] = {
+    {"expected_ids", SIGNED, 0, sizeof(int32_t), "1", "the right answer; empty: not known"}};
+
+/* One case as a row of /cases, and as attributes of its group. */
+struct case_row {
+    char id[sizeof((struct case_result *)0)->id];
+    char name[160];
+    char prompt[NAME_MAX_BYTES], prompt_sha256[65], mode[8], device[96], dtype[16];
+    char attention[32], linear[32], coverage[16], status[16];
+    char reason[sizeof((struct case_result *)0)->reason];
+    char output_check[16], invariance_check[16];
+    int32_t prompt_tokens, chunk_tokens, tp, devices, repeats;
+    uint8_t ttft_estimated, prune_last_layer, dual_chunk;
+    int64_t ttft_median_ns, ttft_min_ns, ttft_max_ns;
+    double ttft_error, prefill_tok_s, decode_tok_s, predicted_prefill_s;
+    int64_t peak_rank_bytes, peak_device_bytes, peak_driver_bytes, unaccounted_bytes;
+    int64_t predicted_total_bytes;
+};
+#define CASE_TEXT(field)                                                                           \
+    { #field, TEXT, FIELD(case_row, field), "", "" }
+#define CASE_INT(field)                                                                            \
+    { #field, SIGNED, FIELD(case_row, field), "", "" }
+#define CASE_FLAG(field)                                                                           \
+    { #field, UNSIGNED, FIELD(case_row, field), "", "" }
+#define CASE_REAL(field)                                                                           \
+    { #field, REAL, FIELD(case_row, field), "", "" }
+static const struct column case_columns[] = {
+    CASE_TEXT(id),
+    CASE_TEXT(name),
+    CASE_TEXT(prompt),
+    CASE_INT(prompt_tokens),
+    CASE_INT(chunk_tokens),
+    CASE_TEXT(mode),
+    CASE_INT(tp),
+    CASE_TEXT(device),
+    CASE_INT(devices),
+    CASE_TEXT(dtype),
+    CASE_TEXT(attention),
+    CASE_TEXT(linear),
+    CASE_FLAG(prune_last_layer),
+    CASE_FLAG(dual_chunk),
+    CASE_INT(repeats),
+    CASE_TEXT(coverage),
+    CASE_TEXT(status),
+    CASE_TEXT(reason),
+    CASE_INT(ttft_median_ns),
+    CASE_INT(ttft_min_ns),
+    CASE_INT(ttft_max_ns),
+    CASE_FLAG(ttft_estimated),
+    CASE_REAL(ttft_error),
+    CASE_REAL(prefill_tok_s),
+    CASE_REAL(decode_tok_s),
+    CASE_INT(peak_rank_bytes),
+    CASE_INT(peak_device_bytes),
+    CASE_INT(peak_driver_bytes),
+    CASE_INT(unaccounted_bytes),
+    CASE_REAL(predicted_prefill_s),
+    CASE_INT(predicted_total_bytes),
+    CASE_TEXT(output_check),
+    CASE_TEXT(invariance_check),
+    CASE_TEXT(prompt_sha256),
+};
+
+/* What a case's group says beside its row. */
+#define FACT(field_name, kind, field)                                                              \
+    { field_name, kind, FIELD(case_result, field), "", "" }
+static const struct column case_facts[] = {
+    FACT("load_ns", SIGNED, load_ns),
+    FACT("session_ns", SIGNED, session_ns),
+    FACT("step_allocations", SIGNED, step_allocations),
+    FACT("fit_base_ns", REAL, fit.base_ns),
+    FACT("fit_slope_ns_per_token", REAL, fit.slope_ns_per_token),
+    FACT("fit_rms_relative", REAL, fit.rms_relative),
+    FACT("fit_points", SIGNED, fit.n),
+    FACT("graphs", SIGNED, graph_info.graphs),
+    FACT("graph_nodes", SIGNED, graph_info.nodes),
+    FACT("graph_bytes", SIGNED, graph_info.bytes),
+    FACT("graph_capture_ns", SIGNED, graph_info.capture_ns),
+    FACT("graph_instantiate_ns", SIGNED, graph_info.instantiate_ns),
+};
+static const struct column status_facts[] = {
+    FACT("reason", TEXT, reason),
+    FACT("exit_signal", SIGNED, exit_signal),
+};
+static const struct column output_facts[] = {FACT("logits_xxh64", UNSIGNED, logits_hash)};
+static const struct column span_facts[] = {FACT("dropped_records", SIGNED, dropped_spans)};
+static const struct column predicted_facts[] = {
+    FACT("total_bytes", SIGNED, predicted_memory.total_bytes),
+    FACT("available_bytes", SIGNED, predicted_memory.available_bytes),
+};
+
+#define RUN(field_name, kind, field)                                                               \
+    { field_name, kind, FIELD(run_facts, field), "", "" }
+static const struct column run_columns[] = {
+    RUN("config_sha256", TEXT, config_sha256),
+    RUN("git_commit", TEXT, git_commit),
+    RUN("git_dirty", UNSIGNED, git_dirty),
+    RUN("binary_sha256", TEXT, binary_sha256),
+    RUN("libraries", TEXT, libraries),
+    RUN("host", TEXT, hostname),
+    RUN("cpu_model", TEXT, cpu_model),
+    RUN("cpu_isa", TEXT, isa),
+    RUN("cores", SIGNED, cores),
+    RUN("numa_nodes", SIGNED, numa_nodes),
+    RUN("memory_bytes", SIGNED, memory_bytes),
+    RUN("kernel", TEXT, kernel),
+    RUN("governor", TEXT, governor),
+    RUN("realtime_ns", SIGNED, realtime_ns),
+    RUN("monotonic_ns", SIGNED, monotonic_ns),
+    RUN("device_name", TEXT, device.name),
+    RUN("device_isa", TEXT, device.isa),
+    RUN("device_threads", SIGNED, device.threads),
+    RUN("device_memory_bytes", SIGNED, device.memory_bytes),
+    RUN("device_available_bytes", SIGNED, device.available_bytes),
+    RUN("measured_linear_flops", REAL, rates.linear_flops),
+    RUN("measured_attention_flops", REAL, rates.attention_flops),
+    RUN("measured_copy_bytes_per_s", REAL, rates.copy_bytes),
+    RUN("measured_roof_flops", REAL, rates.roof_flops),
+    RUN("measured_op_overhead_ns", REAL, rates.op_overhead_ns),
+};
+static const struct column root_columns[] = {
+    RUN("created_utc", TEXT, created_utc),
+    RUN("tool_version", TEXT, tool_version),
+};
+
+/* Names of the enums that are stored as text. */
+#define X(name, text) text,
+static const char *const status_names[] = {CASE_STATUS_TABLE(X)};
+static const char *const check_names[] = {CHECK_TABLE(X)};
+static const char *const op_names[] = {OP_TABLE(X)};
+static const char *const role_names[] = {ROLE_TABLE(X)};
+#undef X
+static const char *const verdict_names[] = {"not checked", "ok", "FAILED"};
+static const char *const coverage_names[] = {"full", "sampled", "skipped"};
+
+/* Copies at most size - 1 bytes and fills the rest with zeros: no stale bytes reach a file. */
+static inline void record_copy_text(char *out, size_t size, const char *text) {
+    size_t n = strnlen(text, size - 1);
+    memcpy(out, text, n);
+    memset(out + n, 0, size - n);
+}
+
+/* DIR/case-ID.h5 */
+enum status record_fragment_path(char out[PATH_MAX_BYTES], const char *dir, const char *id,
+                                 struct error *err);
+
+#endif

@@ -1,0 +1,583 @@
+/* record_write.c, record_read.c, h5file.c: what goes in comes out, a file is whole or not there,
+ * and nothing that is read can do harm. */
+#include "harness/h5file.h"
+#include "harness/record.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { CHUNKS = 5, REPEATS = 2, RANKS = 2, SPANS = 40 };
+
+/* ---- a folder of its own for each test ---- */
+
+static int open_folder(void **state) {
+    char *dir = strdup("/tmp/test_record-XXXXXX");
+    *state = dir;
+    return dir && mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_folder(void **state) {
+    DIR *d = opendir(*state);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char path[600];
+        snprintf(path, sizeof path, "%s/%s", (char *)*state, e->d_name);
+        if (e->d_name[0] != '.') unlink(path);
+    }
+    if (d) closedir(d);
+    rmdir(*state);
+    free(*state);
+    return 0;
+}
+
+static char *in_folder(char out[600], const char *dir, const char *name) {
+    snprintf(out, 600, "%s/%s", dir, name);
+    return out;
+}
+
+/* ---- a case with something in every column ---- */
+
+static struct case_plan plan_of(const char *id) {
+    struct case_plan p = {.prompt = "needle:1k@0.5", .coverage = COVER_FULL};
+    snprintf(p.id, sizeof p.id, "%s", id);
+    p.engine.tensor_parallel_size = RANKS;
+    p.engine.dtype = DTYPE_F32;
+    p.engine.prune_last_layer = true;
+    p.session.prompt_tokens = 1000;
+    p.session.chunk_tokens = 200;
+    p.session.graph = true;
+    p.predicted_prefill_s = 1.25;
+    p.memory.ranks = RANKS;
+    for (int c = 0; c < MEMORY_CATEGORIES; c++) {
+        p.memory.shared_bytes[c] = 10 + c;
+        for (int r = 0; r < RANKS; r++) p.memory.rank_bytes[r][c] = 100 * r + c;
+    }
+    p.memory.total_bytes = 12345, p.memory.available_bytes = 1ll << 40;
+    return p;
+}
+
+static void add_rows(struct case_result *r) {
+    for (int32_t repeat = 0; repeat < REPEATS; repeat++)
+        for (int32_t chunk = 0; chunk < CHUNKS; chunk++) {
+            int64_t k = repeat * CHUNKS + chunk;
+            struct chunk_row c = {repeat, chunk,     200 * chunk, 200, 1000 + k, 50 + k,
+                                  40,     1ll << 40, 77,          {0}, chunk > 0};
+            c.device_latency_ns[0] = 50 + k;
+            assert_int_equal(result_add_chunk(r, &c, NULL), STATUS_OK);
+            for (int32_t rank = SHARED_RANK; rank < RANKS; rank++) {
+                struct memory_row m = {.repeat = repeat, .chunk = chunk, .rank = rank};
+                m.use.bytes[MEMORY_KV] = 1000 + rank;
+                m.use.high_water[MEMORY_OTHER] = 2000 + rank;
+                m.driver_before = 1, m.driver_after = 9000, m.driver_high_water = 9500;
+                m.unaccounted = 6000;
+                assert_int_equal(result_add_memory(r, &m, NULL), STATUS_OK);
+            }
+        }
+    for (int32_t step = 0; step < 3; step++) {
+        struct decode_row d = {0, step, 300 + step, 5000, -0.5f * (float)step};
+        assert_int_equal(result_add_decode(r, &d, NULL), STATUS_OK);
+    }
+    for (int i = 0; i < SPANS; i++) {
+        struct span_row s = {
+            REPEATS, i % CHUNKS, {.begin_ns = i, .end_ns = i + 5, .flops = 1 << i % 30}};
+        s.span.rank = (int16_t)(i % RANKS), s.span.layer = (int16_t)(i % 3 - 1);
+        s.span.op = i % 2 ? OP_LINEAR : OP_EMBED, s.span.role = i % 2 ? ROLE_DOWN : ROLE_NONE;
+        assert_int_equal(result_add_spans(r, &s, 1, NULL), STATUS_OK);
+    }
+}
+
+static void *copy_of(const void *data, size_t n) {
+    void *p = malloc(n);
+    assert_non_null(p);
+    return memcpy(p, data, n);
+}
+
+static void make_case(struct case_result *r, const char *id) {
+    static const int64_t ttft[REPEATS] = {7000000, 9000000};
+    static const int32_t ids[] = {300, 301, 302};
+    struct case_plan p = plan_of(id);
+    result_init(r, &p);
+    r->status = CASE_OK, r->reason[0] = 0, r->repeats = REPEATS;
+    add_rows(r);
+    r->ttft_ns = copy_of(ttft, sizeof ttft), r->n_ttft = REPEATS;
+    r->output = copy_of(ids, sizeof ids), r->n_output = 3;
+    r->expected = copy_of(ids, 2 * sizeof *ids), r->n_expected = 2;
+    r->output_text = strdup("Zürich \xff <g1>");
+    r->stderr_tail = strdup("a warning\n");
+    r->top[0] = (struct top_logprob){300, -0.25f}, r->top[1] = (struct top_logprob){7, -3};
+    r->n_top = 2, r->logits_hash = 0xfedcba9876543210u;
+    r->fit = (struct affine_fit){1.5, 2.5, 0.01, 5};
+    r->ttft_error = 0.02, r->load_ns = 11, r->session_ns = 12, r->step_allocations = 3;
+    r->graph_info = (struct graph_info){2, 300, 4096, 55, 66};
+    r->dropped_spans = 4;
+    r->check[CHECK_TOKENS].verdict = VERDICT_OK;
+    r->check[CHECK_SPOT] = (struct check_result){VERDICT_FAILED, 0.5, 0.25, "layer 3, head 1"};
+    strcpy(r->prompt_sha256, "00ff");
+}
+
+static void assert_same_rows(const struct case_result *a, const struct case_result *b) {
+    assert_int_equal(a->n_chunks, b->n_chunks);
+    assert_int_equal(a->n_memory, b->n_memory);
+    assert_int_equal(a->n_decode, b->n_decode);
+    for (int64_t i = 0; i < a->n_decode; i++) {
+        assert_int_equal(a->decode[i].step, b->decode[i].step);
+        assert_int_equal(a->decode[i].token_id, b->decode[i].token_id);
+        assert_int_equal(a->decode[i].latency_ns, b->decode[i].latency_ns);
+        assert_true(a->decode[i].logprob == b->decode[i].logprob);
+    }
+    for (int64_t i = 0; i < a->n_chunks; i++) {
+        assert_int_equal(a->chunks[i].begin_ns, b->chunks[i].begin_ns);
+        assert_int_equal(a->chunks[i].flops, b->chunks[i].flops);
+        assert_int_equal(a->chunks[i].replayed, b->chunks[i].replayed);
+        assert_memory_equal(a->chunks[i].device_latency_ns, b->chunks[i].device_latency_ns,
+                            sizeof a->chunks[i].device_latency_ns);
+    }
+    for (int64_t i = 0; i < a->n_memory; i++) {
+        assert_int_equal(a->memory[i].rank, b->memory[i].rank);
+        assert_int_equal(a->memory[i].unaccounted, b->memory[i].unaccounted);
+        assert_memory_equal(&a->memory[i].use, &b->memory[i].use, sizeof a->memory[i].use);
+    }
+}
+
+static void assert_same_spans(const struct case_result *a, const struct case_result *b) {
+    assert_int_equal(a->n_spans, b->n_spans);
+    assert_int_equal(a->dropped_spans, b->dropped_spans);
+    for (int64_t i = 0; i < a->n_spans; i++) {
+        const struct span *x = &a->spans[i].span, *y = &b->spans[i].span;
+        assert_int_equal(a->spans[i].chunk, b->spans[i].chunk);
+        assert_true(x->op == y->op && x->role == y->role && x->rank == y->rank);
+        assert_true(x->layer == y->layer && x->begin_ns == y->begin_ns && x->end_ns == y->end_ns);
+        assert_int_equal(x->flops, y->flops);
+    }
+}
+
+static void assert_same_prediction(const struct memory_prediction *a,
+                                   const struct memory_prediction *b) {
+    assert_int_equal(a->ranks, b->ranks);
+    assert_memory_equal(a->rank_bytes, b->rank_bytes, sizeof a->rank_bytes);
+    assert_memory_equal(a->shared_bytes, b->shared_bytes, sizeof a->shared_bytes);
+    assert_int_equal(a->total_bytes, b->total_bytes);
+    assert_int_equal(a->available_bytes, b->available_bytes);
+}
+
+static void assert_same_graph(const struct graph_info *a, const struct graph_info *b) {
+    assert_true(a->graphs == b->graphs && a->nodes == b->nodes && a->bytes == b->bytes);
+    assert_true(a->capture_ns == b->capture_ns && a->instantiate_ns == b->instantiate_ns);
+}
+
+static void assert_same_case(const struct case_result *a, const struct case_result *b) {
+    assert_string_equal(a->id, b->id);
+    assert_int_equal(a->status, b->status);
+    assert_string_equal(a->prompt, b->prompt);
+    assert_string_equal(a->prompt_sha256, b->prompt_sha256);
+    assert_true(a->graph == b->graph && a->tp == b->tp && a->repeats == b->repeats);
+    assert_true(a->prune_last_layer == b->prune_last_layer && a->coverage == b->coverage);
+    assert_string_equal(a->dtype, b->dtype);
+    assert_true(a->predicted_prefill_s == b->predicted_prefill_s);
+    assert_same_prediction(&a->predicted_memory, &b->predicted_memory);
+    assert_same_rows(a, b);
+    assert_int_equal(a->n_ttft, b->n_ttft);
+    assert_memory_equal(a->ttft_ns, b->ttft_ns, (size_t)a->n_ttft * sizeof *a->ttft_ns);
+    assert_int_equal(a->n_output, b->n_output);
+    assert_memory_equal(a->output, b->output, (size_t)a->n_output * sizeof *a->output);
+    assert_int_equal(a->n_expected, b->n_expected);
+    assert_string_equal(a->output_text, b->output_text);
+    assert_string_equal(a->stderr_tail, b->stderr_tail);
+    assert_memory_equal(a->top, b->top, sizeof a->top);
+    assert_true(a->logits_hash == b->logits_hash && a->n_top == b->n_top);
+    assert_true(a->fit.base_ns == b->fit.base_ns && a->fit.n == b->fit.n);
+    assert_true(a->fit.slope_ns_per_token == b->fit.slope_ns_per_token);
+    assert_true(a->fit.rms_relative == b->fit.rms_relative && a->ttft_error == b->ttft_error);
+    assert_same_graph(&a->graph_info, &b->graph_info);
+    assert_int_equal(a->step_allocations, b->step_allocations);
+    for (int i = 0; i < CHECKS; i++) {
+        assert_int_equal(a->check[i].verdict, b->check[i].verdict);
+        assert_string_equal(a->check[i].detail, b->check[i].detail);
+        assert_memory_equal(&a->check[i].worst, &b->check[i].worst, sizeof(double));
+    }
+}
+
+/* ---- round trips ---- */
+
+static void a_case_reads_back_as_it_was_written(void **state) {
+    struct case_result r, back;
+    struct error err = {""};
+    char path[600];
+    make_case(&r, "one");
+    assert_int_equal(record_write_case(*state, &r, &err), STATUS_OK);
+    in_folder(path, *state, "case-one.h5");
+    assert_int_equal(record_read_case(path, NULL, true, &back, &err), STATUS_OK);
+    assert_same_case(&r, &back);
+    assert_same_spans(&r, &back);
+    result_free(&back);
+    assert_int_equal(record_read_case(path, "one", false, &back, &err), STATUS_OK);
+    assert_int_equal(back.n_spans, 0);
+    struct chunk_row more = {0};
+    assert_int_equal(result_add_chunk(&back, &more, NULL),
+                     STATUS_OK); /* rows that were read grow */
+    result_free(&back);
+    assert_int_equal(record_read_case(path, "two", false, &back, &err), STATUS_IO);
+    result_free(&r);
+}
+
+static void a_case_without_rows_reads_back(void **state) {
+    struct case_plan p = plan_of("none");
+    p.coverage = COVER_SKIPPED;
+    strcpy(p.reason, "needs more memory than there is");
+    struct case_result r, back;
+    char path[600];
+    result_init(&r, &p);
+    assert_int_equal(record_write_case(*state, &r, NULL), STATUS_OK);
+    in_folder(path, *state, "case-none.h5");
+    assert_int_equal(record_read_case(path, NULL, true, &back, NULL), STATUS_OK);
+    assert_int_equal(back.status, CASE_SKIPPED);
+    assert_string_equal(back.reason, p.reason);
+    assert_int_equal(back.n_chunks + back.n_memory + back.n_spans + back.n_ttft, 0);
+    assert_null(back.stderr_tail);
+    result_free(&back);
+    result_free(&r);
+}
+
+static struct run_facts some_facts(void) {
+    struct run_facts f = {.argv = "bench run x.ini", .config_text = "[model]\npath = needle\n"};
+    strcpy(f.config_sha256, "abcd"), strcpy(f.git_commit, "unknown"), strcpy(f.hostname, "there");
+    strcpy(f.created_utc, "2026-01-02T03:04:05Z"), strcpy(f.tool_version, "0.1.0");
+    f.git_dirty = true, f.cores = 2, f.memory_bytes = 1ll << 35;
+    f.realtime_ns = 1ll << 60, f.monotonic_ns = 17;
+    f.rates.roof_flops = 2.5e11;
+    f.device.variant[OP_ATTENTION] = "avx512_bf16";
+    return f;
+}
+
+static void a_merged_run_has_its_cases_in_order_and_its_facts(void **state) {
+    const char *ids[] = {"zeta", "alpha"};
+    struct case_result r[2];
+    struct run_facts facts = some_facts();
+    struct record_run run;
+    struct error err = {""};
+    char path[600];
+    int damaged = -1;
+    for (int i = 0; i < 2; i++) {
+        make_case(&r[i], ids[i]);
+        assert_int_equal(record_write_case(*state, &r[i], NULL), STATUS_OK);
+    }
+    in_folder(path, *state, "run.h5");
+    assert_int_equal(record_merge(*state, path, &facts, ids, 2, true, &damaged, &err), STATUS_OK);
+    assert_int_equal(damaged, 0);
+    assert_int_equal(record_read_run(path, &run, &err), STATUS_OK);
+    assert_true(run.complete);
+    assert_int_equal(run.n, 2);
+    for (int i = 0; i < 2; i++) {
+        assert_same_case(&r[i], &run.cases[i]);
+        struct case_result whole;
+        assert_int_equal(record_read_case(path, ids[i], true, &whole, &err), STATUS_OK);
+        assert_same_spans(&r[i], &whole);
+        result_free(&whole);
+        result_free(&r[i]);
+    }
+    assert_string_equal(run.facts.argv, facts.argv);
+    assert_string_equal(run.facts.config_text, facts.config_text);
+    assert_string_equal(run.facts.hostname, "there");
+    assert_string_equal(run.facts.device.variant[OP_ATTENTION], "avx512_bf16");
+    assert_string_equal(run.facts.device.variant[OP_EMBED], "");
+    assert_true(run.facts.git_dirty && run.facts.rates.roof_flops == 2.5e11);
+    assert_true(run.facts.realtime_ns == 1ll << 60);
+    record_run_free(&run);
+}
+
+static void a_damaged_or_missing_fragment_is_left_out_and_the_run_is_incomplete(void **state) {
+    const char *ids[] = {"good", "bad", "missing"};
+    struct case_result r;
+    struct run_facts facts = some_facts();
+    struct record_run run;
+    char path[600];
+    int damaged = -1;
+    for (int i = 0; i < 2; i++) {
+        make_case(&r, ids[i]);
+        assert_int_equal(record_write_case(*state, &r, NULL), STATUS_OK);
+        result_free(&r);
+    }
+    assert_int_equal(truncate(in_folder(path, *state, "case-bad.h5"), 3000), 0);
+    in_folder(path, *state, "run.h5");
+    assert_int_equal(record_merge(*state, path, &facts, ids, 3, true, &damaged, NULL), STATUS_OK);
+    assert_int_equal(damaged, 1);
+    assert_int_equal(record_read_run(path, &run, NULL), STATUS_OK);
+    assert_int_equal(run.n, 1);
+    assert_false(run.complete);
+    record_run_free(&run);
+}
+
+static void a_run_without_cases_reads_back(void **state) {
+    struct run_facts facts = some_facts();
+    struct record_run run;
+    char path[600];
+    int damaged;
+    in_folder(path, *state, "run.h5");
+    assert_int_equal(record_merge(*state, path, &facts, NULL, 0, false, &damaged, NULL), STATUS_OK);
+    assert_int_equal(record_read_run(path, &run, NULL), STATUS_OK);
+    assert_int_equal(run.n, 0);
+    record_run_free(&run);
+}
+
+static void updated_checks_change_nothing_else(void **state) {
+    struct case_result r, back;
+    char path[600];
+    make_case(&r, "one");
+    assert_int_equal(record_write_case(*state, &r, NULL), STATUS_OK);
+    r.check[CHECK_INVARIANCE].verdict = VERDICT_FAILED;
+    strcpy(r.check[CHECK_INVARIANCE].detail, "differs from two at token 1");
+    struct case_result only_checks = {.check = {{0}}};
+    strcpy(only_checks.id, "one");
+    memcpy(only_checks.check, r.check, sizeof r.check);
+    assert_int_equal(record_update_checks(*state, &only_checks, NULL), STATUS_OK);
+    in_folder(path, *state, "case-one.h5");
+    assert_int_equal(record_read_case(path, "one", true, &back, NULL), STATUS_OK);
+    assert_same_case(&r, &back);
+    assert_same_spans(&r, &back);
+    result_free(&back);
+    result_free(&r);
+}
+
+/* ---- disks that refuse ---- */
+
+static int files_in(const char *dir) {
+    int n = 0;
+    DIR *d = opendir(dir);
+    for (struct dirent *e; (e = readdir(d));) n += e->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+static void a_full_disk_is_an_error_and_keeps_the_old_file(void **state) {
+    struct case_result r, back;
+    struct error err = {""};
+    char path[600], temporary[600];
+    make_case(&r, "one");
+    assert_int_equal(record_write_case(*state, &r, NULL), STATUS_OK);
+    in_folder(temporary, *state, "case-one.h5.tmp");
+    assert_int_equal(symlink("/dev/full", temporary), 0);
+    assert_int_equal(record_write_case(*state, &r, &err), STATUS_IO);
+    assert_non_null(strstr(err.text, "case-one.h5.tmp: cannot write"));
+    assert_non_null(strstr(err.text, strerror(ENOSPC)));
+    assert_int_equal(files_in(*state), 1);
+    in_folder(path, *state, "case-one.h5");
+    assert_int_equal(record_read_case(path, NULL, false, &back, NULL), STATUS_OK);
+    result_free(&back);
+    result_free(&r);
+}
+
+/* In a child: 0 when the write failed as it should. */
+static int write_under_limit(const char *dir, const struct case_result *r) {
+    struct rlimit limit = {4096, 4096};
+    struct error err = {""};
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    if (record_write_case(dir, r, &err) != STATUS_IO) return 1;
+    return strstr(err.text, strerror(EFBIG)) ? 0 : 2;
+}
+
+static void a_file_size_limit_leaves_no_file_behind(void **state) {
+    struct case_result r;
+    int how = 0;
+    make_case(&r, "one");
+    pid_t child = fork();
+    if (child == 0) _exit(write_under_limit(*state, &r));
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_true(WIFEXITED(how) && WEXITSTATUS(how) == 0);
+    assert_int_equal(files_in(*state), 0);
+    result_free(&r);
+}
+
+static void a_folder_that_takes_no_files_is_named(void **state) {
+    struct case_result r;
+    struct error err = {""};
+    struct run_facts facts = some_facts();
+    int damaged;
+    make_case(&r, "one");
+    assert_int_equal(record_write_case("/sys", &r, &err), STATUS_IO); /* also refuses root */
+    assert_non_null(strstr(err.text, "/sys/case-one.h5.tmp: cannot create: "));
+    assert_int_equal(record_write_case("/dev/null", &r, &err), STATUS_IO);
+    assert_non_null(strstr(err.text, strerror(ENOTDIR)));
+    assert_int_equal(record_merge(*state, "/sys/run.h5", &facts, NULL, 0, true, &damaged, &err),
+                     STATUS_IO);
+    assert_non_null(strstr(err.text, "/sys/run.h5"));
+    result_free(&r);
+}
+
+/* ---- files from anywhere ---- */
+
+static void assert_refused(const char *path, const char *because) {
+    struct record_run run;
+    struct error err = {""};
+    assert_int_equal(record_read_run(path, &run, &err), STATUS_IO);
+    if (!strstr(err.text, because)) print_error("expected \"%s\" in \"%s\"\n", because, err.text);
+    assert_non_null(strstr(err.text, because));
+    assert_non_null(strstr(err.text, path));
+}
+
+static void what_is_no_result_is_refused_with_its_reason(void **state) {
+    char path[600];
+    assert_refused(in_folder(path, *state, "nowhere.h5"), strerror(ENOENT));
+    assert_refused(*state, "not a regular file");
+    in_folder(path, *state, "text.h5");
+    FILE *f = fopen(path, "w");
+    assert_true(f && fputs("not HDF5 at all\n", f) >= 0 && fclose(f) == 0);
+    assert_refused(path, "as an HDF5 file");
+    assert_int_equal(truncate(path, 0), 0);
+    assert_refused(path, "as an HDF5 file");
+}
+
+static void write_foreign(const char *path, const char *schema, int64_t version) {
+    struct h5 h = {.path = path};
+    h5_id file = h5_create(&h);
+    if (schema) h5_write_text_attribute(&h, file, "schema", schema);
+    h5_write_int_attribute(&h, file, "schema_version", version);
+    h5_write_int_attribute(&h, file, "complete", 1);
+    assert_int_equal(h5_finish(&h, file), STATUS_OK);
+}
+
+static void other_schemas_are_refused_by_name(void **state) {
+    char path[600];
+    in_folder(path, *state, "foreign.h5");
+    write_foreign(path, "chunkbench", 2);
+    assert_refused(path, "its schema version is 2, this program reads version 1");
+    write_foreign(path, "weather", 1);
+    assert_refused(path, "not a result of bench");
+    write_foreign(path, NULL, 1);
+    assert_refused(path, "schema");
+    write_foreign(path, "chunkbench", 1);
+    assert_refused(path, "created_utc");
+}
+
+/* A table whose parts contradict each other: rows in the attribute, in one column, in the other. */
+static enum status read_contradiction(const char *path, int64_t claimed, int64_t a, int64_t b,
+                                      struct error *err) {
+    struct pair {
+        int64_t a, b;
+    } pairs[8] = {{0, 0}};
+    static const struct column columns[] = {{"a", SIGNED, FIELD(pair, a), "1", ""},
+                                            {"b", SIGNED, FIELD(pair, b), "1", ""}};
+    struct h5 h = {.path = path, .err = err};
+    h5_id file = h5_create(&h), g = h5_create_group(&h, file, "t");
+    h5_write_int_attribute(&h, g, "rows", claimed);
+    h5_write_column(&h, g, &columns[0], pairs, sizeof *pairs, a);
+    h5_write_column(&h, g, &columns[1], pairs, sizeof *pairs, b);
+    h5_close_group(g);
+    assert_int_equal(h5_finish(&h, file), STATUS_OK);
+    struct h5 back = {.path = path, .err = err};
+    int64_t n;
+    file = h5_open(&back);
+    void *rows = h5_read_table(&back, file, "t", columns, 2, sizeof *pairs, &n, &g);
+    assert_true((rows != NULL) == (back.status == STATUS_OK));
+    free(rows);
+    h5_close_group(g);
+    h5_close(&back, file);
+    return back.status;
+}
+
+static void columns_of_unequal_length_are_refused(void **state) {
+    char path[600];
+    struct error err = {""};
+    in_folder(path, *state, "t.h5");
+    assert_int_equal(read_contradiction(path, 5, 5, 5, &err), STATUS_OK);
+    assert_int_equal(read_contradiction(path, 6, 5, 5, &err), STATUS_IO);
+    assert_int_equal(read_contradiction(path, 5, 5, 4, &err), STATUS_IO);
+    assert_non_null(strstr(err.text, "number of rows"));
+    assert_int_equal(read_contradiction(path, -1, 5, 5, &err), STATUS_IO);
+    assert_int_equal(read_contradiction(path, INT64_MAX, 5, 5, &err), STATUS_IO);
+}
+
+/* ---- a campaign of bit flips and cuts ---- */
+
+static char *read_bytes(const char *path, long *n) {
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, 0, SEEK_END), 0);
+    *n = ftell(f);
+    rewind(f);
+    char *bytes = malloc((size_t)*n);
+    assert_true(bytes && fread(bytes, 1, (size_t)*n, f) == (size_t)*n && fclose(f) == 0);
+    return bytes;
+}
+
+static void write_bytes_to(const char *path, const char *bytes, long n) {
+    FILE *f = fopen(path, "wb");
+    assert_true(f && fwrite(bytes, 1, (size_t)n, f) == (size_t)n && fclose(f) == 0);
+}
+
+static uint32_t next_random(uint32_t *x) {
+    *x ^= *x << 13, *x ^= *x >> 17, *x ^= *x << 5;
+    return *x;
+}
+
+static void mutated_files_are_read_or_refused_never_fatal(void **state) {
+    enum { MUTATIONS = 300 };
+    const char *ids[] = {"one"};
+    struct case_result r;
+    struct run_facts facts = some_facts();
+    struct error err = {""};
+    char path[600];
+    int damaged, refused = 0, crashes = 0;
+    long n;
+    uint32_t x = 2463534242u;
+    make_case(&r, "one");
+    assert_int_equal(record_write_case(*state, &r, NULL), STATUS_OK);
+    result_free(&r);
+    in_folder(path, *state, "run.h5");
+    assert_int_equal(record_merge(*state, path, &facts, ids, 1, true, &damaged, NULL), STATUS_OK);
+    char *good = read_bytes(path, &n), *bad = malloc((size_t)n);
+    assert_non_null(bad);
+    for (int i = 0; i < MUTATIONS; i++) {
+        long size = i % 10 == 9 ? (long)(next_random(&x) % (uint32_t)n) : n;
+        memcpy(bad, good, (size_t)n);
+        for (int flips = i % 10 == 9 ? 0 : 1 + i % 3; flips > 0; flips--) {
+            uint32_t at = next_random(&x) % (uint32_t)n, bit = next_random(&x) % 8;
+            bad[at] = (char)(bad[at] ^ 1 << bit);
+        }
+        write_bytes_to(path, bad, size);
+        struct record_run run;
+        enum status s = record_read_run(path, &run, &err);
+        assert_true(s == STATUS_OK || s == STATUS_IO || s == STATUS_NO_MEMORY);
+        if (s == STATUS_OK) record_run_free(&run);
+        refused += s != STATUS_OK;
+        crashes +=
+            s != STATUS_OK && strstr(err.text, "the HDF5 library") && strstr(err.text, " on it");
+    }
+    print_message("%d of %d mutations refused, %d of them after a crash of libhdf5 in the child\n",
+                  refused, MUTATIONS, crashes);
+    assert_true(refused > MUTATIONS / 10); /* every truncation at least */
+    free(bad);
+    free(good);
+}
+
+int main(void) {
+#define TEST(f) cmocka_unit_test_setup_teardown(f, open_folder, remove_folder)
+    const struct CMUnitTest tests[] = {
+        TEST(a_case_reads_back_as_it_was_written),
+        TEST(a_case_without_rows_reads_back),
+        TEST(a_merged_run_has_its_cases_in_order_and_its_facts),
+        TEST(a_damaged_or_missing_fragment_is_left_out_and_the_run_is_incomplete),
+        TEST(a_run_without_cases_reads_back),
+        TEST(updated_checks_change_nothing_else),
+        TEST(a_full_disk_is_an_error_and_keeps_the_old_file),
+        TEST(a_file_size_limit_leaves_no_file_behind),
+        TEST(a_folder_that_takes_no_files_is_named),
+        TEST(what_is_no_result_is_refused_with_its_reason),
+        TEST(other_schemas_are_refused_by_name),
+        TEST(columns_of_unequal_length_are_refused),
+        TEST(mutated_files_are_read_or_refused_never_fatal),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,206 @@
+/* result.c: growth, texts, and the facts derived from rows. */
+#include "harness/result.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static struct case_plan small_plan(enum coverage coverage) {
+    struct case_plan p = {.id = "needle-1k_c256_eager_tp2_bf16", .prompt = "needle:1k"};
+    p.engine.tensor_parallel_size = 2;
+    p.engine.attention_backend = "auto";
+    p.engine.linear_backend = "ref";
+    p.session.prompt_tokens = 1000;
+    p.session.chunk_tokens = 256;
+    p.coverage = coverage;
+    return p;
+}
+
+static void init_takes_the_plan_and_claims_nothing(void **state) {
+    (void)state;
+    struct case_plan p = small_plan(COVER_FULL);
+    struct case_result r;
+    result_init(&r, &p);
+    assert_string_equal(r.id, p.id);
+    assert_string_equal(r.linear, "ref");
+    assert_string_equal(r.dtype, "bfloat16");
+    assert_int_equal(r.status, CASE_FAILED);
+    assert_true(strlen(r.reason) > 0);
+    for (int i = 0; i < CHECKS; i++) {
+        assert_int_equal(r.check[i].verdict, VERDICT_NOT_CHECKED);
+        assert_true(isnan(r.check[i].worst) && isnan(r.check[i].limit));
+    }
+    result_free(&r);
+    result_free(&r);
+}
+
+static void init_of_a_skipped_case_keeps_its_reason(void **state) {
+    (void)state;
+    struct case_plan p = small_plan(COVER_SKIPPED);
+    strcpy(p.reason, "needs 9 GiB, 4 GiB are free");
+    struct case_result r;
+    result_init(&r, &p);
+    assert_int_equal(r.status, CASE_SKIPPED);
+    assert_string_equal(r.reason, p.reason);
+    result_free(&r);
+}
+
+static void added_rows_keep_their_order_across_growth(void **state) {
+    (void)state;
+    struct case_result r = {.tp = 1};
+    for (int i = 0; i < 1000; i++) {
+        struct chunk_row c = {.chunk = i};
+        struct memory_row m = {.chunk = i};
+        struct decode_row d = {.step = i};
+        struct span_row s[3] = {{.chunk = 3 * i}, {.chunk = 3 * i + 1}, {.chunk = 3 * i + 2}};
+        assert_int_equal(result_add_chunk(&r, &c, NULL), STATUS_OK);
+        assert_int_equal(result_add_memory(&r, &m, NULL), STATUS_OK);
+        assert_int_equal(result_add_decode(&r, &d, NULL), STATUS_OK);
+        assert_int_equal(result_add_spans(&r, s, i % 4, NULL), STATUS_OK);
+    }
+    assert_int_equal(r.n_chunks, 1000);
+    assert_int_equal(r.n_spans, 250 * (0 + 1 + 2 + 3));
+    for (int i = 0; i < 1000; i++) {
+        assert_int_equal(r.chunks[i].chunk, i);
+        assert_int_equal(r.memory[i].chunk, i);
+        assert_int_equal(r.decode[i].step, i);
+    }
+    for (int64_t i = 1; i < r.n_spans; i++) assert_true(r.spans[i].chunk > r.spans[i - 1].chunk);
+    result_free(&r);
+}
+
+static void capacity_doubles_and_never_falls_short(void **state) {
+    (void)state;
+    assert_int_equal(result_capacity(0), 0);
+    for (int64_t n = 1; n < 5000; n++) {
+        int64_t c = result_capacity(n);
+        assert_true(c >= n && (n <= 8 || c < 2 * n));
+        assert_int_equal(result_capacity(c), c);
+    }
+    assert_true(result_capacity(INT64_MAX) == INT64_MAX);
+}
+
+static void more_rows_than_memory_can_name_are_refused(void **state) {
+    (void)state;
+    struct case_result r = {.n_spans = INT64_MAX};
+    struct span_row s[2] = {{0}, {0}};
+    struct error err = {""};
+    assert_int_equal(result_add_spans(&r, s, 2, &err), STATUS_NO_MEMORY);
+    assert_true(strlen(err.text) > 0);
+    r.n_spans = 0;
+}
+
+static void ttft_is_the_median_with_its_spread(void **state) {
+    (void)state;
+    int64_t odd[] = {3000, 1000, 2000}, even[] = {4000, 1000, 3000, 2000};
+    struct case_result r = {.prompt_tokens = 1000, .tp = 1, .ttft_ns = odd, .n_ttft = 3};
+    struct case_summary s;
+    result_summary(&r, &s);
+    assert_int_equal(s.ttft_median_ns, 2000);
+    assert_int_equal(s.ttft_min_ns, 1000);
+    assert_int_equal(s.ttft_max_ns, 3000);
+    assert_true(s.prefill_tok_s == 1000 * 1e9 / 2000);
+    r.ttft_ns = even, r.n_ttft = 4;
+    result_summary(&r, &s);
+    assert_int_equal(s.ttft_median_ns, 2500);
+    assert_int_equal(even[0], 4000);
+}
+
+static void what_was_not_measured_is_nan(void **state) {
+    (void)state;
+    struct case_result r = {.tp = 1};
+    struct decode_row first = {.step = 0, .latency_ns = 7};
+    struct case_summary s;
+    assert_int_equal(result_add_decode(&r, &first, NULL), STATUS_OK);
+    result_summary(&r, &s);
+    assert_true(isnan(s.prefill_tok_s) && isnan(s.decode_tok_s));
+    assert_int_equal(s.output, VERDICT_NOT_CHECKED);
+    result_free(&r);
+}
+
+static void decode_rate_leaves_out_the_sampling_of_the_first_token(void **state) {
+    (void)state;
+    struct case_result r = {.tp = 1};
+    struct decode_row rows[] = {{.step = 0, .latency_ns = 1},
+                                {.step = 1, .latency_ns = 400000000},
+                                {.step = 2, .latency_ns = 600000000}};
+    for (int i = 0; i < 3; i++) assert_int_equal(result_add_decode(&r, &rows[i], NULL), STATUS_OK);
+    struct case_summary s;
+    result_summary(&r, &s);
+    assert_true(s.decode_tok_s == 2.0);
+    result_free(&r);
+}
+
+static void peak_of_a_rank_is_its_own_and_its_share_of_what_ranks_share(void **state) {
+    (void)state;
+    struct case_result r = {.tp = 2, .devices = 1};
+    struct memory_row shared = {.rank = SHARED_RANK}, own = {.rank = 0};
+    shared.use.high_water[MEMORY_WORKSPACE] = 101;
+    own.use.high_water[MEMORY_KV] = 1000;
+    own.driver_after = 3000, own.driver_high_water = 3500, own.unaccounted = 99;
+    assert_int_equal(result_add_memory(&r, &shared, NULL), STATUS_OK);
+    assert_int_equal(result_add_memory(&r, &own, NULL), STATUS_OK);
+    own.rank = 1, own.use.high_water[MEMORY_WEIGHTS] = 500;
+    assert_int_equal(result_add_memory(&r, &own, NULL), STATUS_OK);
+    struct case_summary s;
+    result_summary(&r, &s);
+    assert_int_equal(s.peak_bytes_rank, 1500 + 51);
+    assert_int_equal(s.peak_bytes_device, 1000 + 1500 + 101);
+    assert_int_equal(s.peak_driver_bytes, 3500);
+    assert_int_equal(s.unaccounted_bytes, 99);
+    result_free(&r);
+}
+
+static enum verdict output_of(enum coverage coverage, enum verdict tokens, enum verdict spot,
+                              enum verdict finite) {
+    struct case_result r = {.coverage = coverage, .tp = 1};
+    r.check[CHECK_TOKENS].verdict = tokens;
+    r.check[CHECK_SPOT].verdict = spot;
+    r.check[CHECK_FINITE].verdict = finite;
+    struct case_summary s;
+    result_summary(&r, &s);
+    return s.output;
+}
+
+static void output_is_ok_only_when_proven_and_not_contradicted(void **state) {
+    (void)state;
+    const enum verdict no = VERDICT_NOT_CHECKED, ok = VERDICT_OK, bad = VERDICT_FAILED;
+    assert_int_equal(output_of(COVER_FULL, ok, no, no), ok);
+    assert_int_equal(output_of(COVER_FULL, no, ok, no), ok);
+    assert_int_equal(output_of(COVER_FULL, no, no, ok), no);
+    assert_int_equal(output_of(COVER_FULL, ok, ok, bad), bad);
+    assert_int_equal(output_of(COVER_FULL, no, no, bad), bad);
+    assert_int_equal(output_of(COVER_SAMPLED, no, ok, ok), no);
+    assert_int_equal(output_of(COVER_SAMPLED, no, bad, ok), bad);
+}
+
+static void every_status_and_check_has_a_text_of_its_own(void **state) {
+    (void)state;
+    for (int i = CASE_OK; i <= CASE_INTERRUPTED; i++)
+        for (int j = CASE_OK; j < i; j++)
+            assert_string_not_equal(case_status_text((enum case_status)i),
+                                    case_status_text((enum case_status)j));
+    for (int i = 0; i < CHECKS; i++) assert_string_not_equal(check_name((enum check)i), "unknown");
+    assert_string_equal(verdict_text(VERDICT_NOT_CHECKED), "not checked");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(init_takes_the_plan_and_claims_nothing),
+        cmocka_unit_test(init_of_a_skipped_case_keeps_its_reason),
+        cmocka_unit_test(added_rows_keep_their_order_across_growth),
+        cmocka_unit_test(capacity_doubles_and_never_falls_short),
+        cmocka_unit_test(more_rows_than_memory_can_name_are_refused),
+        cmocka_unit_test(ttft_is_the_median_with_its_spread),
+        cmocka_unit_test(what_was_not_measured_is_nan),
+        cmocka_unit_test(decode_rate_leaves_out_the_sampling_of_the_first_token),
+        cmocka_unit_test(peak_of_a_rank_is_its_own_and_its_share_of_what_ranks_share),
+        cmocka_unit_test(output_is_ok_only_when_proven_and_not_contradicted),
+        cmocka_unit_test(every_status_and_check_has_a_text_of_its_own),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
