@@ -31,8 +31,7 @@ static int execute(char **argv) {
         fprintf(stderr, "bench test: cannot execute %s: %s\n", argv[0], strerror(errno));
         _exit(127);
     }
-    if (pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) &&
-        WEXITSTATUS(status) == 0)
+    if (pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
     error_set(&err, STATUS_RUN_FAILED, "not all tests passed");
     return bench_fail("test", STATUS_RUN_FAILED, &err);
@@ -62,11 +61,11 @@ int cmd_test(int argc, char **argv, const struct bench_hooks *hooks) {
 
     char build[PATH_MAX], marker[PATH_MAX + 32];
     struct error err;
-    if (!build_folder(build) ||
-        (snprintf(marker, sizeof marker, "%s/CTestTestfile.cmake", build),
-         access(marker, R_OK) != 0)) {
-        error_set(&err, STATUS_RUN_FAILED,
-                  "this program was built without its tests; run ./bench test in the source folder");
+    if (!build_folder(build) || (snprintf(marker, sizeof marker, "%s/CTestTestfile.cmake", build),
+                                 access(marker, R_OK) != 0)) {
+        error_set(
+            &err, STATUS_RUN_FAILED,
+            "this program was built without its tests; run ./bench test in the source folder");
         return bench_fail("test", STATUS_RUN_FAILED, &err);
     }
     if (all)

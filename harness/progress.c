@@ -31,12 +31,11 @@ struct progress {
 /* ---- the ETA ---- */
 
 double progress_chunk_s(const struct plan *p, const struct case_plan *c, int64_t start, int64_t n) {
-    struct chunk_cost cost = engine_chunk_cost(&p->model, &c->engine, start, n,
-                                               start + n >= c->session.prompt_tokens);
+    struct chunk_cost cost =
+        engine_chunk_cost(&p->model, &c->engine, start, n, start + n >= c->session.prompt_tokens);
     const struct device_rates *r = &p->rates;
     double s = (double)cost.ops * r->op_overhead_ns / 1e9;
-    if (r->linear_flops > 0)
-        s += (double)(cost.linear_flops + cost.other_flops) / r->linear_flops;
+    if (r->linear_flops > 0) s += (double)(cost.linear_flops + cost.other_flops) / r->linear_flops;
     if (r->attention_flops > 0) s += (double)cost.attention_flops / r->attention_flops;
     if (r->copy_bytes > 0) s += (double)cost.bytes / r->copy_bytes;
     return s;
@@ -200,9 +199,8 @@ void progress_case_done(struct progress *s, int64_t now_ns, const struct case_pl
     if (wrong || (!s->opts.live && !s->opts.quiet)) {
         char took[FORMAT_BYTES], text[1200];
         format_ns(took, now_ns - s->case_begin_ns);
-        snprintf(text, sizeof text, "%s%s%s in %s%s%s", colour(s, status),
-                 case_status_text(status), s->opts.color ? "\033[0m" : "", took,
-                 reason[0] ? ": " : "", reason);
+        snprintf(text, sizeof text, "%s%s%s in %s%s%s", colour(s, status), case_status_text(status),
+                 s->opts.color ? "\033[0m" : "", took, reason[0] ? ": " : "", reason);
         log_line(s, now_ns, text);
     }
     s->predicted_done_s += c->predicted_total_s;

@@ -135,8 +135,7 @@ static enum status take_lock(struct run_dir *d, struct error *err) {
     char path[PATH_MAX_BYTES + 8], pid[32] = "";
     snprintf(path, sizeof path, "%s/lock", d->path);
     d->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (d->lock < 0)
-        return error_set(err, STATUS_IO, "cannot open %s: %s", path, strerror(errno));
+    if (d->lock < 0) return error_set(err, STATUS_IO, "cannot open %s: %s", path, strerror(errno));
     struct stat st;
     bool locked = flock(d->lock, LOCK_EX | LOCK_NB) == 0;
     if (!locked && errno != EWOULDBLOCK)
@@ -218,8 +217,7 @@ static enum status compare_config(const struct run_dir *d, const struct config *
         config_hash(c, hash);
         config_hash(was, hash_was);
         char *text = config_to_text(c), *text_was = config_to_text(was);
-        if (text && text_was)
-            run_dir_differences(text_was, text, differences, sizeof differences);
+        if (text && text_was) run_dir_differences(text_was, text, differences, sizeof differences);
         if (strcmp(hash, hash_was) != 0)
             s = error_set(err, STATUS_USAGE,
                           "cannot resume %s with another configuration: %s. Undo that, or start "
@@ -238,8 +236,9 @@ static enum status refuse(const struct run_dir *d, bool partial, enum run_mode m
                           struct error *err) {
     bool file = exists(d->file);
     if (mode == RUN_RESUME && !partial)
-        return error_set(err, STATUS_USAGE, file ? "%s is finished: there is nothing to resume"
-                                                 : "nothing to resume: there is no unfinished %s",
+        return error_set(err, STATUS_USAGE,
+                         file ? "%s is finished: there is nothing to resume"
+                              : "nothing to resume: there is no unfinished %s",
                          d->file);
     if (mode != RUN_NEW) return STATUS_OK;
     if (partial)

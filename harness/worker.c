@@ -48,8 +48,7 @@ static void send_event(void *ctx, const struct event *event) {
     struct worker *w = ctx;
     struct event e = *event;
     e.case_index = w->case_index;
-    bool may_drop =
-        e.kind == EVENT_CHUNK || e.kind == EVENT_DECODE || e.kind == EVENT_HEARTBEAT;
+    bool may_drop = e.kind == EVENT_CHUNK || e.kind == EVENT_DECODE || e.kind == EVENT_HEARTBEAT;
     send(w->fd, &e, sizeof e, MSG_NOSIGNAL | (may_drop ? MSG_DONTWAIT : 0));
 }
 
@@ -97,8 +96,8 @@ static void *heartbeat_main(void *ctx) {
         uint64_t progress_now = e ? engine_progress(e) : 0;
         int64_t cpu_now = cpu_time_ms();
         /* 10 ms of processor time in a second: more than this thread itself ever uses */
-        bool alive = e && atomic_load(&w->in_step) ? progress_now != progress
-                                                   : cpu_now >= cpu_ms + 10;
+        bool alive =
+            e && atomic_load(&w->in_step) ? progress_now != progress : cpu_now >= cpu_ms + 10;
         progress = progress_now;
         cpu_ms = cpu_now;
         if (alive) {

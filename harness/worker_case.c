@@ -1,10 +1,10 @@
 /* One case, from its prompt to its result: session, warm-up, measured repeats, checks, spans.
  *
- * A pass is one trip through the prompt (all chunks, or the sampled ones), followed in full coverage
- * by the decoding of the answer. Warm-up passes have negative numbers and leave no rows. The first
- * pass, whichever it is, carries the spot check; the first measured one the output and its checks;
- * later ones must give the same bits. The time between two chunks (memory figures, spot check,
- * events) belongs to nobody: TTFT is the sum of the chunks' latencies and the first token's.
+ * A pass is one trip through the prompt (all chunks, or the sampled ones), followed in full
+ * coverage by the decoding of the answer. Warm-up passes have negative numbers and leave no rows.
+ * The first pass, whichever it is, carries the spot check; the first measured one the output and
+ * its checks; later ones must give the same bits. The time between two chunks (memory figures, spot
+ * check, events) belongs to nobody: TTFT is the sum of the chunks' latencies and the first token's.
  * Spans come from a session of their own after everything else, and feed no statistics. */
 #include "harness/worker.h"
 
@@ -122,9 +122,9 @@ static enum status feed_chunk(struct case_run *k, int pass, int chunk, struct ch
     in_step(k, true);
     *fed = !hooks || !hooks->before_chunk ||
            !hooks->before_chunk(hooks->before_chunk_ctx, k->c->id, pass, chunk);
-    enum status s = *fed ? session_prefill(k->session, k->prompt.tokens + start,
-                                           chunk_tokens(k, chunk), r, err)
-                         : STATUS_OK;
+    enum status s =
+        *fed ? session_prefill(k->session, k->prompt.tokens + start, chunk_tokens(k, chunk), r, err)
+             : STATUS_OK;
     in_step(k, false);
     k->out->step_allocations += engine_allocations(k->engine) - allocations;
     return s;
@@ -323,11 +323,11 @@ static void add_ttft(struct case_run *k, const struct stats_point *points, int64
         ttft_ns = llround(ttft.ns);
         out->ttft_estimated = true;
         double c = k->c->session.chunk_tokens; /* of a whole chunk, in terms of its start */
-        out->fit = (struct affine_fit){
-            .base_ns = c * (fit.ns_per_token + fit.ns_per_token_depth * c / 2),
-            .slope_ns_per_token = c * fit.ns_per_token_depth,
-            .rms_relative = fit.rms_relative,
-            .n = fit.n};
+        out->fit =
+            (struct affine_fit){.base_ns = c * (fit.ns_per_token + fit.ns_per_token_depth * c / 2),
+                                .slope_ns_per_token = c * fit.ns_per_token_depth,
+                                .rms_relative = fit.rms_relative,
+                                .n = fit.n};
         out->ttft_error = ttft.relative_error;
     }
     out->ttft_ns[out->n_ttft++] = ttft_ns;
@@ -400,7 +400,8 @@ static enum status run_spans(struct case_run *k, struct error *err) {
 
 static enum status choose_chunks(struct case_run *k, struct error *err) {
     k->chunks = calloc((size_t)k->c->chunks, sizeof *k->chunks);
-    if (!k->chunks) return error_set(err, STATUS_NO_MEMORY, "no memory for %d chunks", k->c->chunks);
+    if (!k->chunks)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %d chunks", k->c->chunks);
     if (k->c->coverage == COVER_SAMPLED) {
         k->n_chunks = plan_sampled_chunks(k->c->chunks, k->c->sampled, k->chunks);
     } else {

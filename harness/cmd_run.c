@@ -1,0 +1,103 @@
+/* `bench run`: config -> plan -> RUN.partial -> launches -> checks over cases -> merge -> table ->
+ * exit code. The stages are in run.c. */
+#include "harness/bench.h"
+#include "harness/interrupt.h"
+#include "harness/run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int parse(struct run *r, int argc, char **argv) {
+    const struct argument arguments[] = {
+        {"--set", ARGUMENT_LIST, &r->sets, "SECTION.KEY=VALUE", "override a key; may be repeated"},
+        {"-o", ARGUMENT_VALUE, &r->output, "FILE", "result file; default results/raw/NAME-TIME.h5"},
+        {"--only", ARGUMENT_VALUE, &r->only, "ID", "only cases with this id; * and ? match"},
+        {"--resume", ARGUMENT_FLAG, &r->resume, NULL,
+         "continue an unfinished run: what is not ok runs (again)"},
+        {"--force", ARGUMENT_FLAG, &r->force, NULL, "replace a result that is there"},
+        {"--dry-run", ARGUMENT_FLAG, &r->dry_run, NULL, "show the plan, run nothing"},
+        {"--json", ARGUMENT_FLAG, &r->json, NULL, "print one JSON object on stdout"},
+        {"--quiet", ARGUMENT_FLAG, &r->quiet, NULL, "print errors and the verdict only"},
+        {"--no-color", ARGUMENT_FLAG, &r->no_color, NULL, "so does NO_COLOR in the environment"},
+    };
+    const struct command_line line = {
+        .command = "run",
+        .operands = "CONFIG",
+        .purpose = "Runs every case of a configuration in worker processes, checks the answers,\n"
+                   "and leaves one result file. Ctrl-C once finishes the chunk and writes what\n"
+                   "there is; twice stops at once; --resume continues either.\n"
+                   "Exits with 0 when all is well, 2 configuration, 3 a check failed, 5 a case\n"
+                   "failed or crashed, 6 I/O, 130 interrupted.",
+        .arguments = arguments,
+        .n = sizeof arguments / sizeof arguments[0],
+        .least = 1,
+        .most = 1,
+    };
+    struct argument_list operands;
+    int code = arguments_parse(&line, argc, argv, &operands);
+    if (code < 0 && r->resume && r->force)
+        code = bench_fail_usage("run", "--resume excludes", "--force");
+    if (code < 0) r->config_path = operands.v[0];
+    r->argc = argc;
+    r->argv = argv;
+    return code;
+}
+
+static int dry_run(const struct run *r, const struct bench_hooks *hooks) {
+    char *argv[2 * ARGUMENT_LIST_MAX + 4];
+    int n = 0;
+    argv[n++] = "plan";
+    for (int i = 0; i < r->sets.n; i++) {
+        argv[n++] = "--set";
+        argv[n++] = (char *)r->sets.v[i];
+    }
+    if (r->json) argv[n++] = "--json";
+    argv[n++] = (char *)r->config_path;
+    argv[n] = NULL;
+    return cmd_plan(n, argv, hooks);
+}
+
+static enum status run_all(struct run *r, struct error *err) {
+    enum status s = run_load_config(r, err);
+    if (s == STATUS_OK) s = run_open(r, err);
+    if (s == STATUS_OK) s = run_choose_cases(r, err);
+    if (s != STATUS_OK) return s;
+    enum status launched = run_launches(r, err);
+    if (!run_can_merge(r, launched)) return launched;
+    s = run_check_cases(r, err);
+    if (s == STATUS_OK) s = run_merge(r, launched == STATUS_OK, err);
+    if (s == STATUS_OK) s = run_show(r, err);
+    return s == STATUS_OK ? run_verdict(r, launched, err) : s;
+}
+
+/* The last words, and the exit code. */
+static int conclude(const struct run *r, enum status s, const struct error *err) {
+    if (s == STATUS_OK) {
+        if (!r->json) printf("ok: %d cases, %s\n", r->n_found, r->dir.file);
+        return 0;
+    }
+    if (r->config_errors.n > 0) {
+        config_errors_print(&r->config_errors);
+        return status_exit_code(s);
+    }
+    int code = bench_fail("run", s, err);
+    if (r->started && !r->finished)
+        fprintf(stderr, "bench run: %s is kept; to go on: bench run %s --resume -o %s\n",
+                r->dir.path, r->config_path, r->dir.file);
+    return code;
+}
+
+int cmd_run(int argc, char **argv, const struct bench_hooks *hooks) {
+    struct run *r = calloc(1, sizeof *r); /* a configuration is too large for the stack */
+    struct error err = {{0}};
+    if (!r) return bench_fail("run", STATUS_NO_MEMORY, &err);
+    int code = parse(r, argc, argv);
+    if (code < 0 && r->dry_run) code = dry_run(r, hooks);
+    if (code < 0) {
+        r->interrupts = interrupt_catch();
+        code = conclude(r, run_all(r, &err), &err);
+    }
+    run_close(r);
+    free(r);
+    return code;
+}

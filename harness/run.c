@@ -1,0 +1,221 @@
+/* The stages of `bench run`. Owns the plan, the screen and the result file, and never touches an
+ * engine: workers do. */
+#include "harness/run.h"
+
+#include "harness/check.h"
+#include "harness/interrupt.h"
+#include "harness/launch.h"
+#include "harness/machine.h"
+#include "harness/progress.h"
+#include "harness/record.h"
+#include "harness/show.h"
+
+#include <fnmatch.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- config and plan ---- */
+
+enum status run_load_config(struct run *r, struct error *err) {
+    enum status s =
+        config_load(&r->config, r->config_path, r->sets.v, r->sets.n, &r->config_errors);
+    return s == STATUS_OK ? s : error_set(err, s, "%s is not valid", r->config_path);
+}
+
+static enum status make_plan(struct run *r, struct error *err) {
+    enum status s = plan_make(&r->plan, &r->config, &r->config_errors);
+    return s == STATUS_OK ? s : error_set(err, s, "%s cannot be planned", r->config_path);
+}
+
+enum status run_open(struct run *r, struct error *err) {
+    char file[PATH_MAX_BYTES];
+    enum run_mode mode = r->resume ? RUN_RESUME : r->force ? RUN_FORCE : RUN_NEW;
+    const char *output = r->output ? r->output : r->config.output;
+    enum status s = run_dir_file(&r->config, output, mode, file, err);
+    if (s == STATUS_OK && !r->resume) s = make_plan(r, err);
+    if (s == STATUS_OK) {
+        s = run_dir_open(&r->dir, file, &r->config, mode, err);
+        r->dir_open = s == STATUS_OK;
+    }
+    if (s != STATUS_OK) return s;
+    if (r->dir.has_plan) return plan_read(&r->plan, &r->config, r->dir.plan, err);
+    if (r->resume) s = make_plan(r, err);
+    return s == STATUS_OK ? plan_write(&r->plan, r->dir.plan, err) : s;
+}
+
+/* ---- cases ---- */
+
+static bool read_fragment(const struct run *r, int i, struct case_result *out) {
+    char path[2 * PATH_MAX_BYTES];
+    struct error unused;
+    snprintf(path, sizeof path, "%s/case-%s.h5", r->dir.path, r->plan.cases[i].id);
+    return access(path, R_OK) == 0 &&
+           record_read_case(path, NULL, false, out, &unused) == STATUS_OK;
+}
+
+static bool is_done(const struct run *r, int i) {
+    struct case_result result;
+    if (!r->resume || !read_fragment(r, i, &result)) return false;
+    bool done = result.status == CASE_OK;
+    result_free(&result);
+    return done;
+}
+
+static enum status leave_skipped(const struct run *r, int i, struct error *err) {
+    struct case_result result;
+    result_init(&result, &r->plan.cases[i]);
+    result.repeats = (int)r->config.repeats;
+    enum status s = record_write_case(r->dir.path, &result, err);
+    result_free(&result);
+    return s;
+}
+
+enum status run_choose_cases(struct run *r, struct error *err) {
+    size_t n = (size_t)r->plan.n + 1;
+    r->wanted = calloc(n, sizeof *r->wanted);
+    r->todo = calloc(n, sizeof *r->todo);
+    r->results = calloc(n, sizeof *r->results);
+    r->found = calloc(n, sizeof *r->found);
+    if (!r->wanted || !r->todo || !r->results || !r->found)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %d cases", r->plan.n);
+    int any = 0;
+    enum status s = STATUS_OK;
+    for (int i = 0; s == STATUS_OK && i < r->plan.n; i++) {
+        const struct case_plan *c = &r->plan.cases[i];
+        r->wanted[i] = !r->only || fnmatch(r->only, c->id, 0) == 0;
+        any += r->wanted[i];
+        bool skipped = c->coverage == COVER_SKIPPED;
+        r->todo[i] = r->wanted[i] && !skipped && !is_done(r, i);
+        if (r->wanted[i] && skipped) s = leave_skipped(r, i, err);
+    }
+    if (s == STATUS_OK && any == 0)
+        s = error_set(err, STATUS_USAGE,
+                      "--only %s: no case has such an id; `bench plan %s` lists them", r->only,
+                      r->config_path);
+    return s;
+}
+
+/* ---- launches ---- */
+
+static bool colored(const struct run *r, FILE *stream) {
+    const char *no_color = getenv("NO_COLOR");
+    return !r->no_color && !(no_color && no_color[0]) && isatty(fileno(stream));
+}
+
+enum status run_launches(struct run *r, struct error *err) {
+    struct progress *screen = NULL;
+    r->started = true;
+    const struct progress_opts on = {.stream = stderr,
+                                     .live = isatty(STDERR_FILENO) && !r->quiet,
+                                     .color = colored(r, stderr),
+                                     .quiet = r->quiet};
+    const struct launch_opts opts = {
+        .dir = r->dir.path, .watchdog_s = r->config.watchdog_s, .interrupts = r->interrupts};
+    for (int i = 0; i < r->plan.n_notes && !r->quiet; i++)
+        fprintf(stderr, "note: %s\n", r->plan.notes[i]);
+    enum status s = progress_open(&screen, &r->plan, r->todo, &on, err);
+    if (s == STATUS_OK) {
+        struct launch_observer observer = progress_observer(screen);
+        for (int launch = 0; s == STATUS_OK && launch < r->plan.launches; launch++)
+            s = launch_run(&r->plan, launch, r->todo, &opts, &observer, err);
+    }
+    progress_close(screen);
+    return s;
+}
+
+/* ---- results ---- */
+
+bool run_can_merge(const struct run *r, enum status launched) {
+    return launched == STATUS_OK ||
+           (launched == STATUS_INTERRUPTED && interrupt_count(r->interrupts) == 1);
+}
+
+enum status run_check_cases(struct run *r, struct error *err) {
+    for (int i = 0; i < r->plan.n; i++)
+        if (r->wanted[i] && read_fragment(r, i, &r->results[i]))
+            r->found[r->n_found++] = &r->results[i];
+    if (!r->config.invariance) return STATUS_OK;
+    check_invariance(r->found, r->n_found);
+    enum status s = STATUS_OK;
+    for (int i = 0; s == STATUS_OK && i < r->n_found; i++)
+        if (r->found[i]->status == CASE_OK) s = record_update_checks(r->dir.path, r->found[i], err);
+    return s;
+}
+
+enum status run_merge(struct run *r, bool complete, struct error *err) {
+    struct machine_facts facts;
+    const char **ids = calloc((size_t)r->n_found + 1, sizeof *ids);
+    if (!ids) return error_set(err, STATUS_NO_MEMORY, "no memory for %d ids", r->n_found);
+    for (int i = 0; i < r->n_found; i++) ids[i] = r->found[i]->id;
+    int damaged = 0;
+    machine_facts_open(&facts, &r->plan, r->argc, r->argv);
+    enum status s = record_merge(r->dir.path, r->dir.file, &facts.run, ids, r->n_found, complete,
+                                 &damaged, err);
+    machine_facts_close(&facts);
+    free(ids);
+    if (s == STATUS_OK && damaged > 0)
+        s = error_set(err, STATUS_IO, "%d of %d finished cases cannot be read back from %s",
+                      damaged, r->n_found, r->dir.path);
+    return s;
+}
+
+enum status run_show(struct run *r, struct error *err) {
+    if (r->quiet && !r->json) return STATUS_OK;
+    struct record_run run;
+    enum status s = record_read_run(r->dir.file, &run, err);
+    if (s != STATUS_OK) return s;
+    if (r->json)
+        show_json(stdout, &run, r->dir.file);
+    else
+        show_table(stdout, &run, r->dir.file, colored(r, stdout));
+    record_run_free(&run);
+    return STATUS_OK;
+}
+
+static const struct case_result *failed_check(const struct run *r, enum check *check) {
+    for (int i = 0; i < r->n_found; i++)
+        for (int k = 0; k < CHECKS; k++)
+            if (r->found[i]->check[k].verdict == VERDICT_FAILED) {
+                *check = (enum check)k;
+                return r->found[i];
+            }
+    return NULL;
+}
+
+enum status run_verdict(struct run *r, enum status launched, struct error *err) {
+    int ended = 0, stopped = 0;
+    const struct case_result *failed = NULL;
+    for (int i = 0; i < r->n_found; i++) {
+        enum case_status status = r->found[i]->status;
+        ended += status == CASE_OK || status == CASE_SKIPPED;
+        stopped += status == CASE_INTERRUPTED;
+        if (!failed && status != CASE_OK && status != CASE_SKIPPED && status != CASE_INTERRUPTED)
+            failed = r->found[i];
+    }
+    r->finished = launched == STATUS_OK && ended == r->n_found;
+    enum check check;
+    const struct case_result *wrong = failed_check(r, &check);
+    if (wrong)
+        return error_set(err, STATUS_MISMATCH, "%s: %s check: %s", wrong->id, check_name(check),
+                         wrong->check[check].detail);
+    if (launched == STATUS_INTERRUPTED || stopped > 0)
+        return error_set(err, STATUS_INTERRUPTED, "interrupted: %d of %d cases are left",
+                         r->n_found - ended, r->n_found);
+    if (failed)
+        return error_set(err, STATUS_RUN_FAILED,
+                         "%d of %d cases did not run to their end; the first: %s: %s: %s",
+                         r->n_found - ended, r->n_found, failed->id,
+                         case_status_text(failed->status), failed->reason);
+    return STATUS_OK;
+}
+
+void run_close(struct run *r) {
+    for (int i = 0; i < r->n_found; i++) result_free(r->found[i]);
+    free(r->found);
+    free(r->results);
+    free(r->wanted);
+    free(r->todo);
+    plan_free(&r->plan);
+    if (r->dir_open) run_dir_close(&r->dir, r->finished || (!r->started && !r->resume));
+}

@@ -1,0 +1,57 @@
+/* The stages of `bench run`, in the order in which cmd_run.c calls them. */
+#ifndef HARNESS_RUN_H
+#define HARNESS_RUN_H
+
+#include "harness/arguments.h"
+#include "harness/result.h"
+#include "harness/run_dir.h"
+
+#include <stdio.h>
+
+struct run {
+    /* the command line */
+    int argc;
+    char **argv;
+    const char *config_path, *output, *only;
+    struct argument_list sets;
+    bool resume, force, json, quiet, no_color, dry_run;
+    /* what becomes of it */
+    struct config config;
+    struct config_errors config_errors;
+    struct plan plan; /* owned */
+    struct run_dir dir;
+    bool dir_open;
+    bool *wanted, *todo;         /* [plan.n]: part of this run; still to be executed. Owned */
+    struct case_result *results; /* [plan.n]: of wanted cases, read back; owned */
+    struct case_result **found;  /* [n_found]: those that have a fragment; owned */
+    int n_found;
+    bool started;                   /* workers may have left something */
+    bool finished;                  /* nothing is left for --resume */
+    const volatile int *interrupts; /* signals that asked to stop */
+};
+
+/* Every stage: STATUS_OK, or what ended the run, with err filled, or config_errors. */
+
+/* config.ini and --set -> config */
+enum status run_load_config(struct run *r, struct error *err);
+/* config -> plan, and RUN.partial open. A new run is planned before its folder is made; a resumed
+ * one keeps the decisions that it finds. */
+enum status run_open(struct run *r, struct error *err);
+/* --only and --resume -> wanted, todo; skipped cases get their fragments. */
+enum status run_choose_cases(struct run *r, struct error *err);
+/* Worker processes; afterwards every wanted case has a fragment, unless stopped at once. */
+enum status run_launches(struct run *r, struct error *err);
+/* Whether, after `launched`, there is something to merge and a place for it. */
+bool run_can_merge(const struct run *r, enum status launched);
+/* Fragments -> results; checks over cases (invariance). */
+enum status run_check_cases(struct run *r, struct error *err);
+/* RUN.partial -> RUN.h5. complete: the run was not interrupted. */
+enum status run_merge(struct run *r, bool complete, struct error *err);
+/* RUN.h5 -> table, or JSON, on stdout. */
+enum status run_show(struct run *r, struct error *err);
+/* A failed check outranks an interrupt, which outranks cases that did not run to their end. */
+enum status run_verdict(struct run *r, enum status launched, struct error *err);
+/* Frees everything; removes RUN.partial when nothing is left for --resume. */
+void run_close(struct run *r);
+
+#endif
