@@ -3,6 +3,7 @@
 #include "harness/progress.h"
 
 #include "harness/format.h"
+#include "harness/predict.h"
 #include "harness/stats.h"
 
 #include <stdlib.h>
@@ -30,15 +31,11 @@ struct progress {
 
 /* ---- the ETA ---- */
 
-double progress_chunk_s(const struct plan *p, const struct case_plan *c, int64_t start, int64_t n) {
-    struct chunk_cost cost =
-        engine_chunk_cost(&p->model, &c->engine, start, n, start + n >= c->session.prompt_tokens);
-    const struct device_rates *r = &p->rates;
-    double s = (double)cost.ops * r->op_overhead_ns / 1e9;
-    if (r->linear_flops > 0) s += (double)(cost.linear_flops + cost.other_flops) / r->linear_flops;
-    if (r->attention_flops > 0) s += (double)cost.attention_flops / r->attention_flops;
-    if (r->copy_bytes > 0) s += (double)cost.bytes / r->copy_bytes;
-    return s;
+static double chunk_s(const struct progress *s, const struct case_plan *c, const struct event *e) {
+    int64_t start = e->tokens_done - e->n_tokens;
+    struct chunk_cost cost = engine_chunk_cost(&s->plan->model, &c->engine, start, e->n_tokens,
+                                               e->tokens_done >= c->session.prompt_tokens);
+    return predict_chunk_s(&cost, &s->plan->rates);
 }
 
 double progress_eta_s(const struct progress *s, int64_t now_ns, bool *measured) {
@@ -171,8 +168,7 @@ void progress_event(struct progress *s, int64_t now_ns, const struct case_plan *
         log_begin(s, now_ns);
         break;
     case EVENT_CHUNK:
-        s->predicted_case_s +=
-            progress_chunk_s(s->plan, c, e->tokens_done - e->n_tokens, e->n_tokens);
+        s->predicted_case_s += chunk_s(s, c, e);
         if (s->predicted_case_s > c->predicted_total_s) s->predicted_case_s = c->predicted_total_s;
         s->heard_ns = now_ns;
         s->last = *e;

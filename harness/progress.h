@@ -36,7 +36,4 @@ struct launch_observer progress_observer(struct progress *s);
  * *measured: false while nothing has finished to compare with. */
 double progress_eta_s(const struct progress *s, int64_t now_ns, bool *measured);
 
-/* Seconds that the plan's rates give a chunk. */
-double progress_chunk_s(const struct plan *p, const struct case_plan *c, int64_t start, int64_t n);
-
 #endif

@@ -1,4 +1,5 @@
 /* The screen of a run, fed with events and a clock of the test's own. */
+#include "harness/predict.h"
 #include "harness/progress.h"
 
 #include <setjmp.h>
@@ -224,7 +225,8 @@ static void eta_within_a_case_follows_its_chunks(void **state) {
     struct screen s;
     bool measured;
     open_screen(&s, (struct progress_opts){0});
-    double first = progress_chunk_s(&s.plan, &s.cases[0], 0, 1000);
+    struct chunk_cost cost = engine_chunk_cost(&s.plan.model, &s.cases[0].engine, 0, 1000, false);
+    double first = predict_chunk_s(&cost, &s.plan.rates);
     s.cases[0].predicted_total_s = 10 * first;
     s.cases[1].predicted_total_s = 90 * first;
     progress_close(s.progress);
