@@ -1,0 +1,105 @@
+/* The program with something broken in it: bench_main with hooks. What is broken is named by the
+ * environment, so that the worker processes inherit it:
+ *
+ *   BENCH_TEST_FAULT=NAME:CHUNK   see the table below; CHUNK counts from 0
+ *   BENCH_TEST_CASE=GLOB          only in cases whose id matches (default: all)
+ */
+#include "harness/bench.h"
+
+#include <fnmatch.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* ---- deaths of the worker ---- */
+
+static void die_abort(void) {
+    fprintf(stderr, "bench_faulty: aborting on purpose\n");
+    abort();
+}
+
+static void die_segv(void) {
+    signal(SIGSEGV, SIG_DFL); /* a sanitizer's handler would turn it into an exit */
+    raise(SIGSEGV);
+}
+
+static void die_hang(void) {
+    for (;;) pause();
+}
+
+static void die_exit(void) {
+    fprintf(stderr, "bench_faulty: leaving on purpose\n");
+    _exit(7);
+}
+
+/* Dies as a process does that a library stops when memory runs out: nothing is left to report it.
+ */
+static void die_oom(void) {
+    fprintf(stderr, "bench_faulty: out of memory on purpose\n");
+    raise(SIGKILL);
+}
+
+static void die_kill(void) {
+    raise(SIGKILL);
+}
+
+/* Not a death: a chunk that takes long, for tests that interrupt. */
+static void slow(void) {
+    for (int i = 0; i < 20; i++) usleep(50000);
+}
+
+static const struct {
+    const char *name;
+    void (*act)(void);
+    bool feed; /* whether the chunk is fed after it */
+} faults[] = {
+    {"abort", die_abort, true}, {"segv", die_segv, true}, {"hang", die_hang, true},
+    {"exit", die_exit, true},   {"oom", die_oom, true},   {"kill", die_kill, true},
+    {"slow", slow, true},       {"drop", NULL, false},
+};
+
+struct fault {
+    int kind; /* row of the table, or -1 */
+    int chunk;
+    const char *cases;
+};
+
+static bool before_chunk(void *ctx, const char *case_id, int repeat, int chunk) {
+    const struct fault *f = ctx;
+    (void)repeat;
+    if (chunk != f->chunk || fnmatch(f->cases, case_id, 0) != 0) return false;
+    if (faults[f->kind].act) faults[f->kind].act();
+    return !faults[f->kind].feed;
+}
+
+/* false: the variable names no fault. */
+static bool read_fault(struct fault *f) {
+    const char *text = getenv("BENCH_TEST_FAULT"), *cases = getenv("BENCH_TEST_CASE");
+    *f = (struct fault){.kind = -1, .cases = cases ? cases : "*"};
+    if (!text) return true;
+    const char *colon = strchr(text, ':');
+    size_t n = colon ? (size_t)(colon - text) : strlen(text);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        if (strlen(faults[i].name) == n && strncmp(faults[i].name, text, n) == 0) f->kind = (int)i;
+    f->chunk = colon ? atoi(colon + 1) : 0;
+    return f->kind >= 0;
+}
+
+int main(int argc, char **argv) {
+    struct fault fault;
+    struct rlimit no_core = {0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
+    if (!read_fault(&fault)) {
+        fprintf(stderr, "bench_faulty: unknown BENCH_TEST_FAULT=%s\n", getenv("BENCH_TEST_FAULT"));
+        return 2;
+    }
+    struct bench_hooks hooks = {0};
+    if (fault.kind >= 0) {
+        hooks.before_chunk = before_chunk;
+        hooks.before_chunk_ctx = &fault;
+    }
+    return bench_main(argc, argv, &hooks);
+}
