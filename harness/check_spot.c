@@ -1,0 +1,365 @@
+/* The spot check: attention of sampled (layer, head, row) points, recomputed in float64 from the
+ * cached keys and values and the row's query before its rotation, by a plain loop over all keys.
+ * Nothing of the engine's arithmetic is used: phases and factors come from the definition of dual
+ * chunk attention (Qwen2.5-1M report, 3.1), the kv head from the model's global mapping.
+ * Before it: worker_case.c taps the rows and calls it after each chunk; owns its points and a row
+ * of scores.
+ *
+ * Tolerance, per element of an output row, from what a correct kernel may round:
+ *  - the stored output, once: half a unit, and as much for probabilities that are rounded alike;
+ *  - every probability: independent relative errors e_j, hence 8 sqrt(sum (p_j v_j e_j)^2). e_j is
+ *    2^-9 where probabilities meet the values as bf16 (2^-20 in f32: exp and its argument), plus
+ *    2^-20 of sum |q_d k_jd| for a score summed in f32, plus a whole unit of every q_d that lies so
+ *    near a tie that f32 may have rounded it the other way;
+ *  - f32 sums over n keys: 2^-23 sqrt(n) of what is summed.
+ * The independent part shrinks with the number of keys as the output itself does, so a row that
+ * looks at a million keys alike is held to a few percent, one that looks at one key to 2^-6. */
+#include "harness/check.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { COPIES = 3, KEY_BLOCK = 1024, HEAD_DIM_MAX = 256 };
+
+struct point {
+    int layer, head;
+    int32_t row;
+    bool done;
+};
+
+struct check_spot {
+    struct model_config m;
+    int ranks;
+    struct attention_pattern pattern; /* chunk 0: plain */
+    double factor;                    /* DCA's f of the whole prompt */
+    enum dtype dtype;
+    int n, done;
+    struct point *points; /* [n], owned */
+    double *score;        /* [prompt_tokens], owned; then probabilities */
+    float *error;         /* [prompt_tokens], owned: relative, of a probability */
+    float *block;         /* [KEY_BLOCK][D], owned */
+    double worst;         /* deviation over tolerance */
+    char worst_text[200];
+    char failure[200]; /* what no tolerance excuses; "" */
+};
+
+/* ---- choosing points */
+
+struct choice {
+    const struct case_plan *c;
+    const int *chunks;
+    int n_chunks;
+    const int32_t *random; /* [count] */
+};
+
+/* Row for point i: the chunk's last, first, then any. */
+static int32_t wanted_row(const struct choice *k, int i, int count) {
+    const int at = count > 1 ? (int)((int64_t)i * (k->n_chunks - 1) / (count - 1)) : 0;
+    const int32_t size = k->c->session.chunk_tokens, start = k->chunks[at] * size;
+    const int32_t left = k->c->session.prompt_tokens - start, n = left < size ? left : size;
+    return start + (i % 4 == 0 ? n - 1 : i % 4 == 1 ? 0 : k->random[i] % n);
+}
+
+/* A row of the same chunk that is tapped already, if no further row can be. One tap is kept for the
+ * last row of the prompt. */
+static int32_t affordable_row(const struct check_spot *c, int32_t row, int32_t chunk_tokens) {
+    int32_t rows[TAP_ROWS];
+    const int32_t start = row / chunk_tokens * chunk_tokens;
+    const int n = check_spot_rows(c, start, chunk_tokens, rows);
+    for (int i = 0; i < n; i++)
+        if (rows[i] == row) return row;
+    return n < TAP_ROWS - 1 ? row : rows[row % n];
+}
+
+/* Layers and heads in turn, rows from the first to the last chunk. In the last layer of a pruned
+ * model only the prompt's last row exists. */
+static void choose_points(struct check_spot *c, const struct choice *k, int count) {
+    const struct case_plan *plan = k->c;
+    const int32_t S = plan->session.prompt_tokens;
+    const int first_head = k->random[0] % c->m.H;
+    for (int i = 0; i < count; i++) {
+        struct point p = {.layer = i % c->m.layers,
+                          .head = (i + i / c->m.layers + first_head) % c->m.H};
+        const bool last_only = plan->engine.prune_last_layer && p.layer == c->m.layers - 1;
+        p.row = last_only ? S - 1
+                          : affordable_row(c, wanted_row(k, i, count), plan->session.chunk_tokens);
+        c->points[c->n++] = p;
+    }
+}
+
+static enum status allocate(struct check_spot *c, int count, int32_t S, struct error *err) {
+    c->points = calloc((size_t)count, sizeof *c->points);
+    c->score = malloc((size_t)S * sizeof *c->score);
+    c->error = malloc((size_t)S * sizeof *c->error);
+    c->block = malloc((size_t)KEY_BLOCK * (size_t)c->m.D * sizeof *c->block);
+    if (c->points && c->score && c->error && c->block) return STATUS_OK;
+    return error_set(err, STATUS_NO_MEMORY, "no memory for the spot check of %d tokens", S);
+}
+
+enum status check_spot_open(struct check_spot **out, const struct engine_info *info,
+                            const struct case_plan *c, const int *chunks, int n_chunks,
+                            int64_t count, uint64_t seed, struct error *err) {
+    const int32_t S = c->session.prompt_tokens;
+    *out = NULL;
+    if (count < 1 || count > 100000 || n_chunks < 1 || info->model.D > HEAD_DIM_MAX)
+        return error_set(err, STATUS_USAGE,
+                         "spot check of %lld rows in %d chunks at head dim %d: expected 1 to "
+                         "100000 rows, chunks, at most %d",
+                         (long long)count, n_chunks, info->model.D, HEAD_DIM_MAX);
+    struct check_spot *s = calloc(1, sizeof *s);
+    int32_t *random = malloc((size_t)count * sizeof *random);
+    enum status status = STATUS_NO_MEMORY;
+    if (s && random) {
+        s->m = info->model;
+        s->ranks = info->ranks;
+        s->dtype = c->engine.dtype;
+        s->factor = 1;
+        if (c->engine.dual_chunk_attention && s->m.dual_chunk.chunk > 0) {
+            s->pattern = s->m.dual_chunk;
+            s->factor = fmax(1, 0.1 * log((double)S / s->m.dual_chunk_original_max) + 1);
+        }
+        status = allocate(s, (int)count, S, err);
+    } else {
+        error_set(err, STATUS_NO_MEMORY, "no memory for the spot check");
+    }
+    if (status == STATUS_OK) {
+        engine_random_tokens(seed, INT32_MAX, (int32_t)count, random);
+        choose_points(s, &(struct choice){c, chunks, n_chunks, random}, (int)count);
+        *out = s;
+    } else {
+        check_spot_finish(s, NULL);
+    }
+    free(random);
+    return status;
+}
+
+int check_spot_rows(const struct check_spot *c, int32_t start, int32_t n,
+                    int32_t positions[TAP_ROWS]) {
+    int rows = 0;
+    for (int i = 0; i < c->n; i++) {
+        const int32_t row = c->points[i].row;
+        bool known = row < start || row - start >= n || rows == TAP_ROWS;
+        for (int k = 0; k < rows && !known; k++) known = positions[k] == row;
+        if (!known) positions[rows++] = row;
+    }
+    return rows;
+}
+
+/* ---- attention of one row, from its definition */
+
+/* The row's query as the three kinds of keys meet it: of its own dual chunk, of the one before, of
+ * those before that. */
+struct rotated_query {
+    double x[COPIES][HEAD_DIM_MAX];
+    double unsure[COPIES][HEAD_DIM_MAX]; /* a unit where rounding could go either way, else 0 */
+};
+
+static int query_kind(const struct check_spot *c, int32_t row, int32_t key) {
+    if (c->pattern.chunk == 0) return 0;
+    const int32_t between = row / c->pattern.chunk - key / c->pattern.chunk;
+    return between > 2 ? 2 : between;
+}
+
+static int64_t query_phase(const struct check_spot *c, int32_t row, int kind) {
+    const int64_t Lc = c->pattern.chunk, C = Lc + c->pattern.local;
+    if (Lc == 0) return row;
+    const int64_t i = row % Lc;
+    if (kind == 0) return i;
+    return kind == 1 && i + Lc < C ? i + Lc : C;
+}
+
+/* Rounded to 8 bits, to nearest even, and how near x is to a value that rounds otherwise. */
+static double round_bf16(double x, double uncertainty, double *unsure) {
+    int exponent;
+    const double unit = x == 0 ? 0 : (frexp(x, &exponent), ldexp(1, exponent - 8));
+    if (unit == 0) return *unsure = 0, x;
+    const double down = floor(x / unit), rest = x / unit - down;
+    *unsure = fabs(rest - 0.5) * unit <= uncertainty ? unit : 0;
+    const bool up = rest > 0.5 || (rest == 0.5 && fmod(down, 2) != 0);
+    return (down + up) * unit;
+}
+
+static void rotate_query(const struct check_spot *c, const float *q, int32_t row,
+                         struct rotated_query *out) {
+    const int half = c->m.D / 2;
+    for (int kind = 0; kind < COPIES; kind++)
+        for (int i = 0; i < half; i++) {
+            const double frequency = pow(c->m.rope_theta, -2.0 * i / c->m.D);
+            const double angle = (double)query_phase(c, row, kind) * frequency;
+            const double a = (double)q[i], b = (double)q[i + half];
+            const double rotated[2] = {a * cos(angle) - b * sin(angle),
+                                       b * cos(angle) + a * sin(angle)};
+            for (int k = 0; k < 2; k++) {
+                double *x = &out->x[kind][i + k * half], *unsure = &out->unsure[kind][i + k * half];
+                *x = rotated[k];
+                *unsure = 0;
+                if (c->dtype == DTYPE_BF16)
+                    *x = round_bf16(*x, ldexp(fabs(a) + fabs(b), -22), unsure);
+            }
+        }
+}
+
+/* Score of one key, and what a correct kernel's probability may be wrong by, relatively. */
+static double key_score(const struct check_spot *c, const struct rotated_query *q, int kind,
+                        const float *k, float *error) {
+    const double scale = c->factor / sqrt(c->m.D);
+    double sum = 0, size = 0, unsure = 0;
+    for (int d = 0; d < c->m.D; d++) {
+        const double product = q->x[kind][d] * (double)k[d];
+        sum += product;
+        size += fabs(product);
+        unsure += q->unsure[kind][d] * fabs((double)k[d]);
+    }
+    const double probability = ldexp(1, c->dtype == DTYPE_BF16 ? -9 : -20);
+    *error = (float)(probability + scale * (ldexp(size, -20) + unsure));
+    return scale * sum;
+}
+
+static bool all_zero(const float *x, int n) {
+    for (int i = 0; i < n; i++)
+        if (x[i] != 0) return false;
+    return true;
+}
+
+/* A global kv head's keys or values at [begin, begin + n) into c->block. */
+static enum status read_block(struct check_spot *c, struct session *s, const struct point *p,
+                              bool keys, int32_t begin, int32_t n, struct error *err) {
+    const int rank = p->head / (c->m.H / c->ranks), kv_head = p->head / (c->m.H / c->m.K);
+    return session_kv_read(s, p->layer, rank, kv_head, begin, n, keys ? c->block : NULL,
+                           keys ? NULL : c->block, err);
+}
+
+/* Fills score with probabilities (not yet divided by *sum). */
+static enum status score_keys(struct check_spot *c, struct session *s, const struct point *p,
+                              const struct rotated_query *q, double *sum, struct error *err) {
+    double top = -INFINITY;
+    for (int32_t begin = 0; begin <= p->row; begin += KEY_BLOCK) {
+        const int32_t left = p->row + 1 - begin, n = left < KEY_BLOCK ? left : KEY_BLOCK;
+        const enum status status = read_block(c, s, p, true, begin, n, err);
+        if (status != STATUS_OK) return status;
+        for (int32_t i = 0; i < n; i++) {
+            const float *k = c->block + (size_t)i * (size_t)c->m.D;
+            const int32_t j = begin + i;
+            c->score[j] = key_score(c, q, query_kind(c, p->row, j), k, &c->error[j]);
+            if (c->score[j] > top) top = c->score[j];
+            if (!c->failure[0] && all_zero(k, c->m.D))
+                snprintf(c->failure, sizeof c->failure,
+                         "layer %d, kv head %d: the key of token %d was never written", p->layer,
+                         p->head / (c->m.H / c->m.K), j);
+        }
+    }
+    *sum = 0;
+    for (int32_t j = 0; j <= p->row; j++) *sum += c->score[j] = exp(c->score[j] - top);
+    return STATUS_OK;
+}
+
+struct attended {
+    double out[HEAD_DIM_MAX];
+    double size[HEAD_DIM_MAX];  /* sum of (p v)^2 */
+    double noise[HEAD_DIM_MAX]; /* sum of (p v e)^2 */
+};
+
+static enum status weigh_values(struct check_spot *c, struct session *s, const struct point *p,
+                                double sum, struct attended *a, struct error *err) {
+    memset(a, 0, sizeof *a);
+    for (int32_t begin = 0; begin <= p->row; begin += KEY_BLOCK) {
+        const int32_t left = p->row + 1 - begin, n = left < KEY_BLOCK ? left : KEY_BLOCK;
+        const enum status status = read_block(c, s, p, false, begin, n, err);
+        if (status != STATUS_OK) return status;
+        for (int32_t i = 0; i < n; i++) {
+            const double probability = c->score[begin + i] / sum;
+            const double error = (double)c->error[begin + i];
+            for (int d = 0; d < c->m.D; d++) {
+                const double part = probability * (double)c->block[i * c->m.D + d];
+                a->out[d] += part;
+                a->size[d] += part * part;
+                a->noise[d] += part * part * error * error;
+            }
+        }
+    }
+    return STATUS_OK;
+}
+
+static double tolerance(const struct check_spot *c, const struct attended *a, int d, int32_t keys) {
+    const double stored = ldexp(fabs(a->out[d]), c->dtype == DTYPE_BF16 ? -8 : -21);
+    const double summed = ldexp(sqrt(keys), -23) * (fabs(a->out[d]) + sqrt(a->size[d]));
+    return stored + 8 * sqrt(a->noise[d]) + summed + 1e-30;
+}
+
+/* ---- comparing */
+
+static void compare(struct check_spot *c, const struct point *p, const struct attended *a,
+                    const float *got) {
+    for (int d = 0; d < c->m.D; d++) {
+        const double limit = tolerance(c, a, d, p->row + 1);
+        double off = fabs((double)got[d] - a->out[d]) / limit;
+        if (isnan(off)) off = INFINITY;
+        if (off <= c->worst) continue;
+        c->worst = off;
+        snprintf(c->worst_text, sizeof c->worst_text,
+                 "layer %d, head %d, token %d, element %d: expected %.6g, got %.6g, tolerance %.2g",
+                 p->layer, p->head, p->row, d, a->out[d], (double)got[d], limit);
+    }
+}
+
+static enum status check_point(struct check_spot *c, struct session *s, struct point *p,
+                               struct error *err) {
+    float query[HEAD_DIM_MAX], got[HEAD_DIM_MAX];
+    struct rotated_query rotated;
+    struct attended a;
+    double sum;
+    enum status status = session_tap_read(s, p->layer, p->head, p->row, query, got, err);
+    if (status != STATUS_OK) return status;
+    rotate_query(c, query, p->row, &rotated);
+    status = score_keys(c, s, p, &rotated, &sum, err);
+    if (status == STATUS_OK) status = weigh_values(c, s, p, sum, &a, err);
+    if (status != STATUS_OK) return status;
+    compare(c, p, &a, got);
+    p->done = true;
+    c->done++;
+    return STATUS_OK;
+}
+
+enum status check_spot_chunk(struct check_spot *c, struct session *s, int32_t start, int32_t n,
+                             struct error *err) {
+    /* a prompt that lost a chunk has other rows here; that is the count check's to say */
+    if (session_position(s) != start + n) return STATUS_OK;
+    for (int i = 0; i < c->n; i++) {
+        struct point *p = &c->points[i];
+        if (p->done || p->row < start || p->row - start >= n) continue;
+        const enum status status = check_point(c, s, p, err);
+        if (status != STATUS_OK) return error_prefix(err, status, "spot check");
+    }
+    return STATUS_OK;
+}
+
+static void judge(const struct check_spot *c, struct check_result *out) {
+    if (c->done > 0) out->worst = c->worst, out->limit = 1;
+    if (c->failure[0] || c->worst > 1) {
+        out->verdict = VERDICT_FAILED;
+        snprintf(out->detail, sizeof out->detail, "%s", c->failure[0] ? c->failure : c->worst_text);
+    } else if (c->done == c->n) {
+        out->verdict = VERDICT_OK;
+        snprintf(out->detail, sizeof out->detail, "%d rows, deviation over tolerance", c->n);
+    } else {
+        out->verdict = VERDICT_NOT_CHECKED;
+        snprintf(out->detail, sizeof out->detail, "%d of %d rows were seen; those are right",
+                 c->done, c->n);
+    }
+}
+
+void check_spot_finish(struct check_spot *c, struct check_result *out) {
+    if (out && c) judge(c, out);
+    if (out && !c) {
+        out->verdict = VERDICT_NOT_CHECKED;
+        snprintf(out->detail, sizeof out->detail, "switched off: [check] spot = 0");
+    }
+    if (!c) return;
+    free(c->points);
+    free(c->score);
+    free(c->error);
+    free(c->block);
+    free(c);
+}
