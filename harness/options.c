@@ -70,8 +70,8 @@ static const struct option options[] = {
      "auto", "Highest CPU instruction set to use.", NULL},
 
     {"prompt", "source", AXIS_TEXT, AT(prompt), 1, 0, NULL, "needle:8k",
-     "What is prefilled: `needle:LENGTH` (text with planted answers; `needle:64k@10/50/90` plants "
-     "them at these percents of the prompt), `random:LENGTH` (seeded random ids), or `file:PATH` "
+     "What is prefilled: `needle:LENGTH` (text with planted answers; `needle:64k@10%+50%+90%` "
+     "plants them at these depths), `random:LENGTH` (seeded random ids), or `file:PATH` "
      "(UTF-8 text). A comma separates prompts, so a path cannot contain one.",
      "prompt|prompts|length|lengths|prompt_tokens"},
     {"prompt", "seed", OPTION_INT, AT(prompt_seed), 0, 9e15, NULL, "0",
@@ -101,7 +101,9 @@ static const struct option options[] = {
      "it, else sample:K, else skipped (`auto` is `auto:5`).",
      NULL},
     {"run", "time_budget", OPTION_SECONDS, AT(time_budget_s), 0, 1e9, NULL, "30m",
-     "How long the whole run may take, by the plan's prediction; 0: no limit.", "budget|timeout"},
+     "How long the whole run may take, by the plan's prediction with a tenth in reserve; 0: no "
+     "limit.",
+     "budget|timeout"},
     {"run", "watchdog", OPTION_SECONDS, AT(watchdog_s), 1, 1e6, NULL, "2m",
      "A worker whose kernels make no progress for so long is killed.", NULL},
     {"run", "output", OPTION_TEXT, AT(output), 0, 0, NULL, "",

@@ -209,7 +209,8 @@ static void check_prompts(struct making *m) {
 /* Letters that are safe in file names and HDF5 paths; what had to be changed beyond recognition, or
  * was too long, gets a hash of the source, so that different prompts never share an id. */
 static void prompt_slug(const char *source, char *out, size_t size) {
-    static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@._-";
+    static const char safe[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@._+-";
     enum { SLUG_BYTES = 40 };
     const bool file = !strncmp(source, "file:", 5);
     const char *slash = file ? strrchr(source, '/') : NULL;
@@ -221,17 +222,17 @@ static void prompt_slug(const char *source, char *out, size_t size) {
         if (strchr(safe, *t)) continue;
         if (*t == ':')
             *t = '-';
-        else if (*t == '/')
-            *t = '+';
+        else if (*t == '%')
+            *t = 'p';
         else
             *t = '_', changed = true;
     }
     uint32_t hash = 2166136261u; /* FNV-1a */
     for (const char *s = source; *s; s++) hash = (hash ^ (unsigned char)*s) * 16777619u;
     if (changed)
-        snprintf(out, size, "%s-%06x", text, hash >> 8);
+        snprintf(out, size, "%.40s-%06x", text, hash >> 8);
     else
-        snprintf(out, size, "%s", text);
+        snprintf(out, size, "%.40s", text);
 }
 
 static void name_case(struct case_plan *c, int64_t chunk, const char *attention) {
@@ -453,6 +454,11 @@ static int prompt_number(const struct plan *p, const struct case_plan *c) {
     return 0;
 }
 
+/* Measured rates drift, and fall with the length of the context: a tenth stays in reserve. */
+static double usable_budget(const struct plan *p) {
+    return 0.9 * (double)p->config.time_budget_s;
+}
+
 static struct budget_case offer_of(const struct making *m, int i) {
     const struct config *c = &m->p->config;
     const struct case_plan *one = &m->p->cases[i];
@@ -483,11 +489,13 @@ static void explain_skipped(const struct making *m, int i, const struct budget_c
         snprintf(what, sizeof what, "%d of %d chunks", (int)m->p->config.sample_chunks, c->chunks);
     else
         snprintf(what, sizeof what, "all %d chunks", c->chunks);
-    snprintf(c->reason, sizeof c->reason,
-             "time: %s in %d pass%s take %s, and %s of the budget of %s are left for it", what,
-             passes(&m->p->config), passes(&m->p->config) == 1 ? "" : "es",
-             format_seconds(t1, sampled ? b->sampled_s : b->full_s), format_seconds(t2, b->left_s),
-             format_seconds(t3, (double)m->p->config.time_budget_s));
+    snprintf(
+        c->reason, sizeof c->reason,
+        "time: %s in %d pass%s take %s; %s are left of time_budget, %s without its reserve of a "
+        "tenth",
+        what, passes(&m->p->config), passes(&m->p->config) == 1 ? "" : "es",
+        format_seconds(t1, sampled ? b->sampled_s : b->full_s), format_seconds(t2, b->left_s),
+        format_seconds(t3, usable_budget(m->p)));
 }
 
 static void explain_sampled(const struct making *m, int i, const struct budget_case *b) {
@@ -500,11 +508,10 @@ static void explain_sampled(const struct making *m, int i, const struct budget_c
     }
     char t4[FORMAT_BYTES];
     snprintf(c->reason, sizeof c->reason,
-             "time: all %d chunks take %s, %s more than %d of them, and %s of the budget of %s are "
-             "left for it",
+             "time: all %d chunks take %s, %s more than %d of them; %s are left of time_budget, %s "
+             "without its reserve of a tenth",
              c->chunks, format_seconds(t1, b->full_s), format_seconds(t2, b->full_s - b->sampled_s),
-             c->sampled, format_seconds(t3, b->left_s),
-             format_seconds(t4, (double)m->p->config.time_budget_s));
+             c->sampled, format_seconds(t3, b->left_s), format_seconds(t4, usable_budget(m->p)));
 }
 
 static void take_decision(struct making *m, int i, const struct budget_case *b) {
@@ -527,20 +534,29 @@ static void take_decision(struct making *m, int i, const struct budget_case *b) 
     m->p->total_s += c->predicted_total_s;
 }
 
-/* Loading is paid first: the budget of the cases is what it leaves. */
+static bool launch_runs(const struct plan *p, int launch) {
+    for (int i = 0; i < p->n; i++)
+        if (p->cases[i].launch == launch && p->cases[i].coverage != COVER_SKIPPED) return true;
+    return false;
+}
+
+/* Loading is paid first, for every launch that may run: the budget of the cases is what it leaves.
+ */
 static void decide_coverage(struct making *m) {
     struct plan *p = m->p;
     struct budget_case *offers = calloc((size_t)p->n, sizeof *offers);
     const int threads = p->device_info.threads > 0 ? p->device_info.threads : 1;
-    p->load_s = p->launches * predict_load_s(&p->model, threads);
+    const double load = predict_load_s(&p->model, threads);
     const double budget =
-        p->config.time_budget_s ? (double)p->config.time_budget_s - p->load_s : INFINITY;
+        p->config.time_budget_s ? usable_budget(p) - p->launches * load : INFINITY;
     for (int i = 0; offers && i < p->n; i++) offers[i] = offer_of(m, i);
     if (!offers || budget_decide(offers, p->n, budget) < 0)
         finding(m, STATUS_NO_MEMORY, "run", "time_budget", "no memory for the plan");
     else
         for (int i = 0; i < p->n; i++) take_decision(m, i, &offers[i]);
-    if (p->total_s > 0) p->total_s += p->load_s;
+    for (int i = 0; i < p->launches; i++)
+        if (launch_runs(p, i)) p->load_s += load;
+    p->total_s += p->load_s;
     free(offers);
 }
 
@@ -551,6 +567,13 @@ static void add_notes(struct making *m) {
     for (int i = 0; i < p->config.prompt.n; i++)
         for (int j = 0; j < sizes; j++)
             clamped += p->config.max_num_batched_tokens.v[j] > p->prompt_tokens[i];
+    const bool truth = p->config.truth && !needle_is_model(&p->model);
+    for (int i = 0; truth && i < p->config.prompt.n; i++)
+        if (!strncmp(p->config.prompt.v[i], "needle:", 7)) {
+            note(p, "needle prompts are plain token ids to %s: their answer is not checked",
+                 p->model.name);
+            break;
+        }
     if (clamped)
         note(p, "%d chunk size%s larger than the prompt: there the whole prompt is one chunk",
              clamped, clamped == 1 ? " is" : "s are");

@@ -109,7 +109,7 @@ static void axes_take_lists_and_ranges(void **state) {
     assert_ok(f,
               "[engine]\ntensor_parallel_size = 1..8*2\nmax_num_batched_tokens = 8192, 32k,128k\n"
               "enforce_eager = true, false\n[model]\ndtype=float32 , bfloat16\n"
-              "[prompt]\nsource = needle:64k@10/50, file:/a b/c.txt\n");
+              "[prompt]\nsource = needle:64k@10%+50%, file:/a b/c.txt\n");
     const struct config *c = &f->config;
     assert_int_equal(c->tensor_parallel_size.n, 4);
     assert_int_equal(c->tensor_parallel_size.v[3], 8);
@@ -118,7 +118,7 @@ static void axes_take_lists_and_ranges(void **state) {
     assert_int_equal(c->enforce_eager.v[0], 1);
     assert_int_equal(c->enforce_eager.v[1], 0);
     assert_string_equal(c->dtype.v[0], "float32");
-    assert_string_equal(c->prompt.v[0], "needle:64k@10/50");
+    assert_string_equal(c->prompt.v[0], "needle:64k@10%+50%");
     assert_string_equal(c->prompt.v[1], "file:/a b/c.txt");
 
     assert_ok(f, "[engine]\nmax_num_batched_tokens = 1k..4k+1k, 10, 5..6+4\n");

@@ -1,0 +1,139 @@
+/* `bench list`: what there is to choose from. */
+#include "harness/bench.h"
+#include "harness/config.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: bench list models|kernels|options|configs [--markdown]\n"
+    "\n"
+    "  models   models that need no download, for [model] path\n"
+    "  kernels  every kernel of this program, and which can run here\n"
+    "  options  every key of a configuration; --markdown: the reference page\n"
+    "  configs  the configurations of this folder, with the question that each answers\n";
+
+static int list_models(void) {
+    const char *name, *description;
+    for (int i = 0; engine_builtin_model(i, &name, &description); i++)
+        printf("%-28s %s\n", name, description);
+    puts("\nA folder with a Qwen2 checkpoint is a model too: [model] path = /path/to/folder");
+    return 0;
+}
+
+static int list_kernels(void) {
+    struct variant_info v;
+    printf("%-12s %-18s %-6s %-14s %s\n", "op", "kernel", "device", "needs", "here");
+    for (int i = 0; variant_info(i, &v); i++)
+        printf("%-12s %-18s %-6s %-14s %s%s\n", op_name(v.op), v.name, v.device,
+               *v.needs ? v.needs : "-", v.usable ? "yes" : "no: ",
+               v.usable    ? ""
+               : v.why_not ? v.why_not
+                           : "unknown");
+    return 0;
+}
+
+/* Words of text in lines of at most 80 columns, indented. */
+static void print_wrapped(const char *text) {
+    int column = 0;
+    while (*text) {
+        const int n = (int)strcspn(text, " ");
+        if (column && column + 1 + n > 76) putchar('\n'), column = 0;
+        printf("%s%.*s", column ? " " : "    ", n, text);
+        column += n + 1;
+        text += n + (text[n] == ' ');
+    }
+    putchar('\n');
+}
+
+static int list_options(bool markdown) {
+    if (markdown) {
+        char *page = config_reference_page();
+        if (!page) return bench_fail("list", STATUS_NO_MEMORY, &(struct error){"no memory"});
+        fputs(page, stdout);
+        free(page);
+        return 0;
+    }
+    struct option_info o;
+    const char *section = "";
+    for (int i = 0; config_option(i, &o); i++) {
+        if (strcmp(section, o.section) != 0) printf("%s[%s]\n", *section ? "\n" : "", o.section);
+        section = o.section;
+        printf("  %s = %s   (%s%s%s%s)\n", o.key, o.fallback, o.type, *o.range ? ": " : "", o.range,
+               o.axis ? "; axis" : "");
+        print_wrapped(o.help);
+    }
+    return 0;
+}
+
+/* ---- configurations: the first comment of each file is its question */
+
+static int is_ini(const struct dirent *entry) {
+    const size_t n = strlen(entry->d_name);
+    return n > 4 && !strcmp(entry->d_name + n - 4, ".ini");
+}
+
+static void print_question(const char *folder, const char *name) {
+    char path[4096], line[400] = "";
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, "re");
+    if (file && !fgets(line, sizeof line, file)) line[0] = 0;
+    if (file) fclose(file);
+    const char *text = line + strspn(line, "#; ");
+    printf("%s/%-24s %.*s\n", folder, name, (int)strcspn(text, "\r\n"), text);
+}
+
+static int list_configs(void) {
+    struct dirent **names;
+    struct error err;
+    const char *folder = "configs";
+    int n = scandir(folder, &names, is_ini, alphasort);
+    if (n < 0 && errno == ENOENT) {
+        folder = BENCH_SOURCE_DIR "/configs";
+        n = scandir(folder, &names, is_ini, alphasort);
+    }
+    if (n < 0) {
+        error_set(&err, STATUS_IO, "cannot read %s: %s", folder, strerror(errno));
+        return bench_fail("list", STATUS_IO, &err);
+    }
+    for (int i = 0; i < n; i++) {
+        print_question(folder, names[i]->d_name);
+        free(names[i]);
+    }
+    free(names);
+    return 0;
+}
+
+int cmd_list(int argc, char **argv, const struct bench_hooks *hooks) {
+    (void)hooks;
+    const char *what = NULL;
+    bool markdown = false;
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            fputs(help, stdout);
+            return 0;
+        }
+        if (!strcmp(argv[i], "--markdown"))
+            markdown = true;
+        else if (*argv[i] == '-')
+            return bench_fail_usage("list", "unknown option", argv[i]);
+        else if (what)
+            return bench_fail_usage("list", "a second word", argv[i]);
+        else
+            what = argv[i];
+    }
+    if (!what) {
+        fputs(help, stderr);
+        return status_exit_code(STATUS_USAGE);
+    }
+    if (markdown && strcmp(what, "options") != 0)
+        return bench_fail_usage("list", "--markdown is for options, not for", what);
+    if (!strcmp(what, "models")) return list_models();
+    if (!strcmp(what, "kernels")) return list_kernels();
+    if (!strcmp(what, "options")) return list_options(markdown);
+    if (!strcmp(what, "configs")) return list_configs();
+    return bench_fail_usage("list", "expected models, kernels, options or configs, found", what);
+}

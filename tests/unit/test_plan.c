@@ -1,0 +1,606 @@
+/* The plan: cases and their ids, findings that need the model or the prompts, what the budget buys,
+ * predictions, and the decisions that a worker reads back. */
+#include "harness/budget.h"
+#include "harness/plan.h"
+#include "harness/predict.h"
+#include "harness/rates.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct fixture {
+    char folder[64], ini[128], file[128];
+    struct config config;
+    struct config_errors errors;
+    struct plan plan, other;
+};
+
+static int set_up(void **state) {
+    struct fixture *f = calloc(1, sizeof *f);
+    if (!f) return -1;
+    strcpy(f->folder, "/tmp/test_plan_XXXXXX");
+    if (!mkdtemp(f->folder)) return -1;
+    snprintf(f->ini, sizeof f->ini, "%s/a.ini", f->folder);
+    snprintf(f->file, sizeof f->file, "%s/file", f->folder);
+    setenv("XDG_CACHE_HOME", f->folder, 1);
+    unsetenv("BENCH_ALLOW_LONG_MAX_MODEL_LEN");
+    unsetenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN");
+    *state = f;
+    return 0;
+}
+
+static int tear_down(void **state) {
+    struct fixture *f = *state;
+    char command[200];
+    snprintf(command, sizeof command, "rm -rf %s", f->folder);
+    const int rc = system(command);
+    free(f);
+    return rc;
+}
+
+static void write_file(const char *path, const char *text, size_t n) {
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    assert_int_equal(fwrite(text, 1, n, file), n);
+    fclose(file);
+}
+
+/* A small needle configuration, with overrides. */
+static const char base[] = "[model]\npath = needle\n"
+                           "[engine]\ndevice = cpu\ntensor_parallel_size = 1\nthreads = 1\n"
+                           "[prompt]\nsource = needle:2k\n"
+                           "[run]\nrepeats = 1\nwarmup = 0\ntime_budget = 0\n";
+
+static void load(struct fixture *f, const char *const *sets, int n) {
+    write_file(f->ini, base, sizeof base - 1);
+    memset(&f->errors, 0, sizeof f->errors);
+    if (config_load(&f->config, f->ini, sets, n, &f->errors) != STATUS_OK)
+        fail_msg("%s", f->errors.e[0].text);
+}
+
+static enum status make(struct fixture *f, const char *const *sets, int n) {
+    load(f, sets, n);
+    plan_free(&f->plan);
+    return plan_make(&f->plan, &f->config, &f->errors);
+}
+
+static void make_ok(struct fixture *f, const char *const *sets, int n) {
+    if (make(f, sets, n) != STATUS_OK) fail_msg("%s", f->errors.e[0].text);
+}
+
+#define SETS(...)                                                                                  \
+    (const char *const[]){__VA_ARGS__}, sizeof((const char *[]){__VA_ARGS__}) / sizeof(char *)
+
+static void assert_has(const char *text, const char *part) {
+    if (!strstr(text, part)) fail_msg("expected \"%s\" in \"%s\"", part, text);
+}
+
+/* ---- cases */
+
+static void cases_are_the_cross_product_in_the_documented_order(void **state) {
+    struct fixture *f = *state;
+    make_ok(f, SETS("engine.max_num_batched_tokens=512,128", "engine.enforce_eager=true,false",
+                    "engine.tensor_parallel_size=1,2", "prompt.source=needle:2k,random:1k"));
+    static const char *const ids[] = {
+        "needle-2k_c512_eager_tp1_bf16", "needle-2k_c512_graph_tp1_bf16",
+        "needle-2k_c128_eager_tp1_bf16", "needle-2k_c128_graph_tp1_bf16",
+        "random-1k_c512_eager_tp1_bf16", "random-1k_c512_graph_tp1_bf16",
+        "random-1k_c128_eager_tp1_bf16", "random-1k_c128_graph_tp1_bf16",
+        "needle-2k_c512_eager_tp2_bf16", "needle-2k_c512_graph_tp2_bf16"};
+    assert_int_equal(f->plan.n, 16);
+    assert_int_equal(f->plan.launches, 2);
+    for (int i = 0; i < 10; i++) {
+        assert_string_equal(f->plan.cases[i].id, ids[i]);
+        assert_int_equal(f->plan.cases[i].launch, i / 8);
+        assert_int_equal(f->plan.cases[i].coverage, COVER_FULL);
+    }
+    const struct case_plan *c = plan_find(&f->plan, "random-1k_c128_graph_tp2_bf16");
+    assert_non_null(c);
+    assert_int_equal(c->session.prompt_tokens, 1024);
+    assert_int_equal(c->session.chunk_tokens, 128);
+    assert_int_equal(c->chunks, 8);
+    assert_true(c->session.graph);
+    assert_int_equal(c->engine.tensor_parallel_size, 2);
+    assert_null(plan_find(&f->plan, "none"));
+    plan_free(&f->plan);
+}
+
+static void chunk_sizes_that_clamp_to_the_same_stay_distinct_cases(void **state) {
+    struct fixture *f = *state;
+    make_ok(f, SETS("engine.max_num_batched_tokens=32k,128k,1000"));
+    assert_int_equal(f->plan.n, 3);
+    assert_string_equal(f->plan.cases[0].id, "needle-2k_c32768_graph_tp1_bf16");
+    assert_string_equal(f->plan.cases[1].id, "needle-2k_c131072_graph_tp1_bf16");
+    assert_int_equal(f->plan.cases[0].session.chunk_tokens, 2048);
+    assert_int_equal(f->plan.cases[1].session.chunk_tokens, 2048);
+    assert_int_equal(f->plan.cases[1].chunks, 1);
+    assert_int_equal(f->plan.cases[2].chunks, 3); /* 1000 + 1000 + 48 */
+    bool noted = false;
+    for (int i = 0; i < f->plan.n_notes; i++)
+        noted |= strstr(f->plan.notes[i], "2 chunk sizes are larger than the prompt") != NULL;
+    assert_true(noted);
+    make_ok(f, SETS("engine.enable_chunked_prefill=false"));
+    assert_string_equal(f->plan.cases[0].id, "needle-2k_c2048_graph_tp1_bf16");
+    assert_int_equal(f->plan.cases[0].chunks, 1);
+    plan_free(&f->plan);
+}
+
+static void ids_are_file_names_and_tell_prompts_apart(void **state) {
+    struct fixture *f = *state;
+    char a[200], b[200], set[1000], folder[150];
+    snprintf(folder, sizeof folder, "%s/x y", f->folder);
+    mkdir(folder, 0755);
+    snprintf(a, sizeof a, "%s/x y/long prompt; with a very long name indeed, \xc3\xa9.txt",
+             f->folder);
+    for (char *c = a; *c; c++)
+        if (*c == ',' || *c == ';') *c = '+';
+    snprintf(b, sizeof b, "%s/p.txt", f->folder);
+    write_file(a, "some text", 9);
+    write_file(b, "other text", 10);
+    snprintf(set, sizeof set, "prompt.source=file:%s, file:%s, needle:2k@10%%+50%%, needle:2k", a,
+             b);
+    make_ok(f, SETS(set));
+    assert_int_equal(f->plan.n, 4);
+    for (int i = 0; i < 4; i++) {
+        assert_true(strlen(f->plan.cases[i].id) < 90);
+        for (const char *c = f->plan.cases[i].id; *c; c++)
+            assert_true(isalnum((unsigned char)*c) || strchr("@._+-", *c));
+        for (int j = 0; j < i; j++)
+            assert_string_not_equal(f->plan.cases[i].id, f->plan.cases[j].id);
+    }
+    assert_has(f->plan.cases[1].id, "file-p.txt-");
+    assert_has(f->plan.cases[2].id, "needle-2k@10p+50p_c8192");
+    plan_free(&f->plan);
+}
+
+/* ---- findings */
+
+static void assert_finding(struct fixture *f, const char *const *sets, int n, enum status status,
+                           const char *where, const char *text) {
+    assert_int_equal(make(f, sets, n), status);
+    assert_true(f->errors.n >= 1);
+    assert_has(f->errors.e[0].text, where);
+    assert_has(f->errors.e[0].text, text);
+    assert_int_equal(f->plan.n, 0);
+}
+
+static void what_needs_the_model_is_found_before_anything_runs(void **state) {
+    struct fixture *f = *state;
+    char set[300], line[300];
+    assert_finding(f, SETS("model.path=nedle"), STATUS_USAGE, "--set model.path: ", "nedle");
+    assert_finding(f, SETS("engine.tensor_parallel_size=1,3"), STATUS_USAGE,
+                   "--set engine.tensor_parallel_size: ", "3");
+    assert_finding(f, SETS("engine.attention_backend=nothing"), STATUS_USAGE,
+                   "--set engine.attention_backend: ", "found \"nothing\", expected one of auto, ");
+    assert_finding(f, SETS("engine.linear_backend=nothing"), STATUS_USAGE,
+                   "--set engine.linear_backend: ", "expected one of auto, ");
+    assert_finding(f, SETS("prompt.source=needle:0"), STATUS_USAGE, "--set prompt.source: ", "0");
+    assert_finding(f, SETS("prompt.source=needle:10"), STATUS_USAGE, "--set prompt.source: ", "10");
+    assert_finding(f, SETS("prompt.source=file:/no/such"), STATUS_IO,
+                   "--set prompt.source: ", "/no/such");
+    snprintf(set, sizeof set, "prompt.source=file:%s", f->file);
+    write_file(f->file, "", 0);
+    assert_finding(f, SETS(set), STATUS_USAGE, "--set prompt.source: ", f->file);
+    write_file(f->file, "ok \xff", 4);
+    assert_finding(f, SETS(set), STATUS_USAGE, "--set prompt.source: ", "UTF-8");
+
+    /* all at once, with the line of the file */
+    write_file(f->ini,
+               "[model]\npath = needle\n[engine]\ndevice = cpu\ntensor_parallel_size = 3\n"
+               "linear_backend = x\n\n[prompt]\nsource = needle:1, file:/no/such\n",
+               strlen("[model]\npath = needle\n[engine]\ndevice = cpu\ntensor_parallel_size = 3\n"
+                      "linear_backend = x\n\n[prompt]\nsource = needle:1, file:/no/such\n"));
+    memset(&f->errors, 0, sizeof f->errors);
+    assert_int_equal(config_load(&f->config, f->ini, NULL, 0, &f->errors), STATUS_OK);
+    assert_int_equal(plan_make(&f->plan, &f->config, &f->errors), STATUS_USAGE);
+    assert_int_equal(f->errors.n, 4);
+    static const int lines[] = {5, 6, 9, 9};
+    for (int i = 0; i < 4; i++) {
+        snprintf(line, sizeof line, "%s:%d: ", f->ini, lines[i]);
+        assert_has(f->errors.e[i].text, line);
+    }
+}
+
+static void lengths_above_the_models_need_one_of_three_switches(void **state) {
+    struct fixture *f = *state;
+    const char *const too_long[] = {"model.path=random:qwen2.5-7b-1m", "model.max_model_len=1m",
+                                    "run.coverage=sample:2", "prompt.source=random:1k",
+                                    "model.allow_long_max_model_len=true"};
+    static const char *const switches[] = {"allow_long_max_model_len = true",
+                                           "BENCH_ALLOW_LONG_MAX_MODEL_LEN=1",
+                                           "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"};
+    for (int i = 0; i < 3; i++)
+        assert_finding(f, too_long, 4, STATUS_USAGE, "--set model.max_model_len: ", switches[i]);
+    assert_has(f->errors.e[0].text, "found max_model_len = 1,048,576, expected at most 1,010,000");
+    const char *const by_prompt[] = {"model.path=random:qwen2.5-7b-1m", "prompt.source=random:1m"};
+    for (int i = 0; i < 3; i++)
+        assert_finding(f, by_prompt, 2, STATUS_USAGE, "--set prompt.source: ", switches[i]);
+
+    make_ok(f, too_long, 5);
+    setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1", 1);
+    make_ok(f, too_long, 4);
+    unsetenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN");
+    setenv("BENCH_ALLOW_LONG_MAX_MODEL_LEN", "0", 1);
+    assert_finding(f, too_long, 4, STATUS_USAGE, "max_model_len", "opt-in");
+    setenv("BENCH_ALLOW_LONG_MAX_MODEL_LEN", "1", 1);
+    make_ok(f, too_long, 4);
+    unsetenv("BENCH_ALLOW_LONG_MAX_MODEL_LEN");
+    plan_free(&f->plan);
+}
+
+static void a_prompt_of_the_whole_length_leaves_room_and_says_so(void **state) {
+    struct fixture *f = *state;
+    make_ok(f,
+            SETS("model.max_model_len=4k", "prompt.source=needle:4k", "sampling.max_tokens=256"));
+    assert_int_equal(f->plan.cases[0].session.prompt_tokens, 3840);
+    bool noted = false;
+    for (int i = 0; i < f->plan.n_notes; i++)
+        noted |= strstr(f->plan.notes[i], "needle:4k means 3,840 prompt tokens") != NULL;
+    assert_true(noted);
+    assert_finding(f, SETS("model.max_model_len=4k", "prompt.source=needle:5k"), STATUS_USAGE,
+                   "--set prompt.source: ", "5");
+    plan_free(&f->plan);
+}
+
+/* ---- the budget */
+
+static void sampled_chunks_hold_both_ends_and_spread(void **state) {
+    (void)state;
+    int out[1024];
+    assert_int_equal(plan_sampled_chunks(1, 5, out), 1);
+    assert_int_equal(out[0], 0);
+    assert_int_equal(plan_sampled_chunks(128, 5, out), 5);
+    const int expected[] = {0, 32, 64, 95, 127};
+    assert_memory_equal(out, expected, sizeof expected);
+    for (int chunks = 1; chunks < 200; chunks++)
+        for (int k = 2; k < 40; k++) {
+            const int n = plan_sampled_chunks(chunks, k, out);
+            assert_int_equal(n, k < chunks ? k : chunks);
+            assert_int_equal(out[0], 0);
+            assert_int_equal(out[n - 1], chunks - 1);
+            for (int i = 1; i < n; i++) assert_true(out[i] > out[i - 1]);
+        }
+}
+
+static void without_a_budget_everything_is_full(void **state) {
+    (void)state;
+    struct budget_case c[] = {{.group = 0, .full_s = 1e9, .sampled_s = 1},
+                              {.full_s = 5, .sampled_s = -1}};
+    assert_true(budget_decide(c, 2, INFINITY) == 1e9 + 5);
+    assert_int_equal(c[0].coverage, COVER_FULL);
+    assert_int_equal(c[1].coverage, COVER_FULL);
+}
+
+static void every_prompt_gets_its_cheapest_case_before_any_gets_a_second(void **state) {
+    (void)state;
+    struct budget_case c[] = {{.group = 0, .full_s = 40, .sampled_s = 10},
+                              {.group = 0, .full_s = 40, .sampled_s = 12},
+                              {.group = 1, .full_s = 1000, .sampled_s = 70},
+                              {.group = 1, .full_s = 1000, .sampled_s = 60}};
+    assert_true(budget_decide(c, 4, 81) == 70);
+    assert_int_equal(c[0].coverage, COVER_SAMPLED);
+    assert_int_equal(c[1].coverage, COVER_SKIPPED);
+    assert_true(c[1].left_s == 11);
+    assert_int_equal(c[2].coverage, COVER_SKIPPED);
+    assert_int_equal(c[3].coverage, COVER_SAMPLED);
+    /* what is left then goes into full coverage, the cheapest step first */
+    assert_true(budget_decide(c, 4, 112) == 82 + 28);
+    assert_int_equal(c[1].coverage, COVER_FULL);
+    assert_int_equal(c[0].coverage, COVER_SAMPLED);
+    assert_true(c[0].left_s == 2);
+}
+
+static void forced_coverage_is_kept_or_skipped_and_excluded_cases_cost_nothing(void **state) {
+    (void)state;
+    struct budget_case c[] = {{.group = 0, .full_s = 100, .sampled_s = -1},
+                              {.group = 1, .full_s = -1, .sampled_s = 20},
+                              {.group = 2, .full_s = 1, .sampled_s = 1, .excluded = true},
+                              {.group = 3, .full_s = 2, .sampled_s = 3}};
+    assert_true(budget_decide(c, 4, 50) == 22);
+    assert_int_equal(c[0].coverage, COVER_SKIPPED);
+    assert_int_equal(c[1].coverage, COVER_SAMPLED);
+    assert_int_equal(c[2].coverage, COVER_SKIPPED);
+    assert_int_equal(c[3].coverage, COVER_FULL); /* the cheaper form */
+    assert_true(budget_decide(c, 0, 50) == 0);
+}
+
+static void random_budgets_are_never_overspent_and_never_waste_a_fitting_case(void **state) {
+    (void)state;
+    uint64_t seed = 5;
+    for (int round = 0; round < 2000; round++) {
+        struct budget_case c[20];
+        double spent = 0;
+        for (int i = 0; i < 20; i++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            const double full = (double)(seed >> 40 & 1023) + 1;
+            c[i] = (struct budget_case){.group = (int)(seed >> 33 & 3),
+                                        .full_s = full,
+                                        .sampled_s = seed >> 60 & 1 ? full / 4 : -1};
+        }
+        const double budget = (double)(seed >> 45 & 4095);
+        const double told = budget_decide(c, 20, budget);
+        for (int i = 0; i < 20; i++)
+            spent += c[i].coverage == COVER_FULL      ? c[i].full_s
+                     : c[i].coverage == COVER_SAMPLED ? c[i].sampled_s
+                                                      : 0;
+        assert_true(fabs(told - spent) < 1e-6 && spent <= budget);
+        for (int i = 0; i < 20; i++) {
+            if (c[i].coverage != COVER_SKIPPED) continue;
+            const double price = c[i].sampled_s >= 0 ? c[i].sampled_s : c[i].full_s;
+            assert_true(price > c[i].left_s);
+        }
+    }
+}
+
+static void the_plan_obeys_the_budget_and_gives_its_arithmetic(void **state) {
+    struct fixture *f = *state;
+    const char *const large = "prompt.source=needle:512k";
+    const char *const chunk = "engine.max_num_batched_tokens=512";
+    make_ok(f, SETS(large, chunk, "run.time_budget=1s", "run.coverage=full"));
+    assert_int_equal(f->plan.cases[0].coverage, COVER_SKIPPED);
+    assert_has(f->plan.cases[0].reason, "all 1024 chunks in 1 pass take ");
+    assert_has(f->plan.cases[0].reason, "are left of time_budget, 900 ms without its reserve");
+    assert_true(f->plan.total_s == 0);
+
+    make_ok(f, SETS(large, chunk, "run.coverage=sample:7", "run.time_budget=1h"));
+    assert_int_equal(f->plan.cases[0].coverage, COVER_SAMPLED);
+    assert_int_equal(f->plan.cases[0].sampled, 7);
+    assert_has(f->plan.cases[0].reason, "sample:7");
+    const double sampled = f->plan.total_s;
+    assert_true(sampled > 0);
+
+    make_ok(f, SETS(large, chunk, "run.time_budget=0"));
+    assert_int_equal(f->plan.cases[0].coverage, COVER_FULL);
+    assert_string_equal(f->plan.cases[0].reason, "");
+    const double full = f->plan.total_s;
+    assert_true(full > 10 * sampled);
+    assert_true(f->plan.cases[0].predicted_total_s >= f->plan.cases[0].predicted_prefill_s);
+
+    /* more repeats than a budget between the two has room for, at full length */
+    char budget[64];
+    snprintf(budget, sizeof budget, "run.time_budget=%.0f", floor(full / 2));
+    make_ok(f, SETS(large, chunk, budget));
+    assert_int_equal(f->plan.cases[0].coverage, COVER_SAMPLED);
+    assert_int_equal(f->plan.cases[0].sampled, 5);
+    assert_has(f->plan.cases[0].reason, "all 1024 chunks take ");
+
+    /* as many chunks as there are is simply full */
+    make_ok(f, SETS("run.coverage=sample:4", "engine.max_num_batched_tokens=512"));
+    assert_int_equal(f->plan.cases[0].coverage, COVER_FULL);
+    plan_free(&f->plan);
+}
+
+static void a_case_that_cannot_fit_in_memory_is_skipped_with_the_sum(void **state) {
+    struct fixture *f = *state;
+    make_ok(f, SETS("model.path=random:qwen2.5-14b-1m", "model.dtype=float32",
+                    "prompt.source=random:900k", "engine.max_num_batched_tokens=128k"));
+    const struct case_plan *c = &f->plan.cases[0];
+    if (c->memory.available_bytes >= c->memory.total_bytes) skip();
+    assert_int_equal(c->coverage, COVER_SKIPPED);
+    assert_has(c->reason, "memory: weights ");
+    assert_has(c->reason, " + kv ");
+    assert_has(c->reason, "GiB are available");
+    assert_true(c->memory.total_bytes > (int64_t)300 << 30);
+    plan_free(&f->plan);
+}
+
+/* ---- predictions */
+
+static void a_prefill_is_the_sum_of_its_chunks(void **state) {
+    (void)state;
+    struct model_config model;
+    struct error err;
+    assert_int_equal(engine_model_config("random:qwen2.5-7b-1m", &model, &err), STATUS_OK);
+    struct engine_opts engine = engine_opts_defaults();
+    engine.model = "random:qwen2.5-7b-1m";
+    engine.tensor_parallel_size = 4;
+    struct session_opts session = session_opts_defaults();
+    const struct device_rates rates = {1e12, 1e12, 1e11, 1e12, 1000};
+    const int32_t lengths[] = {1, 8191, 8192, 8193, 614400, 1000001};
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        session.prompt_tokens = lengths[i];
+        session.chunk_tokens = lengths[i] < 8192 ? lengths[i] : 8192;
+        const struct case_work work = {.model = &model,
+                                       .engine = &engine,
+                                       .session = &session,
+                                       .rates = &rates,
+                                       .threads = 1,
+                                       .passes = 1,
+                                       .k = 1000};
+        struct case_time t;
+        predict_case(&work, &t);
+        double sum = 0;
+        for (int64_t start = 0; start < lengths[i]; start += session.chunk_tokens) {
+            const int64_t left = lengths[i] - start;
+            const int64_t n = left < session.chunk_tokens ? left : session.chunk_tokens;
+            const struct chunk_cost cost = engine_chunk_cost(&model, &engine, start, n, n == left);
+            sum += predict_chunk_s(&cost, &rates);
+        }
+        assert_true(fabs(t.full_prefill_s - sum) <= 1e-9 * sum);
+        assert_true(fabs(t.sampled_prefill_s - sum) <= 1e-9 * sum); /* k is all of them */
+    }
+}
+
+static void parameters_are_those_of_the_model_card(void **state) {
+    (void)state;
+    struct model_config model;
+    struct error err;
+    assert_int_equal(engine_model_config("random:qwen2.5-7b-1m", &model, &err), STATUS_OK);
+    assert_int_equal(predict_parameters(&model), 7615616512);
+}
+
+/* ---- the decisions as a file, and the cache of rates */
+
+static void a_worker_reads_back_what_was_decided(void **state) {
+    struct fixture *f = *state;
+    const char *const sets[] = {"engine.max_num_batched_tokens=128,2k",
+                                "prompt.source=needle:2k,needle:64k",
+                                "engine.enforce_eager=true,false", "run.coverage=sample:3",
+                                "engine.attention_backend=auto"};
+    struct error err = {""};
+    make_ok(f, sets, 5);
+    assert_int_equal(plan_write(&f->plan, f->file, &err), STATUS_OK);
+    /* the worker's configuration is the effective text */
+    char *text = config_to_text(&f->config);
+    write_file(f->ini, text, strlen(text));
+    free(text);
+    assert_int_equal(config_load(&f->config, f->ini, NULL, 0, &f->errors), STATUS_OK);
+    if (plan_read(&f->other, &f->config, f->file, &err) != STATUS_OK) fail_msg("%s", err.text);
+    assert_int_equal(f->other.n, f->plan.n);
+    assert_int_equal(f->other.launches, f->plan.launches);
+    assert_memory_equal(&f->other.rates, &f->plan.rates, sizeof f->plan.rates);
+    assert_int_equal(f->other.device, f->plan.device);
+    assert_string_equal(f->other.device_info.variant[OP_ATTENTION],
+                        f->plan.device_info.variant[OP_ATTENTION]);
+    for (int i = 0; i < f->plan.n; i++) {
+        const struct case_plan *a = &f->plan.cases[i], *b = &f->other.cases[i];
+        assert_string_equal(a->id, b->id);
+        assert_string_equal(a->reason, b->reason);
+        assert_int_equal(a->coverage, b->coverage);
+        assert_int_equal(a->sampled, b->sampled);
+        assert_int_equal(a->session.prompt_tokens, b->session.prompt_tokens);
+        assert_memory_equal(&a->memory, &b->memory, sizeof a->memory);
+        assert_true(a->predicted_total_s == b->predicted_total_s);
+    }
+    plan_free(&f->other);
+
+    const char *const changed[] = {"run.repeats=2"};
+    load(f, changed, 1);
+    assert_int_equal(plan_read(&f->other, &f->config, f->file, &err), STATUS_USAGE);
+    assert_has(err.text, "another configuration");
+    load(f, sets, 5);
+    assert_int_equal(plan_read(&f->other, &f->config, "/no/such", &err), STATUS_IO);
+    plan_free(&f->plan);
+}
+
+static void damaged_plans_are_errors_and_never_crash(void **state) {
+    struct fixture *f = *state;
+    struct error err = {""};
+    make_ok(f, SETS("engine.enforce_eager=true,false"));
+    char *text = plan_to_json(&f->plan);
+    const size_t n = strlen(text);
+    char *damaged = malloc(n + 1);
+    uint64_t seed = 3;
+    for (int round = 0; round < 1500; round++) {
+        memcpy(damaged, text, n + 1);
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        damaged[(seed >> 20) % n] = "0{}[]\",:-9x\0"[seed >> 50 & 7];
+        write_file(f->file, damaged, round % 3 ? n : (seed >> 30) % n);
+        const enum status s = plan_read(&f->other, &f->config, f->file, &err);
+        if (s == STATUS_OK) {
+            assert_int_equal(f->other.n, 2);
+            plan_free(&f->other);
+        }
+    }
+    free(damaged);
+    free(text);
+    plan_free(&f->plan);
+}
+
+/* Path of the only rates file. */
+static void cache_path(const struct fixture *f, char *out, size_t size) {
+    char folder[128];
+    snprintf(folder, sizeof folder, "%s/chunkbench", f->folder);
+    DIR *dir = opendir(folder);
+    assert_non_null(dir);
+    int n = 0;
+    for (struct dirent *e; (e = readdir(dir));)
+        if (!strncmp(e->d_name, "rates-", 6))
+            n++, snprintf(out, size, "%s/%.60s", folder, e->d_name);
+    closedir(dir);
+    assert_int_equal(n, 1);
+}
+
+static void rates_are_kept_and_measured_again_when_damaged(void **state) {
+    struct fixture *f = *state;
+    char path[256], command[300];
+    snprintf(command, sizeof command, "rm -rf %s/chunkbench", f->folder);
+    assert_int_equal(system(command), 0);
+    make_ok(f, NULL, 0);
+    assert_true(f->plan.rates_measured);
+    const struct device_rates first = f->plan.rates;
+    make_ok(f, NULL, 0);
+    assert_false(f->plan.rates_measured);
+    assert_memory_equal(&first, &f->plan.rates, sizeof first);
+    assert_non_null(f->plan.device_info.variant[OP_LINEAR]);
+
+    cache_path(f, path, sizeof path);
+    write_file(path, "{\"linear_flops\": ", 17);
+    make_ok(f, NULL, 0);
+    assert_true(f->plan.rates_measured);
+    make_ok(f, NULL, 0);
+    assert_false(f->plan.rates_measured);
+
+    /* nowhere to keep them: measured, and said */
+    setenv("XDG_CACHE_HOME", "/proc/none", 1);
+    make_ok(f, NULL, 0);
+    assert_true(f->plan.rates_measured);
+    bool noted = false;
+    for (int i = 0; i < f->plan.n_notes; i++) noted |= strstr(f->plan.notes[i], "not kept") != NULL;
+    assert_true(noted);
+    setenv("XDG_CACHE_HOME", f->folder, 1);
+    plan_free(&f->plan);
+}
+
+/* ---- the configurations of the repository */
+
+static void every_shipped_configuration_loads_and_opens_with_its_question(void **state) {
+    struct fixture *f = *state;
+    const char *folder = SOURCE_DIR "/configs";
+    DIR *dir = opendir(folder);
+    assert_non_null(dir);
+    int n = 0;
+    for (struct dirent *e; (e = readdir(dir));) {
+        char path[600], first[200] = "";
+        const size_t length = strlen(e->d_name);
+        if (length < 5 || strcmp(e->d_name + length - 4, ".ini") != 0) continue;
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        memset(&f->errors, 0, sizeof f->errors);
+        if (config_load(&f->config, path, NULL, 0, &f->errors) != STATUS_OK)
+            fail_msg("%s", f->errors.e[0].text);
+        FILE *file = fopen(path, "r");
+        assert_non_null(fgets(first, sizeof first, file));
+        fclose(file);
+        assert_true(first[0] == '#' && strchr(first, '?'));
+        n++;
+    }
+    closedir(dir);
+    assert_true(n >= 4);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cases_are_the_cross_product_in_the_documented_order),
+        cmocka_unit_test(chunk_sizes_that_clamp_to_the_same_stay_distinct_cases),
+        cmocka_unit_test(ids_are_file_names_and_tell_prompts_apart),
+        cmocka_unit_test(what_needs_the_model_is_found_before_anything_runs),
+        cmocka_unit_test(lengths_above_the_models_need_one_of_three_switches),
+        cmocka_unit_test(a_prompt_of_the_whole_length_leaves_room_and_says_so),
+        cmocka_unit_test(sampled_chunks_hold_both_ends_and_spread),
+        cmocka_unit_test(without_a_budget_everything_is_full),
+        cmocka_unit_test(every_prompt_gets_its_cheapest_case_before_any_gets_a_second),
+        cmocka_unit_test(forced_coverage_is_kept_or_skipped_and_excluded_cases_cost_nothing),
+        cmocka_unit_test(random_budgets_are_never_overspent_and_never_waste_a_fitting_case),
+        cmocka_unit_test(the_plan_obeys_the_budget_and_gives_its_arithmetic),
+        cmocka_unit_test(a_case_that_cannot_fit_in_memory_is_skipped_with_the_sum),
+        cmocka_unit_test(a_prefill_is_the_sum_of_its_chunks),
+        cmocka_unit_test(parameters_are_those_of_the_model_card),
+        cmocka_unit_test(a_worker_reads_back_what_was_decided),
+        cmocka_unit_test(damaged_plans_are_errors_and_never_crash),
+        cmocka_unit_test(rates_are_kept_and_measured_again_when_damaged),
+        cmocka_unit_test(every_shipped_configuration_loads_and_opens_with_its_question),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
