@@ -1,0 +1,111 @@
+"""Bad input: every finding has its message and its exit code, and nothing runs."""
+import os
+import subprocess
+import unittest
+
+import drive
+
+
+class BadInput(drive.BenchTest):
+    def refuse(self, code, *words, **values):
+        result = self.bench("run", self.write_config(**values), "-o", self.file)
+        self.expect(result, code, *words)
+        self.assertFalse(self.file.exists() or self.partial.exists(), "something was left behind")
+        return result
+
+    def line_of(self, text):
+        for number, line in enumerate((self.folder / "small.ini").read_text().splitlines(), 1):
+            if line.startswith(text):
+                return f"small.ini:{number}:"
+        self.fail(f"no line {text}")
+
+    def test_unknown_key(self):
+        result = self.refuse(2, "max_num_batched_tokens", engine__max_num_batch_tokens="512")
+        self.assertIn(self.line_of("max_num_batch_tokens"), result.err)
+
+    def test_unknown_section(self):
+        self.refuse(2, "engin", engin__threads="2")
+
+    def test_wrong_type(self):
+        result = self.refuse(2, "three", engine__tensor_parallel_size="three")
+        self.assertIn(self.line_of("tensor_parallel_size"), result.err)
+
+    def test_empty_axis(self):
+        result = self.refuse(2, engine__max_num_batched_tokens="")
+        self.assertIn(self.line_of("max_num_batched_tokens"), result.err)
+
+    def test_all_findings_at_once(self):
+        result = self.refuse(2, engine__tensor_parallel_size="three", run__repeats="-1", check__spot="x")
+        for key in ("tensor_parallel_size", "repeats", "spot"):
+            self.assertIn(self.line_of(key), result.err)
+
+    def test_override_that_is_wrong(self):
+        self.expect(self.bench("run", self.write_config(), "-o", self.file, "--set", "engine.thread=2"), 2,
+                    "--set engine.thread", "threads")
+
+    def test_length_over_the_limit_names_the_switch(self):
+        self.refuse(2, "allow_long_max_model_len", model__path="random:nano", model__max_model_len="4m")
+
+    def test_prompt_longer_than_the_model(self):
+        self.refuse(2, "small.ini", model__max_model_len="1k")
+
+    def test_tp_that_does_not_divide(self):
+        result = self.refuse(2, "3", engine__tensor_parallel_size="3")
+        self.assertIn(self.line_of("tensor_parallel_size"), result.err)
+
+    def test_unreadable_prompt(self):
+        self.refuse(6, "no-such-file.txt", "No such file", prompt__source="file:no-such-file.txt")
+
+    def test_prompt_that_is_a_folder(self):
+        self.refuse(6, prompt__source=f"file:{self.folder}")
+
+    def test_prompt_that_is_not_utf8(self):
+        (self.folder / "latin1.txt").write_bytes(b"caf\xe9 " * 1000)
+        self.refuse(2, "UTF-8", "latin1.txt", prompt__source=f"file:{self.folder}/latin1.txt")
+
+    def test_empty_prompt(self):
+        (self.folder / "empty.txt").write_bytes(b"")
+        self.refuse(2, "empty", prompt__source=f"file:{self.folder}/empty.txt")
+
+    def test_prompt_shorter_than_the_needle(self):
+        self.refuse(2, "needle", prompt__source="needle:10")
+
+    def test_model_that_is_not_known(self):
+        self.refuse(2, "needel", model__path="needel")
+
+    def test_kernel_that_is_not_known(self):
+        self.refuse(2, "fastest", engine__attention_backend="fastest")
+
+    def test_results_folder_that_cannot_be_written(self):
+        if os.geteuid() == 0:
+            folder = "/sys/kernel"  # not even root makes files there
+        else:
+            folder = self.folder / "locked"
+            folder.mkdir(mode=0o555)
+        self.expect(self.bench("run", self.write_config(), "-o", f"{folder}/run.h5"), 6, str(folder))
+
+    def test_results_folder_that_is_a_file(self):
+        (self.folder / "taken").write_text("")
+        self.expect(self.bench("run", self.write_config(), "-o", self.folder / "taken" / "run.h5"), 6, "taken")
+
+    def test_no_space_left(self):
+        """On a file system of 256 KiB: an I/O error that says so, and no result that looks whole."""
+        small = self.folder / "small"
+        small.mkdir()
+        mount = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+        script = f"mount -t tmpfs -o size=256k none {small}"
+        if subprocess.run([*mount, "sh", "-c", script], capture_output=True).returncode != 0:
+            self.skipTest("this system lets nobody mount a small file system")
+        config = self.write_config()
+        # leaves room for the folder's own files, not for the fragments
+        fill = f"head -c 200000 /dev/zero > {small}/filler"
+        run = f"{drive.bench} run {config} -o {small}/run.h5; code=$?; ls {small}; exit $code"
+        done = subprocess.run([*mount, "sh", "-c", f"{script} && {fill} && {run}"], capture_output=True, text=True,
+                              env=self.environment(), cwd=self.folder, timeout=240)
+        self.assertEqual(done.returncode, 6, done.stdout + done.stderr)
+        self.assertIn("No space left", done.stderr)
+        self.assertNotIn("run.h5\n", done.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()

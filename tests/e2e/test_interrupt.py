@@ -1,0 +1,76 @@
+"""Ctrl-C once: the chunk ends, what there is is written and merged, exit 130. Twice: at once. Both can be resumed."""
+import os
+import signal
+import time
+import unittest
+
+import drive
+
+
+class Interrupt(drive.BenchTest):
+    def begin(self, fault="slow:1", *args):
+        self.config = self.write_config()
+        process = self.start("run", self.config, "-o", self.file, *args, program=drive.faulty, BENCH_TEST_FAULT=fault,
+                             BENCH_TEST_CASE="*_eager_*")
+        self.workers = self.wait_for(lambda: drive.children(process.pid))
+        # The first line about a case says that it begins; wait until its chunk is at work.
+        line = ""
+        while "begins" not in line or "_eager_" not in line:
+            line = process.stderr.readline()
+            self.assertTrue(line, "the run ended before the case began")
+        time.sleep(0.5)
+        return process
+
+    def resume(self):
+        self.expect(self.bench("run", self.config, "-o", self.file, "--resume"), 0)
+        self.assertEqual({status for status, _ in self.cases().values()}, {"ok"})
+        self.assertTrue(self.is_complete())
+        self.assertFalse(self.partial.exists())
+
+    def test_once_finishes_the_chunk_writes_and_merges(self):
+        for sent in (signal.SIGINT, signal.SIGTERM):
+            with self.subTest(sent):
+                process = self.begin()
+                os.kill(process.pid, sent)
+                self.expect(self.finish(process), 130, "interrupted", "--resume")
+                cases = self.cases()
+                self.assertEqual(len(cases), 2)
+                self.assertIn("interrupted", [status for status, _ in cases.values()])
+                self.assertFalse(self.is_complete())
+                for pid in self.workers:
+                    self.assertFalse(drive.is_alive(pid))
+                self.resume()
+                self.file.unlink()
+
+    def test_twice_stops_at_once_and_what_was_finished_is_kept(self):
+        process = self.begin("hang:1")
+        began = time.monotonic()
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+        os.kill(process.pid, signal.SIGINT)
+        self.expect(self.finish(process), 130, "--resume")
+        self.assertLess(time.monotonic() - began, 5)
+        for pid in self.workers:
+            self.assertFalse(drive.is_alive(pid))
+        self.assertFalse(self.file.exists())
+        self.assertTrue(self.partial.exists())
+        self.resume()
+
+    def test_a_terminal_interrupts_the_supervisor_alone(self):
+        process = self.begin()
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the whole foreground group
+        self.expect(self.finish(process), 130)
+        reasons = [reason for status, reason in self.cases().values() if status == "interrupted"]
+        self.assertTrue(any("stopped before chunk" in reason for reason in reasons), reasons)
+
+    def test_an_interrupt_on_json_still_gives_one_object(self):
+        import json
+        process = self.begin("slow:1", "--json")
+        os.kill(process.pid, signal.SIGINT)
+        result = self.finish(process)
+        self.assertEqual(result.code, 130, repr(result))
+        json.loads(result.out)
+
+
+if __name__ == "__main__":
+    unittest.main()
