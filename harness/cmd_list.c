@@ -1,20 +1,14 @@
 /* `bench list`: what there is to choose from. */
+#include "harness/arguments.h"
 #include "harness/bench.h"
 #include "harness/config.h"
+#include "harness/table.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static const char help[] =
-    "usage: bench list models|kernels|options|configs [--markdown]\n"
-    "\n"
-    "  models   models that need no download, for [model] path\n"
-    "  kernels  every kernel of this program, and which can run here\n"
-    "  options  every key of a configuration; --markdown: the reference page\n"
-    "  configs  the configurations of this folder, with the question that each answers\n";
 
 static int list_models(void) {
     const char *name, *description;
@@ -25,14 +19,23 @@ static int list_models(void) {
 }
 
 static int list_kernels(void) {
+    const struct table_column columns[] = {{"op", "", true, false},
+                                           {"kernel", "", true, false},
+                                           {"device", "", true, false},
+                                           {"needs", "", true, false},
+                                           {"here", "", true, false}};
+    struct table *t = table_open(columns, sizeof columns / sizeof columns[0]);
     struct variant_info v;
-    printf("%-12s %-18s %-6s %-14s %s\n", "op", "kernel", "device", "needs", "here");
-    for (int i = 0; variant_info(i, &v); i++)
-        printf("%-12s %-18s %-6s %-14s %s%s\n", op_name(v.op), v.name, v.device,
-               *v.needs ? v.needs : "-", v.usable ? "yes" : "no: ",
-               v.usable    ? ""
-               : v.why_not ? v.why_not
-                           : "unknown");
+    for (int i = 0; variant_info(i, &v); i++) {
+        table_add(t, TONE_PLAIN, "%s", op_name(v.op));
+        table_add(t, TONE_PLAIN, "%s", v.name);
+        table_add(t, TONE_PLAIN, "%s", v.device);
+        table_add(t, TONE_PLAIN, "%s", *v.needs ? v.needs : "-");
+        table_add(t, TONE_PLAIN, "%s%s", v.usable ? "yes" : "no: ", v.usable ? "" : v.why_not);
+    }
+    if (!t) return bench_fail("list", STATUS_NO_MEMORY, &(struct error){"no memory"});
+    table_print(stdout, t, "", false);
+    table_close(t);
     return 0;
 }
 
@@ -109,26 +112,26 @@ static int list_configs(void) {
 
 int cmd_list(int argc, char **argv, const struct bench_hooks *hooks) {
     (void)hooks;
-    const char *what = NULL;
     bool markdown = false;
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-            fputs(help, stdout);
-            return 0;
-        }
-        if (!strcmp(argv[i], "--markdown"))
-            markdown = true;
-        else if (*argv[i] == '-')
-            return bench_fail_usage("list", "unknown option", argv[i]);
-        else if (what)
-            return bench_fail_usage("list", "a second word", argv[i]);
-        else
-            what = argv[i];
-    }
-    if (!what) {
-        fputs(help, stderr);
-        return status_exit_code(STATUS_USAGE);
-    }
+    const struct argument arguments[] = {
+        {"--markdown", ARGUMENT_FLAG, &markdown, NULL, "options as the reference page"},
+    };
+    const struct command_line line = {
+        .command = "list",
+        .operands = "models|kernels|options|configs",
+        .purpose = "models:  models that need no download, for [model] path\n"
+                   "kernels: every kernel of this program, and which can run here\n"
+                   "options: every key of a configuration\n"
+                   "configs: the configurations of this folder, with the question each answers",
+        .arguments = arguments,
+        .n = 1,
+        .least = 1,
+        .most = 1,
+    };
+    struct argument_list operands;
+    const int code = arguments_parse(&line, argc, argv, &operands);
+    if (code >= 0) return code;
+    const char *what = operands.v[0];
     if (markdown && strcmp(what, "options") != 0)
         return bench_fail_usage("list", "--markdown is for options, not for", what);
     if (!strcmp(what, "models")) return list_models();

@@ -1,47 +1,48 @@
 /* `bench plan`: every case with what it will cost and what will be done with it; runs nothing.
  * Before it: plan.c. */
+#include "harness/arguments.h"
 #include "harness/bench.h"
 #include "harness/format.h"
 #include "harness/plan.h"
+#include "harness/table.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-static const char help[] =
-    "usage: bench plan CONFIG [--set section.key=value]... [--json] [--verbose]\n"
-    "\n"
-    "Shows every case of a configuration: its id, prompt tokens, chunks, predicted memory and\n"
-    "time, and what the time budget does to it (full, sampled, skipped and why). Runs nothing but\n"
-    "a measurement of this machine's kernels (about a second, kept for a day).\n"
-    "\n"
-    "  --set section.key=value  overrides a key of the file; may be given again\n"
-    "  --json                   the whole plan as JSON\n"
-    "  --verbose                memory of every case by category\n"
-    "\n"
-    "time is what the case takes in all: warm-up, repeats, decoding, checks.\n"
-    "exit codes: 0 ok, 2 usage or configuration, 5 the machine could not be measured, 6 I/O\n";
-
-struct arguments {
+struct request {
     const char *config;
-    const char **sets; /* owned array of borrowed texts */
-    int n_sets;
-    bool json, verbose;
+    struct argument_list sets;
+    bool json, verbose, no_color;
 };
 
-/* ---- a table of text */
+static int parse(struct request *r, int argc, char **argv) {
+    const struct argument arguments[] = {
+        {"--set", ARGUMENT_LIST, &r->sets, "SECTION.KEY=VALUE", "override a key; may be repeated"},
+        {"--json", ARGUMENT_FLAG, &r->json, NULL, "print the whole plan as one JSON object"},
+        {"--verbose", ARGUMENT_FLAG, &r->verbose, NULL, "memory of every case by category"},
+        {"--no-color", ARGUMENT_FLAG, &r->no_color, NULL, "so does NO_COLOR in the environment"},
+    };
+    const struct command_line line = {
+        .command = "plan",
+        .operands = "CONFIG",
+        .purpose = "Shows every case: prompt tokens, chunks, predicted memory and time, and what\n"
+                   "time_budget does to it: full, sampled, or skipped and why. Runs nothing but a\n"
+                   "measurement of this machine's kernels (about a second, kept for a day).\n"
+                   "Exits with 0, 2 usage or configuration, 5 no measurement, 6 I/O.",
+        .arguments = arguments,
+        .n = sizeof arguments / sizeof arguments[0],
+        .least = 1,
+        .most = 1,
+    };
+    struct argument_list operands;
+    const int code = arguments_parse(&line, argc, argv, &operands);
+    if (code < 0) r->config = operands.v[0];
+    return code;
+}
 
-enum { COLUMNS = 10 };
-struct table {
-    char (*cells)[COLUMNS][100]; /* owned; row 0 is the head */
-    int rows;
-};
-
-static const char *const heads[COLUMNS] = {"case", "tokens",   "chunk",  "chunks", "mode",
-                                           "tp",   "rank mem", "shared", "time",   "coverage"};
-static const bool left_aligned[COLUMNS] = {true,  false, false, false, true,
-                                           false, false, false, false, true};
+/* ---- the table of cases */
 
 static int64_t sum_categories(const int64_t bytes[MEMORY_CATEGORIES]) {
     int64_t sum = 0;
@@ -58,78 +59,49 @@ static int64_t largest_rank(const struct memory_prediction *m) {
     return most;
 }
 
-static void coverage_text(const struct case_plan *c, char *out, size_t size) {
-    switch (c->coverage) {
-    case COVER_FULL: snprintf(out, size, "full"); break;
-    case COVER_SAMPLED: snprintf(out, size, "sampled %d/%d", c->sampled, c->chunks); break;
-    case COVER_SKIPPED: snprintf(out, size, "skipped"); break;
-    }
-}
-
-static void fill_row(char row[COLUMNS][100], const struct case_plan *c) {
+static void add_case(struct table *t, const struct case_plan *c) {
     char b[FORMAT_BYTES];
-    snprintf(row[0], 100, "%s", c->id);
-    snprintf(row[1], 100, "%s", format_count(b, c->session.prompt_tokens));
-    snprintf(row[2], 100, "%s", format_count(b, c->session.chunk_tokens));
-    snprintf(row[3], 100, "%d", c->chunks);
-    snprintf(row[4], 100, "%s", c->session.graph ? "graph" : "eager");
-    snprintf(row[5], 100, "%d", c->engine.tensor_parallel_size);
-    snprintf(row[6], 100, "%s", format_bytes(b, largest_rank(&c->memory)));
-    snprintf(row[7], 100, "%s", format_bytes(b, sum_categories(c->memory.shared_bytes)));
-    if (c->coverage == COVER_SKIPPED)
-        snprintf(row[8], 100, "-");
-    else
-        snprintf(row[8], 100, "%s", format_seconds(b, c->predicted_total_s));
-    coverage_text(c, row[9], 100);
-}
-
-static bool table_of(const struct plan *p, struct table *t) {
-    t->rows = p->n + 1;
-    t->cells = calloc((size_t)t->rows, sizeof *t->cells);
-    if (!t->cells) return false;
-    for (int k = 0; k < COLUMNS; k++) snprintf(t->cells[0][k], 100, "%s", heads[k]);
-    for (int i = 0; i < p->n; i++) fill_row(t->cells[i + 1], &p->cases[i]);
-    return true;
-}
-
-static void print_row(const struct table *t, int row) {
-    for (int k = 0; k < COLUMNS; k++) {
-        int width = 0;
-        for (int i = 0; i < t->rows; i++) {
-            const int n = (int)strlen(t->cells[i][k]);
-            if (n > width) width = n;
-        }
-        if (k == COLUMNS - 1) width = 0;
-        printf(left_aligned[k] ? "%s%-*s" : "%s%*s", k ? "  " : "", width, t->cells[row][k]);
+    const bool skipped = c->coverage == COVER_SKIPPED;
+    table_add(t, skipped ? TONE_FAINT : TONE_PLAIN, "%s", c->id);
+    table_add(t, TONE_PLAIN, "%s", format_count(b, c->session.prompt_tokens));
+    table_add(t, TONE_PLAIN, "%s", format_count(b, c->session.chunk_tokens));
+    table_add(t, TONE_PLAIN, "%d", c->chunks);
+    table_add(t, TONE_PLAIN, "%s", c->session.graph ? "graph" : "eager");
+    table_add(t, TONE_PLAIN, "%d", c->engine.tensor_parallel_size);
+    table_add(t, TONE_PLAIN, "%s", format_bytes(b, largest_rank(&c->memory)));
+    table_add(t, TONE_PLAIN, "%s", format_bytes(b, sum_categories(c->memory.shared_bytes)));
+    table_add(t, TONE_PLAIN, "%s", skipped ? "-" : format_seconds(b, c->predicted_total_s));
+    switch (c->coverage) {
+    case COVER_FULL: table_add(t, TONE_PLAIN, "full"); break;
+    case COVER_SAMPLED:
+        table_add(t, TONE_DOUBTFUL, "sampled, %d of %d", c->sampled, c->chunks);
+        break;
+    case COVER_SKIPPED: table_add(t, TONE_FAINT, "skipped"); break;
     }
-    putchar('\n');
+}
+
+static enum status print_cases(const struct plan *p, bool color, struct error *err) {
+    const struct table_column columns[] = {
+        {"case", "", true, false},
+        {"prompt", "tokens", false, false},
+        {"chunk", "tokens", false, false},
+        {"chunks", "", false, false},
+        {"mode", "", true, false},
+        {"tp", "", false, false},
+        {"memory", "per rank", false, false},
+        {"memory", "shared", false, false},
+        {"time", "in all", false, false},
+        {"coverage", "", true, false},
+    };
+    struct table *t = table_open(columns, sizeof columns / sizeof columns[0]);
+    if (!t) return error_set(err, STATUS_NO_MEMORY, "no memory for the table");
+    for (int i = 0; i < p->n; i++) add_case(t, &p->cases[i]);
+    table_print(stdout, t, "", color);
+    table_close(t);
+    return STATUS_OK;
 }
 
 /* ---- what stands around it */
-
-static void print_categories(const char *name, const int64_t bytes[MEMORY_CATEGORIES]) {
-    static const char *const names[MEMORY_CATEGORIES] = {
-#define X(name, text) text,
-        MEMORY_CATEGORY_TABLE(X)
-#undef X
-    };
-    char b[FORMAT_BYTES];
-    printf("    %-7s", name);
-    for (int k = 0; k < MEMORY_CATEGORIES; k++)
-        if (bytes[k]) printf("  %s %s", names[k], format_bytes(b, bytes[k]));
-    putchar('\n');
-}
-
-static void print_memory(const struct memory_prediction *m) {
-    char name[16], b[FORMAT_BYTES];
-    for (int r = 0; r < m->ranks; r++) {
-        snprintf(name, sizeof name, "rank %d", r);
-        print_categories(name, m->rank_bytes[r]);
-    }
-    print_categories("shared", m->shared_bytes);
-    printf("    %-7s  %s of %s available\n", "all", format_bytes(b, m->total_bytes),
-           format_bytes((char[FORMAT_BYTES]){0}, m->available_bytes));
-}
 
 static void print_machine(const struct plan *p) {
     char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
@@ -144,42 +116,76 @@ static void print_machine(const struct plan *p) {
            format_rate(c, p->rates.copy_bytes, "B/s"));
 }
 
+static void print_reasons(const struct plan *p) {
+    bool any = false;
+    for (int i = 0; i < p->n; i++) {
+        const struct case_plan *c = &p->cases[i];
+        if (!*c->reason) continue;
+        printf("%s%s %s: %s\n", any ? "" : "\n",
+               c->coverage == COVER_SKIPPED ? "skipped" : "sampled", c->id, c->reason);
+        any = true;
+    }
+}
+
+static void print_categories(const char *name, const int64_t bytes[MEMORY_CATEGORIES]) {
+    static const char *const names[MEMORY_CATEGORIES] = {
+#define X(name, text) text,
+        MEMORY_CATEGORY_TABLE(X)
+#undef X
+    };
+    char b[FORMAT_BYTES];
+    printf("  %-7s", name);
+    for (int k = 0; k < MEMORY_CATEGORIES; k++)
+        if (bytes[k]) printf("  %s %s", names[k], format_bytes(b, bytes[k]));
+    putchar('\n');
+}
+
+static void print_memory(const struct case_plan *c) {
+    const struct memory_prediction *m = &c->memory;
+    char name[16], a[FORMAT_BYTES], b[FORMAT_BYTES];
+    printf("\nmemory of %s: %s of %s available\n", c->id, format_bytes(a, m->total_bytes),
+           format_bytes(b, m->available_bytes));
+    for (int r = 0; r < m->ranks; r++) {
+        snprintf(name, sizeof name, "rank %d", r);
+        print_categories(name, m->rank_bytes[r]);
+    }
+    print_categories("shared", m->shared_bytes);
+}
+
 static void print_totals(const struct plan *p) {
     int count[3] = {0};
     char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
     for (int i = 0; i < p->n; i++) count[p->cases[i].coverage]++;
     printf("\n%d case%s in %d launch%s: %d full, %d sampled, %d skipped. Predicted time %s, of it "
-           "%s loading; budget %s.\n",
+           "%s loading; budget %s%s.\n",
            p->n, p->n == 1 ? "" : "s", p->launches, p->launches == 1 ? "" : "es", count[COVER_FULL],
            count[COVER_SAMPLED], count[COVER_SKIPPED], format_seconds(a, p->total_s),
            format_seconds(b, p->load_s),
-           p->config.time_budget_s ? format_seconds(c, (double)p->config.time_budget_s) : "none");
+           p->config.time_budget_s ? format_seconds(c, (double)p->config.time_budget_s) : "none",
+           p->config.time_budget_s ? ", a tenth of it in reserve" : "");
 }
 
-static enum status print_plan(const struct plan *p, bool verbose, struct error *err) {
-    struct table t;
-    if (!table_of(p, &t)) return error_set(err, STATUS_NO_MEMORY, "no memory for the table");
+static enum status print_plan(const struct request *r, const struct plan *p, struct error *err) {
+    const char *no_color = getenv("NO_COLOR");
+    const bool color = !r->no_color && !(no_color && *no_color) && isatty(STDOUT_FILENO);
     print_machine(p);
-    print_row(&t, 0);
-    for (int i = 0; i < p->n; i++) {
-        print_row(&t, i + 1);
-        if (*p->cases[i].reason) printf("    %s\n", p->cases[i].reason);
-        if (verbose) print_memory(&p->cases[i].memory);
-    }
+    const enum status s = print_cases(p, color, err);
+    if (s != STATUS_OK) return s;
+    print_reasons(p);
+    for (int i = 0; r->verbose && i < p->n; i++) print_memory(&p->cases[i]);
     print_totals(p);
     for (int i = 0; i < p->n_notes; i++) printf("note: %s\n", p->notes[i]);
-    free(t.cells);
     return STATUS_OK;
 }
 
 /* ---- the command */
 
-static enum status make_plan(const struct arguments *a, struct plan *p) {
+static enum status make_plan(const struct request *r, struct plan *p) {
     struct config *c = calloc(1, sizeof *c);
     struct config_errors *errors = calloc(1, sizeof *errors);
     enum status s = STATUS_NO_MEMORY;
     if (c && errors) {
-        s = config_load(c, a->config, a->sets, a->n_sets, errors);
+        s = config_load(c, r->config, r->sets.v, r->sets.n, errors);
         if (s == STATUS_OK) s = plan_make(p, c, errors);
         config_errors_print(errors);
     }
@@ -188,8 +194,8 @@ static enum status make_plan(const struct arguments *a, struct plan *p) {
     return s;
 }
 
-static enum status show_plan(const struct arguments *a, const struct plan *p, struct error *err) {
-    if (!a->json) return print_plan(p, a->verbose, err);
+static enum status show_plan(const struct request *r, const struct plan *p, struct error *err) {
+    if (!r->json) return print_plan(r, p, err);
     char *text = plan_to_json(p);
     if (!text) return error_set(err, STATUS_NO_MEMORY, "no memory for the plan as JSON");
     puts(text);
@@ -197,50 +203,18 @@ static enum status show_plan(const struct arguments *a, const struct plan *p, st
     return STATUS_OK;
 }
 
-/* Fills a; returns an exit code, or -1 to go on. */
-static int parse_arguments(int argc, char **argv, struct arguments *a) {
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-            fputs(help, stdout);
-            return 0;
-        }
-        if (!strcmp(argv[i], "--json"))
-            a->json = true;
-        else if (!strcmp(argv[i], "--verbose"))
-            a->verbose = true;
-        else if (!strcmp(argv[i], "--set")) {
-            if (++i == argc) return bench_fail_usage("plan", "no section.key=value after", "--set");
-            a->sets[a->n_sets++] = argv[i];
-        } else if (!strncmp(argv[i], "--set=", 6))
-            a->sets[a->n_sets++] = argv[i] + 6;
-        else if (*argv[i] == '-')
-            return bench_fail_usage("plan", "unknown option", argv[i]);
-        else if (a->config)
-            return bench_fail_usage("plan", "a second configuration", argv[i]);
-        else
-            a->config = argv[i];
-    }
-    return a->config ? -1 : bench_fail_usage("plan", "no configuration given after", "bench plan");
-}
-
 int cmd_plan(int argc, char **argv, const struct bench_hooks *hooks) {
     (void)hooks;
-    struct arguments a = {.sets = calloc((size_t)argc + 1, sizeof *a.sets)};
-    struct plan *p = calloc(1, sizeof *p);
+    struct request r = {0};
     struct error err = {""};
-    int code = -1;
-    if (!a.sets || !p) code = bench_fail("plan", STATUS_NO_MEMORY, &err);
-    if (code < 0) code = parse_arguments(argc, argv, &a);
-    if (code < 0) {
-        enum status s = make_plan(&a, p); /* has said what is wrong */
-        code = status_exit_code(s);
-        if (s == STATUS_OK) {
-            s = show_plan(&a, p, &err);
-            if (s != STATUS_OK) code = bench_fail("plan", s, &err);
-        }
-    }
-    if (p) plan_free(p);
+    const int code = parse(&r, argc, argv);
+    if (code >= 0) return code;
+    struct plan *p = calloc(1, sizeof *p);
+    if (!p) return bench_fail("plan", STATUS_NO_MEMORY, &err);
+    enum status s = make_plan(&r, p); /* what is wrong has been said */
+    const bool made = s == STATUS_OK;
+    if (made) s = show_plan(&r, p, &err);
+    plan_free(p);
     free(p);
-    free(a.sets);
-    return code;
+    return made && s != STATUS_OK ? bench_fail("plan", s, &err) : status_exit_code(s);
 }

@@ -474,9 +474,15 @@ static struct budget_case offer_of(const struct making *m, int i) {
     return b;
 }
 
+/* " in 3 passes", or nothing for one. */
+static void passes_text(const struct config *c, char *out, size_t size) {
+    out[0] = 0;
+    if (passes(c) > 1) snprintf(out, size, " in %d passes", passes(c));
+}
+
 static void explain_skipped(const struct making *m, int i, const struct budget_case *b) {
     struct case_plan *c = &m->p->cases[i];
-    char memory[300], t1[FORMAT_BYTES], t2[FORMAT_BYTES], t3[FORMAT_BYTES];
+    char memory[300], times[32], t1[FORMAT_BYTES], t2[FORMAT_BYTES], t3[FORMAT_BYTES];
     if (b->excluded) {
         memory_arithmetic(&c->memory, memory, sizeof memory);
         snprintf(c->reason, sizeof c->reason, "memory: %s, but %s are available", memory,
@@ -484,34 +490,26 @@ static void explain_skipped(const struct making *m, int i, const struct budget_c
         return;
     }
     const bool sampled = b->sampled_s >= 0;
-    char what[80];
-    if (sampled)
-        snprintf(what, sizeof what, "%d of %d chunks", (int)m->p->config.sample_chunks, c->chunks);
-    else
-        snprintf(what, sizeof what, "all %d chunks", c->chunks);
-    snprintf(
-        c->reason, sizeof c->reason,
-        "time: %s in %d pass%s take %s; %s are left of time_budget, %s without its reserve of a "
-        "tenth",
-        what, passes(&m->p->config), passes(&m->p->config) == 1 ? "" : "es",
-        format_seconds(t1, sampled ? b->sampled_s : b->full_s), format_seconds(t2, b->left_s),
-        format_seconds(t3, usable_budget(m->p)));
+    passes_text(&m->p->config, times, sizeof times);
+    snprintf(c->reason, sizeof c->reason, "time: %d of %d chunks take %s%s, but %s of %s are left",
+             sampled ? (int)m->p->config.sample_chunks : c->chunks, c->chunks,
+             format_seconds(t1, sampled ? b->sampled_s : b->full_s), times,
+             format_seconds(t2, b->left_s), format_seconds(t3, usable_budget(m->p)));
 }
 
 static void explain_sampled(const struct making *m, int i, const struct budget_case *b) {
     struct case_plan *c = &m->p->cases[i];
-    char t1[FORMAT_BYTES], t2[FORMAT_BYTES], t3[FORMAT_BYTES];
+    char times[32], t1[FORMAT_BYTES], t2[FORMAT_BYTES], t3[FORMAT_BYTES];
     if (b->full_s < 0) {
-        snprintf(c->reason, sizeof c->reason, "coverage = sample:%" PRId64 ": %d of %d chunks",
-                 m->p->config.sample_chunks, c->sampled, c->chunks);
+        snprintf(c->reason, sizeof c->reason, "coverage = sample:%" PRId64,
+                 m->p->config.sample_chunks);
         return;
     }
-    char t4[FORMAT_BYTES];
+    passes_text(&m->p->config, times, sizeof times);
     snprintf(c->reason, sizeof c->reason,
-             "time: all %d chunks take %s, %s more than %d of them; %s are left of time_budget, %s "
-             "without its reserve of a tenth",
-             c->chunks, format_seconds(t1, b->full_s), format_seconds(t2, b->full_s - b->sampled_s),
-             c->sampled, format_seconds(t3, b->left_s), format_seconds(t4, usable_budget(m->p)));
+             "time: all %d chunks take %s more than these %d%s, but %s of %s are left", c->chunks,
+             format_seconds(t1, b->full_s - b->sampled_s), c->sampled, times,
+             format_seconds(t2, b->left_s), format_seconds(t3, usable_budget(m->p)));
 }
 
 static void take_decision(struct making *m, int i, const struct budget_case *b) {
@@ -549,11 +547,13 @@ static void decide_coverage(struct making *m) {
     const double load = predict_load_s(&p->model, threads);
     const double budget =
         p->config.time_budget_s ? usable_budget(p) - p->launches * load : INFINITY;
-    for (int i = 0; offers && i < p->n; i++) offers[i] = offer_of(m, i);
-    if (!offers || budget_decide(offers, p->n, budget) < 0)
+    if (!offers) {
         finding(m, STATUS_NO_MEMORY, "run", "time_budget", "no memory for the plan");
-    else
-        for (int i = 0; i < p->n; i++) take_decision(m, i, &offers[i]);
+        return;
+    }
+    for (int i = 0; i < p->n; i++) offers[i] = offer_of(m, i);
+    budget_decide(offers, p->n, budget);
+    for (int i = 0; i < p->n; i++) take_decision(m, i, &offers[i]);
     for (int i = 0; i < p->launches; i++)
         if (launch_runs(p, i)) p->load_s += load;
     p->total_s += p->load_s;

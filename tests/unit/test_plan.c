@@ -283,7 +283,8 @@ static void without_a_budget_everything_is_full(void **state) {
     assert_int_equal(c[1].coverage, COVER_FULL);
 }
 
-static void every_prompt_gets_its_cheapest_case_before_any_gets_a_second(void **state) {
+static void
+every_prompt_gets_its_cheapest_case_and_the_rest_goes_to_the_cheapest_step(void **state) {
     (void)state;
     struct budget_case c[] = {{.group = 0, .full_s = 40, .sampled_s = 10},
                               {.group = 0, .full_s = 40, .sampled_s = 12},
@@ -295,7 +296,6 @@ static void every_prompt_gets_its_cheapest_case_before_any_gets_a_second(void **
     assert_true(c[1].left_s == 11);
     assert_int_equal(c[2].coverage, COVER_SKIPPED);
     assert_int_equal(c[3].coverage, COVER_SAMPLED);
-    /* what is left then goes into full coverage, the cheapest step first */
     assert_true(budget_decide(c, 4, 112) == 82 + 28);
     assert_int_equal(c[1].coverage, COVER_FULL);
     assert_int_equal(c[0].coverage, COVER_SAMPLED);
@@ -337,9 +337,9 @@ static void random_budgets_are_never_overspent_and_never_waste_a_fitting_case(vo
                                                       : 0;
         assert_true(fabs(told - spent) < 1e-6 && spent <= budget);
         for (int i = 0; i < 20; i++) {
-            if (c[i].coverage != COVER_SKIPPED) continue;
-            const double price = c[i].sampled_s >= 0 ? c[i].sampled_s : c[i].full_s;
-            assert_true(price > c[i].left_s);
+            double price = c[i].sampled_s >= 0 ? c[i].sampled_s : c[i].full_s;
+            if (c[i].coverage == COVER_SAMPLED) price = c[i].full_s - c[i].sampled_s;
+            if (c[i].coverage != COVER_FULL) assert_true(price > c[i].left_s);
         }
     }
 }
@@ -350,8 +350,8 @@ static void the_plan_obeys_the_budget_and_gives_its_arithmetic(void **state) {
     const char *const chunk = "engine.max_num_batched_tokens=512";
     make_ok(f, SETS(large, chunk, "run.time_budget=1s", "run.coverage=full"));
     assert_int_equal(f->plan.cases[0].coverage, COVER_SKIPPED);
-    assert_has(f->plan.cases[0].reason, "all 1024 chunks in 1 pass take ");
-    assert_has(f->plan.cases[0].reason, "are left of time_budget, 900 ms without its reserve");
+    assert_has(f->plan.cases[0].reason, "time: 1024 of 1024 chunks take ");
+    assert_has(f->plan.cases[0].reason, " of 900 ms are left");
     assert_true(f->plan.total_s == 0);
 
     make_ok(f, SETS(large, chunk, "run.coverage=sample:7", "run.time_budget=1h"));
@@ -359,6 +359,8 @@ static void the_plan_obeys_the_budget_and_gives_its_arithmetic(void **state) {
     assert_int_equal(f->plan.cases[0].sampled, 7);
     assert_has(f->plan.cases[0].reason, "sample:7");
     const double sampled = f->plan.total_s;
+    make_ok(f, SETS(large, chunk, "run.time_budget=1s", "run.coverage=full", "run.repeats=2"));
+    assert_has(f->plan.cases[0].reason, " in 2 passes, but ");
     assert_true(sampled > 0);
 
     make_ok(f, SETS(large, chunk, "run.time_budget=0"));
@@ -590,7 +592,8 @@ int main(void) {
         cmocka_unit_test(a_prompt_of_the_whole_length_leaves_room_and_says_so),
         cmocka_unit_test(sampled_chunks_hold_both_ends_and_spread),
         cmocka_unit_test(without_a_budget_everything_is_full),
-        cmocka_unit_test(every_prompt_gets_its_cheapest_case_before_any_gets_a_second),
+        cmocka_unit_test(
+            every_prompt_gets_its_cheapest_case_and_the_rest_goes_to_the_cheapest_step),
         cmocka_unit_test(forced_coverage_is_kept_or_skipped_and_excluded_cases_cost_nothing),
         cmocka_unit_test(random_budgets_are_never_overspent_and_never_waste_a_fitting_case),
         cmocka_unit_test(the_plan_obeys_the_budget_and_gives_its_arithmetic),
