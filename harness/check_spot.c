@@ -54,10 +54,16 @@ struct choice {
     const int32_t *random; /* [count] */
 };
 
+/* The points go evenly over the chunks; the first and the last chunk are always among them. */
+static int chunk_of_point(int i, int count, int n_chunks) {
+    if (count >= n_chunks) return (int)((int64_t)i * n_chunks / count);
+    return count > 1 ? (int)((int64_t)i * (n_chunks - 1) / (count - 1)) : 0;
+}
+
 /* Row for point i: the chunk's last, first, then any. */
 static int32_t wanted_row(const struct choice *k, int i, int count) {
-    const int at = count > 1 ? (int)((int64_t)i * (k->n_chunks - 1) / (count - 1)) : 0;
-    const int32_t size = k->c->session.chunk_tokens, start = k->chunks[at] * size;
+    const int32_t size = k->c->session.chunk_tokens;
+    const int32_t start = k->chunks[chunk_of_point(i, count, k->n_chunks)] * size;
     const int32_t left = k->c->session.prompt_tokens - start, n = left < size ? left : size;
     return start + (i % 4 == 0 ? n - 1 : i % 4 == 1 ? 0 : k->random[i] % n);
 }

@@ -1,10 +1,12 @@
 /* The program with something broken in it: bench_main with hooks. What is broken is named by the
  * environment, so that the worker processes inherit it:
  *
- *   BENCH_TEST_FAULT=NAME:CHUNK   see the table below; CHUNK counts from 0
+ *   BENCH_TEST_FAULT=NAME:CHUNK   see the table below; CHUNK counts from 0; or a fault of fault.h
  *   BENCH_TEST_CASE=GLOB          only in cases whose id matches (default: all)
  */
 #include "harness/bench.h"
+
+#include "fault.h"
 
 #include <fnmatch.h>
 #include <signal.h>
@@ -61,45 +63,50 @@ static const struct {
     {"slow", slow, true},       {"drop", NULL, false},
 };
 
-struct fault {
+struct broken {
     int kind; /* row of the table, or -1 */
     int chunk;
     const char *cases;
+    struct fault *arithmetic; /* owned, or NULL */
 };
 
 static bool before_chunk(void *ctx, const char *case_id, int repeat, int chunk) {
-    const struct fault *f = ctx;
+    const struct broken *f = ctx;
+    const bool here = fnmatch(f->cases, case_id, 0) == 0;
     (void)repeat;
-    if (chunk != f->chunk || fnmatch(f->cases, case_id, 0) != 0) return false;
+    if (f->arithmetic) fault_at_chunk(f->arithmetic, chunk, here);
+    if (f->kind < 0 || chunk != f->chunk || !here) return false;
     if (faults[f->kind].act) faults[f->kind].act();
     return !faults[f->kind].feed;
 }
 
 /* false: the variable names no fault. */
-static bool read_fault(struct fault *f) {
+static bool read_fault(struct broken *f) {
     const char *text = getenv("BENCH_TEST_FAULT"), *cases = getenv("BENCH_TEST_CASE");
-    *f = (struct fault){.kind = -1, .cases = cases ? cases : "*"};
+    *f = (struct broken){.kind = -1, .cases = cases ? cases : "*"};
     if (!text) return true;
     const char *colon = strchr(text, ':');
     size_t n = colon ? (size_t)(colon - text) : strlen(text);
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
         if (strlen(faults[i].name) == n && strncmp(faults[i].name, text, n) == 0) f->kind = (int)i;
     f->chunk = colon ? atoi(colon + 1) : 0;
-    return f->kind >= 0;
+    if (f->kind < 0) f->arithmetic = fault_open(text);
+    return f->kind >= 0 || f->arithmetic;
 }
 
 int main(int argc, char **argv) {
-    struct fault fault;
+    struct broken fault;
     struct rlimit no_core = {0, 0};
     setrlimit(RLIMIT_CORE, &no_core);
     if (!read_fault(&fault)) {
         fprintf(stderr, "bench_faulty: unknown BENCH_TEST_FAULT=%s\n", getenv("BENCH_TEST_FAULT"));
         return 2;
     }
-    struct bench_hooks hooks = {0};
-    if (fault.kind >= 0) {
-        hooks.before_chunk = before_chunk;
-        hooks.before_chunk_ctx = &fault;
-    }
-    return bench_main(argc, argv, &hooks);
+    const struct bench_hooks hooks = {.interpose = fault.arithmetic ? fault_interpose : NULL,
+                                      .interpose_ctx = fault.arithmetic,
+                                      .before_chunk = before_chunk,
+                                      .before_chunk_ctx = &fault};
+    const int code = bench_main(argc, argv, &hooks);
+    fault_close(fault.arithmetic);
+    return code;
 }

@@ -1,0 +1,335 @@
+/* Verdicts: each check passes what is right, fails what is wrong with a text that says where, and
+ * never says "ok" about what it did not see. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "harness/check.h"
+
+static const struct attention_pattern plain = {0, 0};
+static struct model_config model;
+static struct prompt prompt, text;
+static float *truth; /* [answer_length][V] */
+
+static int setup(void **state) {
+    (void)state;
+    struct error err = {""};
+    if (engine_model_config("needle", &model, &err) != STATUS_OK) fail_msg("%s", err.text);
+    assert_int_equal(prompt_make(&prompt, "needle:2k", &model, 2048, plain, 1, &err), STATUS_OK);
+    assert_int_equal(prompt_make(&text, "random:100", &model, 100, plain, 1, &err), STATUS_OK);
+    truth = malloc((size_t)prompt.needle.answer_length * (size_t)model.V * sizeof *truth);
+    assert_non_null(truth);
+    assert_int_equal(needle_expected_logits(&model, &prompt.needle, plain, truth, &err), STATUS_OK);
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    prompt_free(&prompt);
+    prompt_free(&text);
+    free(truth);
+    return 0;
+}
+
+/* ---- tokens */
+
+static struct check_result tokens(const struct prompt *p, const int32_t *ids, int n) {
+    struct check_result r = {0};
+    check_tokens(&r, &model, p, ids, n);
+    return r;
+}
+
+static void the_right_answer_passes(void **state) {
+    (void)state;
+    assert_int_equal(tokens(&prompt, prompt.needle.answer, 20).verdict, VERDICT_OK);
+}
+
+static void the_first_wrong_token_is_named(void **state) {
+    (void)state;
+    int32_t ids[21];
+    for (int wrong = 0; wrong < 20; wrong++) {
+        char words[40];
+        memcpy(ids, prompt.needle.answer, 20 * sizeof *ids);
+        ids[wrong] = 'x';
+        if (wrong < 19) ids[19] = 'y';
+        const struct check_result r = tokens(&prompt, ids, 20);
+        assert_int_equal(r.verdict, VERDICT_FAILED);
+        snprintf(words, sizeof words, "answer token %d: expected ", wrong);
+        assert_non_null(strstr(r.detail, words));
+        assert_int_equal(strstr(r.detail, "stands at") != NULL,
+                         prompt.needle.needle_positions[wrong] >= 0);
+    }
+    memcpy(ids, prompt.needle.answer, 20 * sizeof *ids);
+    ids[20] = 'x';
+    assert_int_equal(tokens(&prompt, ids, 21).verdict, VERDICT_FAILED);
+}
+
+static void a_part_of_the_answer_is_not_called_right(void **state) {
+    (void)state;
+    const struct check_result r = tokens(&prompt, prompt.needle.answer, 5);
+    assert_int_equal(r.verdict, VERDICT_NOT_CHECKED);
+    assert_non_null(strstr(r.detail, "5 of 20"));
+    assert_int_equal(tokens(&prompt, NULL, 0).verdict, VERDICT_NOT_CHECKED);
+    assert_int_equal(tokens(&text, prompt.needle.answer, 20).verdict, VERDICT_NOT_CHECKED);
+}
+
+/* ---- logits */
+
+static struct check_result logits(const float *rows, int n) {
+    struct check_result r = {0};
+    struct check_logits *c;
+    assert_int_equal(check_logits_open(&c, &model, &prompt, plain, NULL), STATUS_OK);
+    for (int i = 0; i < n; i++) check_logits_row(c, i, rows + (size_t)i * (size_t)model.V);
+    check_logits_finish(c, &r);
+    return r;
+}
+
+static float *copy_of_truth(void) {
+    const size_t bytes = 20 * (size_t)model.V * sizeof *truth;
+    float *copy = malloc(bytes);
+    assert_non_null(copy);
+    memcpy(copy, truth, bytes);
+    return copy;
+}
+
+static void analytic_logits_pass_up_to_the_tolerance(void **state) {
+    (void)state;
+    const int32_t V = model.V;
+    for (int i = 0; i < 20; i++) {
+        float *rows = copy_of_truth(), *row = rows + i * V;
+        const float limit = needle_logit_tolerance(row, V);
+        row[i * 7] += 0.99f * limit;
+        struct check_result r = logits(rows, 20);
+        assert_int_equal(r.verdict, VERDICT_OK);
+        assert_true(fabs(r.worst - 0.99) < 1e-3 && r.limit == 1);
+        row[i * 7] += 0.02f * limit;
+        r = logits(rows, 20);
+        assert_int_equal(r.verdict, VERDICT_FAILED);
+        char words[40];
+        snprintf(words, sizeof words, "answer row %d,", i);
+        assert_non_null(strstr(r.detail, words));
+        row[i * 7] = NAN;
+        r = logits(rows, 20);
+        assert_int_equal(r.verdict, VERDICT_FAILED);
+        free(rows);
+    }
+}
+
+static void rows_after_a_wrong_token_have_no_truth(void **state) {
+    (void)state;
+    const int32_t V = model.V;
+    float *rows = copy_of_truth();
+    rows[3 * V + 'x'] = 99;
+    for (int i = 4 * V; i < 20 * V; i++) rows[i] = 1e6f;
+    const struct check_result r = logits(rows, 20);
+    assert_int_equal(r.verdict, VERDICT_FAILED);
+    assert_non_null(strstr(r.detail, "answer row 3, logit of x"));
+    free(rows);
+}
+
+static void no_row_is_no_verdict(void **state) {
+    (void)state;
+    struct check_logits *c;
+    struct check_result r = logits(truth, 0);
+    assert_int_equal(r.verdict, VERDICT_NOT_CHECKED);
+    check_logits_finish(NULL, &r);
+    assert_int_equal(r.verdict, VERDICT_NOT_CHECKED);
+    assert_int_equal(check_logits_open(&c, &model, &text, plain, NULL), STATUS_USAGE);
+    assert_null(c);
+}
+
+/* ---- finite */
+
+static void one_bad_value_is_enough(void **state) {
+    (void)state;
+    float row[100] = {0};
+    struct check_result r = {0};
+    check_finite_row(&r, row, 100, 0);
+    assert_int_equal(r.verdict, VERDICT_OK);
+    row[99] = NAN;
+    check_finite_row(&r, row, 100, 1);
+    assert_int_equal(r.verdict, VERDICT_FAILED);
+    assert_non_null(strstr(r.detail, "row 1, id 99: NaN"));
+    row[99] = 0;
+    check_finite_row(&r, row, 100, 2);
+    assert_int_equal(r.verdict, VERDICT_FAILED);
+    memset(&r, 0, sizeof r);
+    row[0] = -INFINITY;
+    check_finite_row(&r, row, 100, 3);
+    assert_non_null(strstr(r.detail, "row 3, id 0: infinity"));
+}
+
+/* ---- count */
+
+static struct case_result make_counted(void) {
+    struct case_result r = {.status = CASE_OK, .coverage = COVER_FULL, .repeats = 2};
+    r.prompt_tokens = 1000;
+    for (int repeat = 0; repeat < 2; repeat++) {
+        for (int c = 0; c < 3; c++) {
+            const struct chunk_row row = {.repeat = repeat,
+                                          .chunk = c,
+                                          .start_token = 400 * c,
+                                          .n_tokens = c < 2 ? 400 : 200};
+            assert_int_equal(result_add_chunk(&r, &row, NULL), STATUS_OK);
+        }
+        for (int i = 0; i < 5; i++) {
+            const struct decode_row row = {.repeat = repeat, .step = i};
+            assert_int_equal(result_add_decode(&r, &row, NULL), STATUS_OK);
+        }
+    }
+    return r;
+}
+
+static void every_token_once_passes(void **state) {
+    (void)state;
+    struct case_result r = make_counted();
+    check_count(&r, 1004);
+    assert_int_equal(r.check[CHECK_COUNT].verdict, VERDICT_OK);
+    check_count(&r, 1005);
+    assert_int_equal(r.check[CHECK_COUNT].verdict, VERDICT_FAILED);
+    r.n_decode = 0;
+    check_count(&r, 1000);
+    assert_int_equal(r.check[CHECK_COUNT].verdict, VERDICT_OK);
+    result_free(&r);
+}
+
+static void counted(struct case_result *r, const char *words) {
+    check_count(r, 1004);
+    assert_int_equal(r->check[CHECK_COUNT].verdict, VERDICT_FAILED);
+    if (!strstr(r->check[CHECK_COUNT].detail, words)) fail_msg("%s", r->check[CHECK_COUNT].detail);
+}
+
+static void what_was_left_out_or_came_twice_is_named(void **state) {
+    (void)state;
+    struct case_result r = make_counted();
+    r.chunks[4].start_token = 500;
+    counted(&r, "repeat 1: chunk 1 begins at token 500 instead of 400: tokens were left out");
+    r.chunks[4].start_token = 0;
+    counted(&r, "tokens came twice");
+    r.chunks[4].start_token = 400;
+    r.chunks[5].n_tokens = 199;
+    counted(&r, "repeat 1: 999 of 1000");
+    r.chunks[5].n_tokens = 201;
+    counted(&r, "repeat 1: 1001 of 1000");
+    r.n_chunks = 5;
+    counted(&r, "repeat 1: 800 of 1000");
+    r.n_chunks = 3;
+    counted(&r, "repeat 1: 0 of 1000");
+    r.coverage = COVER_SAMPLED;
+    check_count(&r, 1000);
+    assert_int_equal(r.check[CHECK_COUNT].verdict, VERDICT_NOT_CHECKED);
+    result_free(&r);
+}
+
+/* ---- invariance */
+
+enum { CASES = 5 };
+static struct case_result *make_cases(struct case_result *list[CASES]) {
+    static int32_t ids[CASES][3];
+    struct case_result *r = calloc(CASES, sizeof *r);
+    assert_non_null(r);
+    for (int i = 0; i < CASES; i++) {
+        for (int k = 0; k < 3; k++) ids[i][k] = 10 + k;
+        r[i] = (struct case_result){.status = CASE_OK,
+                                    .coverage = COVER_FULL,
+                                    .tp = 2,
+                                    .chunk_tokens = 512 << i,
+                                    .graph = i % 2,
+                                    .dtype = "bfloat16",
+                                    .prompt = "needle:2k",
+                                    .prompt_sha256 = "ab",
+                                    .logits_hash = 77,
+                                    .output = ids[i],
+                                    .n_output = 3};
+        snprintf(r[i].id, sizeof r[i].id, "case-%d", i);
+        list[i] = &r[i];
+    }
+    return r;
+}
+
+static enum verdict invariance_of(const struct case_result *r) {
+    return r->check[CHECK_INVARIANCE].verdict;
+}
+
+static void same_bits_pass(void **state) {
+    (void)state;
+    struct case_result *list[CASES], *r = make_cases(list);
+    check_invariance(list, CASES);
+    for (int i = 0; i < CASES; i++) assert_int_equal(invariance_of(&r[i]), VERDICT_OK);
+    free(r);
+}
+
+static void other_logits_or_tokens_fail_all_that_should_agree(void **state) {
+    (void)state;
+    struct case_result *list[CASES], *r = make_cases(list);
+    r[3].logits_hash = 78;
+    check_invariance(list, CASES);
+    for (int i = 0; i < CASES; i++) assert_int_equal(invariance_of(&r[i]), VERDICT_FAILED);
+    assert_non_null(strstr(r[0].check[CHECK_INVARIANCE].detail, "case-3"));
+    assert_non_null(strstr(r[0].check[CHECK_INVARIANCE].detail, "agrees with 3 cases, not with 1"));
+    free(r);
+
+    r = make_cases(list);
+    r[1].output[2] = 99;
+    check_invariance(list, CASES);
+    assert_non_null(strstr(r[1].check[CHECK_INVARIANCE].detail, "token 2 is 99, there 12"));
+    free(r);
+
+    r = make_cases(list);
+    r[1].n_output = 2;
+    check_invariance(list, CASES);
+    assert_non_null(strstr(r[1].check[CHECK_INVARIANCE].detail, "2 tokens, there 3"));
+    free(r);
+}
+
+static void cases_that_differ_in_more_are_not_compared(void **state) {
+    (void)state;
+    struct case_result *list[CASES], *r = make_cases(list);
+    for (int i = 0; i < CASES; i++) r[i].logits_hash = (uint64_t)i; /* all would fail */
+    r[0].tp = 4;
+    strcpy(r[1].dtype, "float32");
+    strcpy(r[2].prompt_sha256, "cd");
+    r[3].status = CASE_FAILED;
+    r[4].coverage = COVER_SAMPLED;
+    check_invariance(list, CASES);
+    for (int i = 0; i < CASES; i++) assert_int_equal(invariance_of(&r[i]), VERDICT_NOT_CHECKED);
+    free(r);
+}
+
+static void a_failure_between_repeats_stays(void **state) {
+    (void)state;
+    struct case_result *list[CASES], *r = make_cases(list);
+    r[2].check[CHECK_INVARIANCE].verdict = VERDICT_FAILED;
+    strcpy(r[2].check[CHECK_INVARIANCE].detail, "repeat 1");
+    check_invariance(list, CASES);
+    assert_int_equal(invariance_of(&r[2]), VERDICT_FAILED);
+    assert_string_equal(r[2].check[CHECK_INVARIANCE].detail, "repeat 1");
+    assert_int_equal(invariance_of(&r[1]), VERDICT_OK);
+    free(r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_right_answer_passes),
+        cmocka_unit_test(the_first_wrong_token_is_named),
+        cmocka_unit_test(a_part_of_the_answer_is_not_called_right),
+        cmocka_unit_test(analytic_logits_pass_up_to_the_tolerance),
+        cmocka_unit_test(rows_after_a_wrong_token_have_no_truth),
+        cmocka_unit_test(no_row_is_no_verdict),
+        cmocka_unit_test(one_bad_value_is_enough),
+        cmocka_unit_test(every_token_once_passes),
+        cmocka_unit_test(what_was_left_out_or_came_twice_is_named),
+        cmocka_unit_test(same_bits_pass),
+        cmocka_unit_test(other_logits_or_tokens_fail_all_that_should_agree),
+        cmocka_unit_test(cases_that_differ_in_more_are_not_compared),
+        cmocka_unit_test(a_failure_between_repeats_stays),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
