@@ -1,0 +1,324 @@
+/* The table of a run, as `bench run` ends with it and `bench show` prints it.
+ * Before it: record_read.c. Details of one case: show_case.c; JSON: show_json.c. */
+#include "harness/show.h"
+
+#include "harness/format.h"
+
+#include <math.h>
+#include <string.h>
+
+double show_time_ratio(const struct case_result *r, const struct case_summary *s) {
+    if (r->predicted_prefill_s <= 0 || s->ttft_median_ns <= 0) return (double)NAN;
+    return (double)s->ttft_median_ns / 1e9 / r->predicted_prefill_s;
+}
+
+double show_memory_ratio(const struct case_result *r, const struct case_summary *s) {
+    if (r->predicted_memory.total_bytes <= 0 || s->peak_bytes_device <= 0) return (double)NAN;
+    return (double)s->peak_bytes_device / (double)r->predicted_memory.total_bytes;
+}
+
+enum tone show_verdict_tone(enum verdict v) {
+    return v == VERDICT_OK ? TONE_GOOD : v == VERDICT_FAILED ? TONE_BAD : TONE_DOUBTFUL;
+}
+
+enum tone show_status_tone(enum case_status s) {
+    return s == CASE_OK ? TONE_GOOD : s == CASE_SKIPPED ? TONE_DOUBTFUL : TONE_BAD;
+}
+
+enum column_number {
+    COLUMN_CASE,
+    COLUMN_PROMPT,
+    COLUMN_CHUNK,
+    COLUMN_MODE,
+    COLUMN_TP,
+    COLUMN_COVERAGE,
+    COLUMN_TTFT,
+    COLUMN_SPREAD,
+    COLUMN_PREFILL,
+    COLUMN_DECODE,
+    COLUMN_PEAK,
+    COLUMN_TIME_RATIO,
+    COLUMN_MEMORY_RATIO,
+    COLUMN_OUTPUT,
+    COLUMN_INVARIANCE,
+    COLUMN_STATUS,
+    COLUMN_COUNT
+};
+
+/* Units that suit the largest value of a column, so that its numbers can be compared. */
+struct units {
+    double ns, bytes;
+    const char *time, *memory;
+};
+
+static struct units choose_units(const struct record_run *run) {
+    int64_t ns = 0, bytes = 0;
+    for (int i = 0; i < run->n; i++) {
+        struct case_summary s;
+        result_summary(&run->cases[i], &s);
+        if (s.ttft_median_ns > ns) ns = s.ttft_median_ns;
+        if (s.peak_bytes_rank > bytes) bytes = s.peak_bytes_rank;
+    }
+    struct units u = {1e9, 1 << 20, "s", "MiB"};
+    if (ns < 1000000000) u.ns = 1e6, u.time = "ms";
+    if (bytes >= 1ll << 34) u.bytes = 1 << 30, u.memory = "GiB";
+    return u;
+}
+
+static void add_coverage(struct table *t, const struct case_result *r) {
+    if (r->coverage == COVER_SKIPPED)
+        table_add(t, TONE_FAINT, "none");
+    else if (r->coverage == COVER_FULL)
+        table_add(t, TONE_PLAIN, "full");
+    else
+        table_add(t, TONE_DOUBTFUL, "estimated");
+}
+
+static void add_ttft(struct table *t, const struct case_result *r, const struct case_summary *s,
+                     const struct units *u) {
+    char a[40], b[40];
+    const char *about = r->ttft_estimated ? "~" : "";
+    if (r->n_ttft == 0)
+        table_add(t, TONE_FAINT, "-");
+    else
+        table_add(t, TONE_PLAIN, "%s%s", about, table_number(a, (double)s->ttft_median_ns / u->ns));
+    if (r->n_ttft < 2)
+        table_add(t, TONE_FAINT, "-");
+    else
+        table_add(t, TONE_PLAIN, "%s%s-%s", about, table_number(a, (double)s->ttft_min_ns / u->ns),
+                  table_number(b, (double)s->ttft_max_ns / u->ns));
+}
+
+static void add_rates(struct table *t, const struct case_result *r, const struct case_summary *s) {
+    char text[FORMAT_BYTES];
+    table_add(t, TONE_PLAIN, "%s%s", r->ttft_estimated && isfinite(s->prefill_tok_s) ? "~" : "",
+              format_tok_s(text, s->prefill_tok_s));
+    table_add(t, TONE_PLAIN, "%s", format_tok_s(text, s->decode_tok_s));
+}
+
+static void add_ratio(struct table *t, double ratio) {
+    if (isfinite(ratio))
+        table_add(t, TONE_PLAIN, "%.2f", ratio);
+    else
+        table_add(t, TONE_FAINT, "-");
+}
+
+static void add_case(struct table *t, const struct case_result *r, const struct units *u) {
+    char text[FORMAT_BYTES];
+    struct case_summary s;
+    result_summary(r, &s);
+    table_add(t, TONE_PLAIN, "%s", r->id);
+    table_add(t, TONE_PLAIN, "%s", format_count(text, r->prompt_tokens));
+    table_add(t, TONE_PLAIN, "%s", format_count(text, r->chunk_tokens));
+    table_add(t, TONE_PLAIN, "%s", r->graph ? "graph" : "eager");
+    table_add(t, TONE_PLAIN, "%d", r->tp);
+    add_coverage(t, r);
+    add_ttft(t, r, &s, u);
+    add_rates(t, r, &s);
+    table_add_number(t, s.peak_bytes_rank > 0 ? (double)s.peak_bytes_rank / u->bytes : (double)NAN);
+    add_ratio(t, show_time_ratio(r, &s));
+    add_ratio(t, show_memory_ratio(r, &s));
+    table_add(t, show_verdict_tone(s.output), "%s", verdict_text(s.output));
+    table_add(t, show_verdict_tone(s.invariance), "%s", verdict_text(s.invariance));
+    table_add(t, show_status_tone(r->status), "%s", case_status_text(r->status));
+}
+
+/* Columns that would say the same in each row, said once instead. */
+static void print_common(FILE *out, const struct table *t, struct table_column *columns) {
+    static const struct {
+        enum column_number column;
+        const char *before, *after;
+    } common[] = {{COLUMN_PROMPT, "", " prompt tokens"},
+                  {COLUMN_CHUNK, "chunks of ", " tokens"},
+                  {COLUMN_MODE, "", " mode"},
+                  {COLUMN_TP, "TP ", ""},
+                  {COLUMN_COVERAGE, "coverage ", ""}};
+    int said = 0;
+    for (size_t i = 0; i < sizeof common / sizeof *common; i++) {
+        if (!table_same(t, common[i].column)) continue;
+        columns[common[i].column].hidden = true;
+        fprintf(out, "%s%s%s%s", said++ ? ", " : "all cases: ", common[i].before,
+                table_cell(t, 0, common[i].column), common[i].after);
+    }
+    if (said) fputs("\n", out);
+}
+
+static void print_head(FILE *out, const struct record_run *run, const char *path, bool color) {
+    const struct run_facts *f = &run->facts;
+    char linear[FORMAT_BYTES], attention[FORMAT_BYTES], memory[FORMAT_BYTES];
+    fprintf(out, "%s\n", path);
+    if (!run->complete)
+        fprintf(out, "%sINCOMPLETE: the run did not get to its end%s\n",
+                tone_begin(TONE_BAD, color), tone_end(TONE_BAD, color));
+    show_text(out, f->cpu_model, SIZE_MAX);
+    fprintf(out, ", %d cores, ", f->cores);
+    show_text(out, f->isa, SIZE_MAX);
+    fprintf(out, ", %s of memory; linear %s, attention %s\n\n",
+            format_bytes(memory, f->memory_bytes),
+            format_rate(linear, f->rates.linear_flops, "FLOP/s"),
+            format_rate(attention, f->rates.attention_flops, "FLOP/s"));
+}
+
+/* What a reader of the numbers above must know. */
+static void print_notes(FILE *out, const struct record_run *run) {
+    int estimated = 0;
+    double worst = 0;
+    for (int i = 0; i < run->n; i++) {
+        const struct case_result *r = &run->cases[i];
+        if (!r->ttft_estimated || r->n_ttft == 0) continue;
+        estimated++;
+        if (r->ttft_error > worst) worst = r->ttft_error;
+    }
+    if (estimated)
+        fprintf(out,
+                "~ estimated from measured chunks at some depths (standard error up to %.2g %%); "
+                "such cases give no output to check\n",
+                100 * worst);
+    fputs("TTFT: median of the repeats; peak: accounted, own and shared, of the largest rank; "
+          "/plan: measured over predicted\n",
+          out);
+}
+
+static void print_reason(FILE *out, const char *id, const char *what, const char *reason,
+                         enum tone tone, bool color) {
+    fputs(tone_begin(tone, color), out);
+    show_text(out, id, SIZE_MAX);
+    fprintf(out, ": %s%s: ", what, tone_end(tone, color));
+    show_text(out, reason, SIZE_MAX);
+    fputc('\n', out);
+}
+
+/* Why a case is not simply ok. */
+static void print_reasons(FILE *out, const struct record_run *run, bool color) {
+    for (int i = 0; i < run->n; i++) {
+        const struct case_result *r = &run->cases[i];
+        char what[64];
+        if (r->status != CASE_OK)
+            print_reason(out, r->id, case_status_text(r->status), r->reason,
+                         show_status_tone(r->status), color);
+        for (int c = 0; c < CHECKS; c++) {
+            if (r->check[c].verdict != VERDICT_FAILED) continue;
+            snprintf(what, sizeof what, "%s check FAILED", check_name((enum check)c));
+            print_reason(out, r->id, what, r->check[c].detail, TONE_BAD, color);
+        }
+        snprintf(what, sizeof what, "%lld allocations in steps", (long long)r->step_allocations);
+        if (r->step_allocations > 0)
+            print_reason(out, r->id, what, "their times include them", TONE_BAD, color);
+    }
+}
+
+static void hide_empty(struct table_column *columns, const struct table *t, int column) {
+    for (int i = 0; i < table_rows(t); i++)
+        if (strcmp(table_cell(t, i, column), "-") != 0) return;
+    columns[column].hidden = true;
+}
+
+void show_table(FILE *out, const struct record_run *run, const char *path, bool color) {
+    struct units u = choose_units(run);
+    struct table_column columns[COLUMN_COUNT] = {
+        [COLUMN_CASE] = {"case", "", true, false},
+        [COLUMN_PROMPT] = {"prompt", "tokens", false, false},
+        [COLUMN_CHUNK] = {"chunk", "tokens", false, false},
+        [COLUMN_MODE] = {"mode", "", true, false},
+        [COLUMN_TP] = {"TP", "", false, false},
+        [COLUMN_COVERAGE] = {"coverage", "", true, false},
+        [COLUMN_TTFT] = {"TTFT", u.time, false, false},
+        [COLUMN_SPREAD] = {"min-max", u.time, false, false},
+        [COLUMN_PREFILL] = {"prefill", "tok/s", false, false},
+        [COLUMN_DECODE] = {"decode", "tok/s", false, false},
+        [COLUMN_PEAK] = {"peak/rank", u.memory, false, false},
+        [COLUMN_TIME_RATIO] = {"time", "/plan", false, false},
+        [COLUMN_MEMORY_RATIO] = {"memory", "/plan", false, false},
+        [COLUMN_OUTPUT] = {"output", "", true, false},
+        [COLUMN_INVARIANCE] = {"invariance", "", true, false},
+        [COLUMN_STATUS] = {"status", "", true, false},
+    };
+    print_head(out, run, path, color);
+    if (run->n == 0) {
+        fputs("no cases\n", out);
+        return;
+    }
+    struct table *t = table_open(columns, COLUMN_COUNT);
+    for (int i = 0; i < run->n; i++) add_case(t, &run->cases[i], &u);
+    if (t) {
+        print_common(out, t, columns);
+        hide_empty(columns, t, COLUMN_SPREAD);
+        hide_empty(columns, t, COLUMN_DECODE);
+    }
+    table_print(out, t, "", color);
+    table_close(t);
+    print_notes(out, run);
+    print_reasons(out, run, color);
+}
+
+static void print_fact(FILE *out, const char *name, const char *text) {
+    fprintf(out, "%-11s", name);
+    show_text(out, text, SIZE_MAX);
+    fputc('\n', out);
+}
+
+static void print_ceilings(FILE *out, const struct device_rates *m) {
+    char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES], d[FORMAT_BYTES], e[FORMAT_BYTES];
+    fprintf(out, "%-11slinear %s, attention %s, registers %s, copy %s, an op at least %s\n",
+            "ceilings", format_rate(a, m->linear_flops, "FLOP/s"),
+            format_rate(b, m->attention_flops, "FLOP/s"), format_rate(c, m->roof_flops, "FLOP/s"),
+            format_rate(d, m->copy_bytes, "B/s"), format_seconds(e, m->op_overhead_ns / 1e9));
+}
+
+void show_facts(FILE *out, const struct record_run *run) {
+    const struct run_facts *f = &run->facts;
+    char text[1024], a[FORMAT_BYTES], b[FORMAT_BYTES];
+    fputc('\n', out);
+    print_fact(out, "command", f->argv);
+    snprintf(text, sizeof text, "%s by bench %s", f->created_utc, f->tool_version);
+    print_fact(out, "made", text);
+    snprintf(text, sizeof text, "%s%s", f->git_commit, f->git_dirty ? ", with changes" : "");
+    print_fact(out, "commit", text);
+    print_fact(out, "binary", f->binary_sha256);
+    print_fact(out, "libraries", f->libraries);
+    snprintf(text, sizeof text, "%s, %s, governor %s, %d NUMA nodes", f->hostname, f->kernel,
+             f->governor, f->numa_nodes);
+    print_fact(out, "host", text);
+    snprintf(text, sizeof text, "%s, %s, %d threads, %s of memory, %s free when planned",
+             f->device.name, f->device.isa, f->device.threads,
+             format_bytes(a, f->device.memory_bytes), format_bytes(b, f->device.available_bytes));
+    print_fact(out, "device", text);
+    print_ceilings(out, &f->rates);
+    text[0] = 0;
+    for (int i = 0; i < OPS; i++) {
+        size_t used = strlen(text);
+        if (f->device.variant[i] && f->device.variant[i][0])
+            snprintf(text + used, sizeof text - used, "%s:%s ", op_name((enum op)i),
+                     f->device.variant[i]);
+    }
+    print_fact(out, "kernels", text);
+    print_fact(out, "config", f->config_sha256);
+    fputc('\n', out);
+    show_text(out, f->config_text, SIZE_MAX);
+    fputc('\n', out);
+}
+
+/* Length of the printable UTF-8 sequence at p, or 0: control characters, the C1 set, broken bytes.
+ */
+static size_t printable(const unsigned char *p) {
+    if (p[0] == '\n' || p[0] == '\t' || (p[0] >= 0x20 && p[0] < 0x7f)) return 1;
+    size_t n = p[0] >= 0xf0 && p[0] < 0xf5 ? 4 : p[0] >= 0xe0 ? 3 : 2;
+    if (p[0] < 0xc2 || p[0] >= 0xf5 || (p[0] == 0xc2 && p[1] < 0xa0)) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0;
+    return n;
+}
+
+void show_text(FILE *out, const char *text, size_t most) {
+    const unsigned char *p = (const unsigned char *)text;
+    while (*p && most > 0) {
+        size_t n = printable(p);
+        if (n)
+            fwrite(p, 1, n, out);
+        else
+            fprintf(out, "\\x%02x", *p);
+        p += n ? n : 1;
+        most--;
+    }
+    if (*p) fputs("...", out);
+}

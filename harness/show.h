@@ -1,0 +1,37 @@
+/* What a result says, for people (tables) and for programs (one JSON object). Nothing is "ok" that
+ * did not run; estimates carry a "~" and the word; every number has its unit and, where there is
+ * more than one sample, its spread. */
+#ifndef HARNESS_SHOW_H
+#define HARNESS_SHOW_H
+
+#include "harness/record.h"
+#include "harness/table.h"
+
+enum { SHOW_SCHEMA_VERSION = 1 };
+
+/* One line per case, what is the same for all above it, what went wrong below it. */
+void show_table(FILE *out, const struct record_run *run, const char *path, bool color);
+/* Facts of the run: machine, program, ceilings, configuration. */
+void show_facts(FILE *out, const struct record_run *run);
+/* {"schema": "chunkbench-show", "schema_version": 1, ...}: the run and a summary of each case. */
+void show_json(FILE *out, const struct record_run *run, const char *path);
+
+/* Everything about one case. `bars`: the locale can show them. */
+void show_case(FILE *out, const struct record_run *run, const struct case_result *r, bool color,
+               bool bars, bool verbose);
+/* The same object with this case alone, and its rows. */
+void show_case_json(FILE *out, const struct record_run *run, const struct case_result *r,
+                    const char *path);
+
+/* Text from a file or a model, at most `most` characters: what a terminal would obey, and what is
+ * not UTF-8, is written as \xNN. */
+void show_text(FILE *out, const char *text, size_t most);
+
+/* Measured over predicted; NaN where there is no such pair. Memory is the device's accounted peak
+ * over the plan's total. */
+double show_time_ratio(const struct case_result *r, const struct case_summary *s);
+double show_memory_ratio(const struct case_result *r, const struct case_summary *s);
+enum tone show_verdict_tone(enum verdict v);
+enum tone show_status_tone(enum case_status s);
+
+#endif

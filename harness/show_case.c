@@ -1,0 +1,415 @@
+/* Everything about one case, for people: latency over depth, memory by category and rank, decode,
+ * output, checks, and where the time went. Before it: record_read.c. */
+#include "harness/format.h"
+#include "harness/show.h"
+#include "harness/stats.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void heading(FILE *out, const char *text) {
+    fprintf(out, "\n%s\n", text);
+}
+
+/* ---- what it was ---- */
+
+static void line(FILE *out, const char *name, const char *text) {
+    fprintf(out, "  %-11s", name);
+    show_text(out, text, SIZE_MAX);
+    fputc('\n', out);
+}
+
+static void print_identity(FILE *out, const struct case_result *r, bool color) {
+    char text[1200], a[FORMAT_BYTES], b[FORMAT_BYTES];
+    enum tone tone = show_status_tone(r->status);
+    show_text(out, r->id, SIZE_MAX);
+    fprintf(out, ": %s%s%s\n", tone_begin(tone, color), case_status_text(r->status),
+            tone_end(tone, color));
+    if (r->reason[0]) line(out, "reason", r->reason);
+    if (r->exit_signal) {
+        snprintf(text, sizeof text, "%d (%s)", r->exit_signal, strsignal(r->exit_signal));
+        line(out, "signal", text);
+    }
+    snprintf(text, sizeof text, "%s, %s tokens, sha256 %.16s", r->prompt,
+             format_count(a, r->prompt_tokens), r->prompt_sha256);
+    line(out, "prompt", text);
+    snprintf(text, sizeof text, "chunks of %s tokens, %s, TP %d on %d device%s, %s, %s",
+             format_count(a, r->chunk_tokens), r->graph ? "graph" : "eager", r->tp, r->devices,
+             r->devices == 1 ? "" : "s", r->device, r->dtype);
+    line(out, "execution", text);
+    snprintf(text, sizeof text, "attention %s, linear %s%s%s", r->attention, r->linear,
+             r->dual_chunk ? ", dual chunk attention" : "",
+             r->prune_last_layer ? ", last layer pruned" : "");
+    line(out, "kernels", text);
+    snprintf(text, sizeof text, "model %s, session %s", format_ns(a, r->load_ns),
+             format_ns(b, r->session_ns));
+    if (r->load_ns > 0 || r->session_ns > 0) line(out, "opening", text);
+    if (r->graph_info.graphs > 0) {
+        snprintf(text, sizeof text, "%d, %lld nodes, %s, captured in %s", r->graph_info.graphs,
+                 (long long)r->graph_info.nodes, format_bytes(a, r->graph_info.bytes),
+                 format_ns(b, r->graph_info.capture_ns));
+        line(out, "graphs", text);
+    }
+}
+
+static void print_ttft(FILE *out, const struct case_result *r, const struct case_summary *s) {
+    char text[300], a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES], d[FORMAT_BYTES];
+    if (r->n_ttft == 0) {
+        line(out, "TTFT", "not measured");
+        return;
+    }
+    const char *about = r->ttft_estimated ? "~" : "";
+    int used = snprintf(text, sizeof text, "%s%s (%d repeat%s, %s to %s), %s%s tok/s", about,
+                        format_ns(a, s->ttft_median_ns), r->n_ttft, r->n_ttft == 1 ? "" : "s",
+                        format_ns(b, s->ttft_min_ns), format_ns(c, s->ttft_max_ns), about,
+                        format_tok_s(d, s->prefill_tok_s));
+    if (r->ttft_estimated)
+        snprintf(text + used, sizeof text - (size_t)used,
+                 ", estimated: standard error %.2g %%, fit residual %.2g %% of %d chunks",
+                 100 * r->ttft_error, 100 * r->fit.rms_relative, r->fit.n);
+    line(out, "TTFT", text);
+    double ratio = show_time_ratio(r, s);
+    snprintf(text, sizeof text, "%s; measured is %.2f of it",
+             format_seconds(a, r->predicted_prefill_s), ratio);
+    if (isfinite(ratio)) line(out, "predicted", text);
+}
+
+/* ---- latency over depth ---- */
+
+enum { BINS_MOST = 16, BAR_MOST = 24 };
+
+struct bin {
+    int first, last; /* chunk numbers */
+    int32_t start_token, n_tokens;
+    int64_t median_ns, min_ns, max_ns;
+    double tok_s, flops;
+};
+
+static int by_depth(const void *a, const void *b) {
+    const struct chunk_row *x = *(const struct chunk_row *const *)a,
+                           *y = *(const struct chunk_row *const *)b;
+    if (x->chunk != y->chunk) return x->chunk < y->chunk ? -1 : 1;
+    return (x->repeat > y->repeat) - (x->repeat < y->repeat);
+}
+
+static void fill_bin(struct bin *b, const struct chunk_row *const *rows, int n, int64_t *scratch) {
+    double ns = 0, tokens = 0, flops = 0;
+    for (int i = 0; i < n; i++) {
+        scratch[i] = rows[i]->latency_ns;
+        ns += (double)rows[i]->latency_ns;
+        tokens += rows[i]->n_tokens;
+        flops += (double)rows[i]->flops;
+    }
+    b->first = rows[0]->chunk, b->last = rows[n - 1]->chunk;
+    b->start_token = rows[0]->start_token, b->n_tokens = rows[0]->n_tokens;
+    b->median_ns = stats_median(scratch, n);
+    b->min_ns = stats_min(scratch, n), b->max_ns = stats_max(scratch, n);
+    b->tok_s = ns > 0 ? tokens * 1e9 / ns : (double)NAN;
+    b->flops = ns > 0 ? flops * 1e9 / ns : (double)NAN;
+}
+
+/* Rows in order of depth, all repeats together, in at most BINS_MOST bins of about as many chunks
+ * each (one for each chunk when `all`). Returns the number of bins. */
+static int fill_bins(const struct chunk_row *const *rows, int n, bool all, struct bin *bins,
+                     int64_t *scratch) {
+    int depths = 0, n_bins = 0;
+    for (int i = 0; i < n; i++) depths += i == 0 || rows[i]->chunk != rows[i - 1]->chunk;
+    int64_t wanted = all || depths < BINS_MOST ? depths : BINS_MOST;
+    for (int i = 0, begin = 0, depth = 0; i < n; i++) {
+        bool last = i + 1 == n, deeper = last || rows[i + 1]->chunk != rows[i]->chunk;
+        if (last || (deeper && (depth + 1) * wanted / depths != depth * wanted / depths)) {
+            fill_bin(&bins[n_bins++], rows + begin, i + 1 - begin, scratch);
+            begin = i + 1;
+        }
+        depth += deeper;
+    }
+    return n_bins;
+}
+
+static void bar(char *out, double share, bool blocks) {
+    static const char *const eighths[] = {"",
+                                          "\xe2\x96\x8f",
+                                          "\xe2\x96\x8e",
+                                          "\xe2\x96\x8d",
+                                          "\xe2\x96\x8c",
+                                          "\xe2\x96\x8b",
+                                          "\xe2\x96\x8a",
+                                          "\xe2\x96\x89"};
+    int parts = (int)lround((share < 0 ? 0 : share > 1 ? 1 : share) * BAR_MOST * 8);
+    *out = 0;
+    for (int i = 0; i < parts / 8; i++) strcat(out, blocks ? "\xe2\x96\x88" : "#");
+    if (blocks) strcat(out, eighths[parts % 8]);
+}
+
+static void print_bins(FILE *out, const struct bin *bins, int n, bool spread, bool blocks,
+                       bool color) {
+    int64_t most = 1;
+    for (int i = 0; i < n; i++)
+        if (bins[i].median_ns > most) most = bins[i].median_ns;
+    double unit = most >= 1000000000 ? 1e9 : 1e6;
+    const char *name = most >= 1000000000 ? "s" : "ms";
+    struct table_column columns[] = {
+        {"chunk", "", false, false},        {"from", "token", false, false},
+        {"length", "tokens", false, false}, {"latency", name, false, false},
+        {"min-max", name, false, !spread},  {"rate", "tok/s", false, false},
+        {"rate", "GFLOP/s", false, false},  {"", "", true, false}};
+    struct table *t = table_open(columns, (int)(sizeof columns / sizeof *columns));
+    for (int i = 0; i < n; i++) {
+        char a[FORMAT_BYTES], b[FORMAT_BYTES], text[BAR_MOST * 3 + 4];
+        const struct bin *k = &bins[i];
+        if (k->first == k->last)
+            table_add(t, TONE_PLAIN, "%d", k->first);
+        else
+            table_add(t, TONE_PLAIN, "%d-%d", k->first, k->last);
+        table_add(t, TONE_PLAIN, "%s", format_count(a, k->start_token));
+        table_add(t, TONE_PLAIN, "%s", format_count(a, k->n_tokens));
+        table_add_number(t, (double)k->median_ns / unit);
+        table_add(t, TONE_PLAIN, "%s-%s", table_number(a, (double)k->min_ns / unit),
+                  table_number(b, (double)k->max_ns / unit));
+        table_add(t, TONE_PLAIN, "%s", format_tok_s(a, k->tok_s));
+        table_add_number(t, k->flops / 1e9);
+        bar(text, (double)k->median_ns / (double)most, blocks);
+        table_add(t, TONE_FAINT, "%s", text);
+    }
+    table_print(out, t, "  ", color);
+    table_close(t);
+}
+
+static void print_chunks(FILE *out, const struct case_result *r, bool all, bool blocks,
+                         bool color) {
+    if (r->n_chunks == 0) return;
+    size_t n = (size_t)r->n_chunks;
+    const struct chunk_row **rows = calloc(n, sizeof *rows);
+    struct bin *bins = calloc(n, sizeof *bins);
+    int64_t *scratch = calloc(n, sizeof *scratch);
+    if (rows && bins && scratch) {
+        for (size_t i = 0; i < n; i++) rows[i] = &r->chunks[i];
+        qsort(rows, n, sizeof *rows, by_depth);
+        int n_bins = fill_bins(rows, (int)n, all, bins, scratch);
+        heading(out, n_bins < (int)n ? "chunks (latency: median over repeats and chunks of a row)"
+                                     : "chunks");
+        print_bins(out, bins, n_bins, n_bins < (int)n, blocks, color);
+    }
+    free(scratch);
+    free(bins);
+    free(rows);
+}
+
+/* ---- memory ---- */
+
+/* Highest high-water marks of a rank over the rows. */
+static void rank_peaks(const struct case_result *r, int rank, int64_t out[MEMORY_CATEGORIES]) {
+    memset(out, 0, MEMORY_CATEGORIES * sizeof *out);
+    for (int64_t i = 0; i < r->n_memory; i++)
+        for (int c = 0; r->memory[i].rank == rank && c < MEMORY_CATEGORIES; c++)
+            if (r->memory[i].use.high_water[c] > out[c]) out[c] = r->memory[i].use.high_water[c];
+}
+
+static void print_categories(FILE *out, const struct case_result *r, bool color) {
+    static const char *const names[] = {
+#define X(name, text) text,
+        MEMORY_CATEGORY_TABLE(X)
+#undef X
+    };
+    static const char heads[MAX_RANKS][8] = {"rank 0", "rank 1", "rank 2", "rank 3",
+                                             "rank 4", "rank 5", "rank 6", "rank 7"};
+    int64_t peaks[MAX_RANKS + 1][MEMORY_CATEGORIES], planned[MEMORY_CATEGORIES] = {0};
+    int ranks = r->tp > 0 && r->tp <= MAX_RANKS ? r->tp : 1;
+    struct table_column columns[MAX_RANKS + 4] = {{"peak", "", true, false}};
+    for (int i = 0; i < ranks; i++) columns[1 + i] = (struct table_column){heads[i], "MiB", 0, 0};
+    columns[1 + ranks] = (struct table_column){"shared", "MiB", false, false};
+    columns[2 + ranks] = (struct table_column){"in all", "MiB", false, false};
+    columns[3 + ranks] = (struct table_column){"planned", "MiB", false, false};
+    for (int i = 0; i <= ranks; i++) rank_peaks(r, i < ranks ? i : SHARED_RANK, peaks[i]);
+    for (int c = 0; c < MEMORY_CATEGORIES; c++) {
+        planned[c] = r->predicted_memory.shared_bytes[c];
+        for (int i = 0; i < MAX_RANKS; i++) planned[c] += r->predicted_memory.rank_bytes[i][c];
+    }
+    struct table *t = table_open(columns, ranks + 4);
+    double sums[MAX_RANKS + 3] = {0};
+    for (int c = 0; c <= MEMORY_CATEGORIES; c++) {
+        double all = 0;
+        bool total = c == MEMORY_CATEGORIES;
+        table_add(t, TONE_PLAIN, "%s", total ? "sum" : names[c]);
+        for (int i = 0; i <= ranks; i++) {
+            double mib = total ? sums[i] : (double)peaks[i][c] / (1 << 20);
+            sums[i] += total ? 0 : mib;
+            all += mib;
+            table_add_number(t, mib);
+        }
+        double plan = total ? sums[ranks + 1] : (double)planned[c] / (1 << 20);
+        sums[ranks + 1] += total ? 0 : plan;
+        table_add_number(t, all);
+        table_add_number(t, plan);
+    }
+    table_print(out, t, "  ", color);
+    table_close(t);
+}
+
+static void print_memory(FILE *out, const struct case_result *r, const struct case_summary *s,
+                         bool color) {
+    char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
+    if (r->n_memory == 0) return;
+    heading(out, "memory");
+    print_categories(out, r, color);
+    fprintf(out, "  the system's own figure: peak %s; accounted peak %s; not accounted for: %s\n",
+            format_bytes(a, s->peak_driver_bytes), format_bytes(b, s->peak_bytes_device),
+            format_bytes(c, s->unaccounted_bytes));
+    if (r->step_allocations)
+        fprintf(out, "  %sallocations made inside steps: %lld%s\n", tone_begin(TONE_BAD, color),
+                (long long)r->step_allocations, tone_end(TONE_BAD, color));
+}
+
+/* ---- decode and output ---- */
+
+static void print_decode(FILE *out, const struct case_result *r, const struct case_summary *s) {
+    char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
+    if (r->n_decode == 0) return;
+    int64_t *ns = calloc((size_t)r->n_decode, sizeof *ns);
+    int n = 0;
+    for (int64_t i = 0; ns && i < r->n_decode; i++)
+        if (r->decode[i].step > 0) ns[n++] = r->decode[i].latency_ns;
+    heading(out, "decode");
+    fprintf(out, "  %lld tokens in all repeats, %s tok/s", (long long)r->n_decode,
+            format_tok_s(a, s->decode_tok_s));
+    if (n > 0)
+        fprintf(out, ", a step %s (%s to %s)", format_ns(a, stats_median(ns, n)),
+                format_ns(b, stats_min(ns, n)), format_ns(c, stats_max(ns, n)));
+    fputc('\n', out);
+    free(ns);
+}
+
+static void print_ids(FILE *out, const char *name, const int32_t *ids, int n, bool all) {
+    enum { SHOWN = 24 };
+    if (n == 0) return;
+    fprintf(out, "  %-11s", name);
+    for (int i = 0; i < n && (all || i < SHOWN); i++) fprintf(out, "%s%d", i ? " " : "", ids[i]);
+    if (!all && n > SHOWN) fprintf(out, " ... (%d in all)", n);
+    fputc('\n', out);
+}
+
+static void print_output(FILE *out, const struct case_result *r, bool verbose) {
+    if (r->n_output == 0 && r->n_expected == 0) return;
+    heading(out, "output of the first repeat");
+    print_ids(out, "tokens", r->output, r->n_output, verbose);
+    print_ids(out, "expected", r->expected, r->n_expected, verbose);
+    fprintf(out, "  %-11s", "text");
+    show_text(out, r->output_text ? r->output_text : "", verbose ? SIZE_MAX : 400);
+    fprintf(out, "\n  %-11sxxh64 %016llx\n", "logits", (unsigned long long)r->logits_hash);
+    for (int i = 0; verbose && i < r->n_top; i++)
+        fprintf(out, "  %-11s%d: %.4f\n", i ? "" : "top logprobs", r->top[i].id,
+                (double)r->top[i].logprob);
+}
+
+static void print_checks(FILE *out, const struct case_result *r, bool color) {
+    struct table_column columns[] = {{"check", "", true, false},
+                                     {"verdict", "", true, false},
+                                     {"worst", "", false, false},
+                                     {"limit", "", false, false},
+                                     {"", "", true, false}};
+    struct table *t = table_open(columns, (int)(sizeof columns / sizeof *columns));
+    for (int i = 0; i < CHECKS; i++) {
+        const struct check_result *c = &r->check[i];
+        table_add(t, TONE_PLAIN, "%s", check_name((enum check)i));
+        table_add(t, show_verdict_tone(c->verdict), "%s", verdict_text(c->verdict));
+        table_add_number(t, c->worst);
+        table_add_number(t, c->limit);
+        table_add(t, TONE_PLAIN, "%s", c->detail);
+    }
+    heading(out, "checks");
+    table_print(out, t, "  ", color);
+    table_close(t);
+}
+
+/* ---- where the time went ---- */
+
+struct op_sum {
+    int op, role;
+    int64_t calls;
+    double ns, flops, bytes;
+};
+
+static int by_time(const void *a, const void *b) {
+    const struct op_sum *x = a, *y = b;
+    return (x->ns < y->ns) - (x->ns > y->ns);
+}
+
+static int sum_spans(const struct case_result *r, struct op_sum sums[OPS * ROLES], double *all) {
+    int n = 0;
+    *all = 0;
+    memset(sums, 0, OPS * ROLES * sizeof *sums);
+    for (int64_t i = 0; i < r->n_spans; i++) {
+        const struct span *s = &r->spans[i].span;
+        struct op_sum *sum = &sums[s->op * ROLES + s->role];
+        sum->op = s->op, sum->role = s->role;
+        sum->calls++;
+        sum->ns += (double)s->end_ns - (double)s->begin_ns;
+        sum->flops += (double)s->flops, sum->bytes += (double)s->bytes;
+        *all += (double)s->end_ns - (double)s->begin_ns;
+    }
+    qsort(sums, OPS * ROLES, sizeof *sums, by_time);
+    while (n < OPS * ROLES && sums[n].calls > 0) n++;
+    return n;
+}
+
+/* What the machine's ceilings alone would need, over what it took. */
+static double of_ceiling(const struct op_sum *s, const struct device_rates *rates) {
+    double compute = rates->roof_flops > 0 ? s->flops / rates->roof_flops : 0;
+    double memory = rates->copy_bytes > 0 ? s->bytes / rates->copy_bytes : 0;
+    double best = compute > memory ? compute : memory;
+    return s->ns > 0 && best > 0 ? best * 1e9 / s->ns : (double)NAN;
+}
+
+static void print_spans(FILE *out, const struct record_run *run, const struct case_result *r,
+                        bool all_rows, bool color) {
+    enum { TOP = 10 };
+    struct op_sum sums[OPS * ROLES];
+    double all;
+    int n = sum_spans(r, sums, &all);
+    if (n == 0) return;
+    struct table_column columns[] = {
+        {"op", "", true, false},           {"calls", "", false, false},
+        {"time", "ms", false, false},      {"share", "%", false, false},
+        {"rate", "GFLOP/s", false, false}, {"rate", "GB/s", false, false},
+        {"of ceiling", "%", false, false}};
+    struct table *t = table_open(columns, (int)(sizeof columns / sizeof *columns));
+    for (int i = 0; i < n && (all_rows || i < TOP); i++) {
+        const struct op_sum *s = &sums[i];
+        char count[FORMAT_BYTES];
+        table_add(t, TONE_PLAIN, "%s%s%s", op_name((enum op)s->op), s->role ? " " : "",
+                  role_name((enum role)s->role));
+        table_add(t, TONE_PLAIN, "%s", format_count(count, s->calls));
+        table_add_number(t, s->ns / 1e6);
+        table_add(t, TONE_PLAIN, "%.1f", all > 0 ? 100 * s->ns / all : 0);
+        table_add_number(t, s->ns > 0 ? s->flops / s->ns : (double)NAN);
+        table_add_number(t, s->ns > 0 ? s->bytes / s->ns : (double)NAN);
+        table_add(t, TONE_PLAIN, "%.1f", 100 * of_ceiling(s, &run->facts.rates));
+    }
+    heading(out, "where the time went (a pass of its own, all ranks; ceiling: registers or copy)");
+    table_print(out, t, "  ", color);
+    table_close(t);
+    if (r->dropped_spans > 0)
+        fprintf(out, "  %s%lld spans found no room and are missing above%s\n",
+                tone_begin(TONE_BAD, color), (long long)r->dropped_spans,
+                tone_end(TONE_BAD, color));
+}
+
+void show_case(FILE *out, const struct record_run *run, const struct case_result *r, bool color,
+               bool bars, bool verbose) {
+    struct case_summary s;
+    result_summary(r, &s);
+    print_identity(out, r, color);
+    print_ttft(out, r, &s);
+    print_chunks(out, r, verbose, bars, color);
+    print_memory(out, r, &s, color);
+    print_decode(out, r, &s);
+    print_output(out, r, verbose);
+    print_checks(out, r, color);
+    print_spans(out, run, r, verbose, color);
+    if (r->stderr_tail) {
+        heading(out, "last words of the worker (stderr)");
+        show_text(out, r->stderr_tail, SIZE_MAX);
+        fputc('\n', out);
+    }
+}
