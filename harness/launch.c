@@ -10,6 +10,7 @@
 #include "harness/interrupt.h"
 #include "harness/record.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -289,12 +290,13 @@ static enum status write_fragment(const struct launch *l, const struct case_plan
     return s;
 }
 
-/* The last line of stderr that says something. */
+/* The last line of stderr that says something: rules of "====" do not. */
 static void last_line(const struct child *c, char *out, size_t size) {
     size_t end = c->tail_n;
-    while (end > 0 && (c->tail[end - 1] == '\n' || c->tail[end - 1] == ' ')) end--;
+    while (end > 0 && !isalnum((unsigned char)c->tail[end - 1])) end--;
     size_t begin = end;
     while (begin > 0 && c->tail[begin - 1] != '\n') begin--;
+    while (c->tail[end] && c->tail[end] != '\n') end++;
     snprintf(out, size, "%.*s", (int)(end - begin < 200 ? end - begin : 200), c->tail + begin);
 }
 

@@ -44,7 +44,7 @@ static void play(const char *id) {
     struct rlimit no_core = {0, 0};
     setrlimit(RLIMIT_CORE, &no_core);
     if (act_is(id, "abort")) {
-        fprintf(stderr, "first words\nfree(): invalid pointer\n");
+        fprintf(stderr, "first words\nfree(): invalid pointer (!)\n=====\n\n");
         abort();
     }
     if (act_is(id, "segv")) {
@@ -202,7 +202,7 @@ static void every_death_costs_one_case_and_says_how(void **state) {
     assert_int_equal(run(f, "c0=abort;c1=segv;c2=kill;c3=exit;c4=leave;", &err), STATUS_OK);
     expect_case(f, 0, CASE_CRASHED, "SIGABRT");
     expect_case(f, 0, CASE_CRASHED, "after chunk 1 of 4");
-    expect_case(f, 0, CASE_CRASHED, "free(): invalid pointer");
+    expect_case(f, 0, CASE_CRASHED, ": free(): invalid pointer (!)");
     expect_case(f, 1, CASE_CRASHED, "SIGSEGV");
     expect_case(f, 2, CASE_CRASHED, "SIGKILL");
     expect_case(f, 3, CASE_CRASHED, "code 7");
@@ -211,7 +211,7 @@ static void every_death_costs_one_case_and_says_how(void **state) {
     struct case_result r;
     read_case(f, 0, &r);
     assert_int_equal(r.exit_signal, SIGABRT);
-    assert_string_equal(r.stderr_tail, "first words\nfree(): invalid pointer\n");
+    assert_string_equal(r.stderr_tail, "first words\nfree(): invalid pointer (!)\n=====\n\n");
     result_free(&r);
 }
 
