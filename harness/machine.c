@@ -113,6 +113,12 @@ int64_t machine_memory_bytes(void) {
     return pages > 0 && bytes > 0 ? (int64_t)pages * bytes : 0;
 }
 
+int64_t machine_available_bytes(void) {
+    char text[64];
+    if (!read_field("/proc/meminfo", "MemAvailable", text, sizeof text)) return 0;
+    return strtoll(text, NULL, 10) * 1024;
+}
+
 static void keep_least(int64_t *least, int64_t limit) {
     /* version 1 says "no limit" by a number that no machine has */
     if (limit > 0 && limit < INT64_MAX / 4096 * 4096 && (*least == 0 || limit < *least))

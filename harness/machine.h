@@ -20,7 +20,8 @@ void machine_facts_close(struct machine_facts *m); /* zeroed struct is legal */
 int machine_cores(void);
 /* NUMA nodes with memory or processors, at least 1. */
 int machine_numa_nodes(void);
-int64_t machine_memory_bytes(void); /* physical; 0: unknown */
+int64_t machine_memory_bytes(void);    /* physical; 0: unknown */
+int64_t machine_available_bytes(void); /* now, by the system's estimate; 0: unknown */
 /* The least memory limit of the control groups that this process is in; 0: none. */
 int64_t machine_cgroup_limit_bytes(void);
 void machine_cpu_model(char *out, size_t size);

@@ -18,6 +18,7 @@ static void counts_are_plausible(void **state) {
     assert_in_range(machine_cores(), 1, sysconf(_SC_NPROCESSORS_CONF));
     assert_in_range(machine_numa_nodes(), 1, 1024);
     assert_true(machine_memory_bytes() > 1 << 20);
+    assert_in_range(machine_available_bytes(), 1, machine_memory_bytes());
     int64_t limit = machine_cgroup_limit_bytes();
     assert_true(limit >= 0 && limit < machine_memory_bytes());
 }
