@@ -60,6 +60,9 @@ static void text_that_is_not_utf8_is_repaired(void **state) {
     assert_string_equal(jsondoc_get_text(d, "t"),
                         "a\xef\xbf\xbd\xc3\xa9\xef\xbf\xbd\xef\xbf\xbdz\xef\xbf\xbd\xef\xbf\xbd"
                         "\xef\xbf\xbd");
+    jsondoc_put_text(d, "overlong", "\xc0\x80\xe0\x80\xaf");
+    assert_string_equal(jsondoc_get_text(d, "overlong"),
+                        "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
     jsondoc_close(d);
 }
 

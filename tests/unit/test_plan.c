@@ -506,6 +506,21 @@ static void damaged_plans_are_errors_and_never_crash(void **state) {
             plan_free(&f->other);
         }
     }
+    static const char *const wrong[][2] = {{"\"full\"", "\"fool\""},
+                                           {"\"sampled_chunks\": 0", "\"sampled_chunks\": 9"},
+                                           {"_eager_", "_eagle_"},
+                                           {"\"tokens\": 2048", "\"tokens\": -048"},
+                                           {"\"schema_version\": 1", "\"schema_version\": 2"},
+                                           {"\"full\"", "\"sampled\""}};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        const char *at = strstr(text, wrong[i][0]);
+        char *changed = malloc(n + 10);
+        snprintf(changed, n + 10, "%.*s%s%s", (int)(at - text), text, wrong[i][1],
+                 at + strlen(wrong[i][0]));
+        write_file(f->file, changed, strlen(changed));
+        assert_int_equal(plan_read(&f->other, &f->config, f->file, &err), STATUS_IO);
+        free(changed);
+    }
     free(damaged);
     free(text);
     plan_free(&f->plan);

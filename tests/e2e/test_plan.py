@@ -1,0 +1,102 @@
+"""bench plan and bench list: what they print, as table and as JSON, and how they end."""
+import json
+import unittest
+
+import drive
+
+
+class Plan(drive.BenchTest):
+    def plan(self, *args, **values):
+        return self.bench("plan", self.write_config(**values), *args)
+
+    def document(self, *args, **values):
+        return json.loads(self.expect(self.plan("--json", *args, **values), 0).out)
+
+    def test_every_case_has_a_row_with_prediction_and_coverage(self):
+        result = self.expect(self.plan(), 0, "2 cases in 1 launch: 2 full", "device = ")
+        for case in ("needle-2k_c512_eager_tp2_bf16", "needle-2k_c512_graph_tp2_bf16"):
+            row = next(line for line in result.out.splitlines() if line.startswith(case))
+            self.assertIn("2,048", row)
+            self.assertTrue(row.rstrip().endswith("full"), row)
+        self.assertNotIn("\033", result.out)
+
+    def test_verbose_adds_up_by_category(self):
+        self.expect(self.plan("--verbose"), 0, "memory of needle-2k_c512_eager_tp2_bf16", "rank 1", "weights", "shared")
+        for case in self.document()["cases"]:
+            memory = case["predicted_memory"]
+            parts = sum(sum(rank.values()) for rank in memory["rank_bytes"]) + sum(memory["shared_bytes"].values())
+            self.assertEqual(parts, memory["total_bytes"])
+            self.assertEqual(len(memory["rank_bytes"]), 2)
+            self.assertGreater(memory["available_bytes"], memory["total_bytes"])
+
+    def test_json_is_the_whole_plan(self):
+        plan = self.document()
+        self.assertEqual((plan["schema"], plan["schema_version"]), ("chunkbench plan", 1))
+        self.assertEqual([case["mode"] for case in plan["cases"]], ["eager", "graph"])
+        for case in plan["cases"]:
+            self.assertEqual((case["prompt_tokens"], case["chunk_tokens"], case["chunks"]), (2048, 512, 4))
+            self.assertGreater(case["predicted_total_s"], case["predicted_prefill_s"])
+        self.assertAlmostEqual(plan["predicted_total_s"],
+                               plan["predicted_load_s"] + sum(c["predicted_total_s"] for c in plan["cases"]), 9)
+        self.assertGreater(plan["rates"]["linear_flops"], 1e8)
+
+    def test_a_budget_samples_then_skips_with_the_arithmetic(self):
+        sweep = {"prompt__source": "needle:2k, needle:512k", "run__time_budget": "2s"}
+        plan = self.document(**sweep)
+        coverage = {case["id"]: case["coverage"] for case in plan["cases"]}
+        self.assertEqual(coverage["needle-2k_c512_eager_tp2_bf16"], "full")
+        long = [case for case in plan["cases"] if case["prompt"] == "needle:512k"]
+        for case in long:
+            self.assertIn(case["coverage"], ("sampled", "skipped"))
+            self.assertIn("are left", case["reason"])
+        self.assertLessEqual(plan["predicted_total_s"], 2)
+
+    def test_overrides_apply(self):
+        plan = self.document("--set", "engine.max_num_batched_tokens=1000", "--set=engine.enforce_eager=false")
+        self.assertEqual([case["id"] for case in plan["cases"]], ["needle-2k_c1000_graph_tp2_bf16"])
+
+    def test_nothing_is_left_behind(self):
+        before = {path.name for path in self.folder.iterdir()}
+        self.expect(self.plan(), 0)
+        self.assertEqual({path.name for path in self.folder.iterdir()} - before, {"small.ini"})
+
+    def test_ends(self):
+        self.expect(self.bench("plan", "--help"), 0, "usage: bench plan")
+        self.expect(self.bench("plan"), 2)
+        self.expect(self.bench("plan", "a.ini", "b.ini"), 2)
+        self.expect(self.bench("plan", "a.ini", "--nonsense"), 2, "--nonsense")
+        self.expect(self.bench("plan", "no-such.ini"), 6, "no-such.ini", "No such file")
+        self.expect(self.plan(engine__tensor_parallel_size="three"), 2, "small.ini:", '"three"')
+        self.expect(self.plan(prompt__source="file:none.txt"), 6, "small.ini:", "none.txt")
+
+    def test_shipped_configurations_plan(self):
+        for name in ("smoke", "quickstart", "sweep_chunks", "qwen2.5-7b-1m"):
+            self.expect(self.bench("plan", drive.source / "configs" / f"{name}.ini"), 0, "Predicted time")
+
+
+class List(drive.BenchTest):
+    def test_models(self):
+        self.expect(self.bench("list", "models"), 0, "needle", "random:qwen2.5-7b-1m", "random:nano")
+
+    def test_kernels_say_what_is_usable_and_why_not(self):
+        result = self.expect(self.bench("list", "kernels"), 0, "attention", "linear", "all_reduce")
+        for line in result.out.splitlines()[2:]:
+            self.assertRegex(line, r" (yes|no: \S.*)$")
+
+    def test_options_are_the_reference_page(self):
+        page = (drive.source / "docs" / "OPTIONS.md").read_text()
+        self.assertEqual(self.expect(self.bench("list", "options", "--markdown"), 0).out, page)
+        self.expect(self.bench("list", "options"), 0, "[engine]", "max_num_batched_tokens = 8192")
+
+    def test_configs_show_their_questions(self):
+        self.expect(self.bench("list", "configs"), 0, "quickstart.ini", "sweep_chunks.ini", "?")
+
+    def test_ends(self):
+        self.expect(self.bench("list", "--help"), 0, "usage: bench list")
+        self.expect(self.bench("list"), 2)
+        self.expect(self.bench("list", "nonsense"), 2, "nonsense")
+        self.expect(self.bench("list", "models", "--markdown"), 2)
+
+
+if __name__ == "__main__":
+    unittest.main()
