@@ -5,15 +5,16 @@
  * Before it: worker_case.c taps the rows and calls it after each chunk; owns its points and a row
  * of scores.
  *
- * Tolerance, per element of an output row, from what a correct kernel may round:
- *  - the stored output, once: half a unit, and as much for probabilities that are rounded alike;
- *  - every probability: independent relative errors e_j, hence 8 sqrt(sum (p_j v_j e_j)^2). e_j is
- *    2^-9 where probabilities meet the values as bf16 (2^-20 in f32: exp and its argument), plus
- *    2^-20 of sum |q_d k_jd| for a score summed in f32, plus a whole unit of every q_d that lies so
- *    near a tie that f32 may have rounded it the other way;
- *  - f32 sums over n keys: 2^-23 sqrt(n) of what is summed.
+ * Tolerance, per element of an output row, from what a correct kernel may round (u = 2^-8 for bf16,
+ * the largest relative error of one rounding):
+ *  - the stored output: u, and as much again for probabilities that are all rounded alike;
+ *  - every probability: independent relative errors of at most e_j, hence 4 sqrt(sum (p_j v_j
+ * e_j)^2), ten standard deviations. e_j is u where probabilities meet the values as bf16 (2^-20 in
+ * f32: exp and its argument), plus 2^-20 of sum |q_d k_jd| for a score summed in f32, plus a whole
+ *    unit of every q_d that lies so near a tie that f32 may have rounded it the other way;
+ *  - f32 sums over n keys: 2^-22 sqrt(n) of the largest partial sum, ten standard deviations too.
  * The independent part shrinks with the number of keys as the output itself does, so a row that
- * looks at a million keys alike is held to a few percent, one that looks at one key to 2^-6. */
+ * looks at a million keys alike is held to a few percent, one that looks at one key to 1/64. */
 #include "harness/check.h"
 
 #include <math.h>
@@ -218,7 +219,7 @@ static double key_score(const struct check_spot *c, const struct rotated_query *
         size += fabs(product);
         unsure += q->unsure[kind][d] * fabs((double)k[d]);
     }
-    const double probability = ldexp(1, c->dtype == DTYPE_BF16 ? -9 : -20);
+    const double probability = ldexp(1, c->dtype == DTYPE_BF16 ? -8 : -20);
     *error = (float)(probability + scale * (ldexp(size, -20) + unsure));
     return scale * sum;
 }
@@ -263,8 +264,8 @@ static enum status score_keys(struct check_spot *c, struct session *s, const str
 
 struct attended {
     double out[HEAD_DIM_MAX];
-    double size[HEAD_DIM_MAX];  /* sum of (p v)^2 */
-    double noise[HEAD_DIM_MAX]; /* sum of (p v e)^2 */
+    double largest[HEAD_DIM_MAX]; /* partial sum */
+    double noise[HEAD_DIM_MAX];   /* sum of (p v e)^2 */
 };
 
 static enum status weigh_values(struct check_spot *c, struct session *s, const struct point *p,
@@ -280,7 +281,7 @@ static enum status weigh_values(struct check_spot *c, struct session *s, const s
             for (int d = 0; d < c->m.D; d++) {
                 const double part = probability * (double)c->block[i * c->m.D + d];
                 a->out[d] += part;
-                a->size[d] += part * part;
+                if (fabs(a->out[d]) > a->largest[d]) a->largest[d] = fabs(a->out[d]);
                 a->noise[d] += part * part * error * error;
             }
         }
@@ -289,9 +290,9 @@ static enum status weigh_values(struct check_spot *c, struct session *s, const s
 }
 
 static double tolerance(const struct check_spot *c, const struct attended *a, int d, int32_t keys) {
-    const double stored = ldexp(fabs(a->out[d]), c->dtype == DTYPE_BF16 ? -8 : -21);
-    const double summed = ldexp(sqrt(keys), -23) * (fabs(a->out[d]) + sqrt(a->size[d]));
-    return stored + 8 * sqrt(a->noise[d]) + summed + 1e-30;
+    const double stored = ldexp(fabs(a->out[d]), c->dtype == DTYPE_BF16 ? -7 : -21);
+    const double summed = ldexp(sqrt(keys), -22) * a->largest[d];
+    return stored + 4 * sqrt(a->noise[d]) + summed + 1e-30;
 }
 
 /* ---- comparing */
