@@ -1,0 +1,399 @@
+/* A device, as backend.h promises it: choice of kernels, arenas and their accounting, weights,
+ * recorded calls. What differs between kinds of device is behind `struct backend`. Owns the list of
+ * weights; arenas and graphs belong to whoever opened them, and go before the device. */
+#include "kernels/device_core.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- opening and closing */
+
+const struct backend *backend_of(enum device_kind kind) {
+    return kind == DEVICE_CPU ? &backend_cpu : NULL;
+}
+
+struct device_opts device_opts_defaults(void) {
+    return (struct device_opts){.kind = DEVICE_CPU,
+                                .isa = "auto",
+                                .attention = "auto",
+                                .linear = "auto",
+                                .dtype = DTYPE_BF16};
+}
+
+enum status device_open(struct device **out, const struct device_opts *opts, struct error *err) {
+    *out = NULL;
+    const struct backend *backend = backend_of(opts->kind);
+    if (!backend)
+        return error_set(err, STATUS_UNSUPPORTED, "device = %s: this program was built without it",
+                         device_kind_name(opts->kind));
+    struct device *dev = calloc(1, sizeof *dev);
+    if (!dev) return error_set(err, STATUS_NO_MEMORY, "no memory for a device");
+    dev->backend = backend;
+    dev->dtype = opts->dtype;
+    dev->head_dim = opts->head_dim;
+    dev->interpose = opts->interpose;
+    dev->interpose_ctx = opts->interpose_ctx;
+    enum status s = backend->open(dev, opts, err);
+    if (s == STATUS_OK) s = variants_choose(dev, opts, err);
+    if (s != STATUS_OK) {
+        device_close(dev);
+        return s;
+    }
+    *out = dev;
+    return STATUS_OK;
+}
+
+void device_close(struct device *dev) {
+    if (!dev) return;
+    assert(dev->open_arenas == 0 && "arenas go before their device");
+    while (dev->weights) device_weight_drop(dev, &dev->weights->weight);
+    device_spans_enable(dev, 0, NULL);
+    dev->backend->close(dev);
+    free(dev);
+}
+
+void device_info(struct device *dev, struct device_info *out) {
+    *out = (struct device_info){.threads = 0};
+    dev->backend->info(dev, out);
+    for (int op = 0; op < OPS; op++)
+        out->variant[op] = dev->chosen[op] ? dev->chosen[op]->name : NULL;
+}
+
+/* ---- accounting */
+
+void ledger_charge(struct ledger *l, int rank, enum memory_category c, int64_t bytes) {
+    struct memory_use *use = &l->use[rank + 1];
+    use->bytes[c] += bytes;
+    if (use->bytes[c] > use->high_water[c]) use->high_water[c] = use->bytes[c];
+}
+
+void device_memory(struct device *dev, int rank, struct memory_use *out) {
+    *out = dev->ledger.use[rank + 1];
+    if (rank != SHARED_RANK) return;
+    for (int c = 0; c < MEMORY_CATEGORIES; c++) {
+        out->bytes[c] += dev->ledger.idle_bytes[c];
+        if (out->bytes[c] > out->high_water[c]) out->high_water[c] = out->bytes[c];
+    }
+}
+
+void device_memory_reset_high_water(struct device *dev) {
+    for (int i = 0; i <= MAX_RANKS; i++) {
+        struct memory_use *use = &dev->ledger.use[i];
+        memcpy(use->high_water, use->bytes, sizeof use->high_water);
+    }
+    dev->backend->memory_reset_high_water(dev);
+}
+
+void device_memory_driver(struct device *dev, int64_t *bytes, int64_t *high_water) {
+    dev->backend->memory_driver(dev, bytes, high_water);
+}
+
+int64_t device_allocations(struct device *dev) {
+    return dev->allocations;
+}
+
+/* ---- arenas */
+
+/* Under the address sanitizer what is not taken may not be touched: an op that runs over the end of
+ * a buffer is found even though its neighbour is in the same arena. */
+#if defined(__SANITIZE_ADDRESS__)
+#define HAS_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HAS_ASAN 1
+#endif
+#endif
+#ifdef HAS_ASAN
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+#endif
+
+struct arena {
+    struct device *dev;
+    char *base;
+    size_t bytes, used;
+    enum memory_category category;
+    int64_t taken_bytes[MAX_RANKS + 1]; /* [rank + 1] */
+};
+
+static const char *category_name(enum memory_category c) {
+    static const char *const names[MEMORY_CATEGORIES] = {
+#define X(name, text) text,
+        MEMORY_CATEGORY_TABLE(X)
+#undef X
+    };
+    return names[c];
+}
+
+enum status arena_open(struct arena **out, struct device *dev, enum memory_category category,
+                       size_t bytes, struct error *err) {
+    *out = NULL;
+    struct arena *a = calloc(1, sizeof *a);
+    if (!a) return error_set(err, STATUS_NO_MEMORY, "no memory for an arena");
+    *a = (struct arena){.dev = dev, .bytes = arena_bytes(bytes), .category = category};
+    void *base = NULL;
+    enum status s = STATUS_OK;
+    if (a->bytes < bytes)
+        s = error_set(err, STATUS_NO_MEMORY, "%zu bytes wanted", bytes);
+    else if (bytes > 0)
+        s = dev->backend->memory_open(dev, a->bytes, &base, err);
+    if (s != STATUS_OK) {
+        free(a);
+        return error_prefix(err, s, "memory for %s", category_name(category));
+    }
+    a->base = base;
+    ASAN_POISON_MEMORY_REGION(a->base, a->bytes);
+    dev->allocations++;
+    dev->open_arenas++;
+    dev->ledger.idle_bytes[category] += (int64_t)a->bytes;
+    *out = a;
+    return STATUS_OK;
+}
+
+void arena_close(struct arena *a) {
+    if (!a) return;
+    struct device *dev = a->dev;
+    for (int i = 0; i <= MAX_RANKS; i++)
+        ledger_charge(&dev->ledger, i - 1, a->category, -a->taken_bytes[i]);
+    dev->ledger.idle_bytes[a->category] -= (int64_t)(a->bytes - a->used);
+    dev->open_arenas--;
+    ASAN_UNPOISON_MEMORY_REGION(a->base, a->bytes);
+    dev->backend->memory_close(dev, a->base, a->bytes);
+    free(a);
+}
+
+void *arena_take(struct arena *a, int rank, size_t bytes) {
+    size_t n = arena_bytes(bytes);
+    if (n < bytes || n > a->bytes - a->used || !a->base) return NULL;
+    char *at = a->base + a->used;
+    ASAN_UNPOISON_MEMORY_REGION(at, bytes);
+    a->used += n;
+    a->taken_bytes[rank + 1] += (int64_t)n;
+    a->dev->ledger.idle_bytes[a->category] -= (int64_t)n;
+    ledger_charge(&a->dev->ledger, rank, a->category, (int64_t)n);
+    return at;
+}
+
+void device_write(struct device *dev, void *dst, const void *src, size_t bytes) {
+    dev->backend->write(dev, dst, src, bytes);
+}
+
+void device_read(struct device *dev, void *dst, const void *src, size_t bytes) {
+    dev->backend->read(dev, dst, src, bytes);
+}
+
+enum status device_sync(struct device *dev, struct error *err) {
+    return dev->backend->sync(dev, err);
+}
+
+/* ---- weights */
+
+static size_t bias_bytes(struct weight_shape s) {
+    return s.bias ? arena_bytes((size_t)s.N * dtype_bytes(s.dtype)) : 0;
+}
+
+size_t device_weight_bytes(struct device *dev, struct weight_shape shape) {
+    const struct weight_layout *layout = dev->chosen[OP_LINEAR]->weight_layout;
+    return arena_bytes(layout->bytes(shape)) + bias_bytes(shape);
+}
+
+struct weight_shape weight_shape(const struct weight *w) {
+    return w->shape;
+}
+
+static enum status weight_fill(struct device *dev, struct arena *arena, int rank, struct weight *w,
+                               const void *rows, const void *bias, struct error *err) {
+    size_t bytes = w->layout->bytes(w->shape);
+    w->data = arena_take(arena, rank, bytes);
+    void *b = w->shape.bias ? arena_take(arena, rank, bias_bytes(w->shape)) : NULL;
+    if (!w->data || (w->shape.bias && !b))
+        return error_set(err, STATUS_NO_MEMORY, "the arena has no room for a weight of %d x %d",
+                         (int)w->shape.N, (int)w->shape.K);
+    if (b && bias) device_write(dev, b, bias, (size_t)w->shape.N * dtype_bytes(w->shape.dtype));
+    w->bias = b;
+    return w->layout->pack(dev, w, rows, err);
+}
+
+enum status device_weight_pack(struct device *dev, struct arena *arena, int rank,
+                               struct weight_shape shape, const void *rows, const void *bias,
+                               const struct weight **out, struct error *err) {
+    *out = NULL;
+    const struct variant *linear = dev->chosen[OP_LINEAR];
+    if (!(linear->dtypes & (1 << shape.dtype)))
+        return error_set(err, STATUS_UNSUPPORTED, "linear = %s does not serve %s", linear->name,
+                         dtype_name(shape.dtype));
+    struct weight_node *node = calloc(1, sizeof *node);
+    if (!node) return error_set(err, STATUS_NO_MEMORY, "no memory for a weight");
+    node->weight = (struct weight){.shape = shape, .layout = linear->weight_layout};
+    enum status s = weight_fill(dev, arena, rank, &node->weight, rows, bias, err);
+    if (s != STATUS_OK) {
+        free(node);
+        return s;
+    }
+    node->next = dev->weights;
+    dev->weights = node;
+    dev->allocations++;
+    ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_OTHER, (int64_t)sizeof *node);
+    *out = &node->weight;
+    return STATUS_OK;
+}
+
+void device_weight_drop(struct device *dev, const struct weight *w) {
+    struct weight_node **at = &dev->weights;
+    while (*at && &(*at)->weight != w) at = &(*at)->next;
+    struct weight_node *node = *at;
+    if (!node) return;
+    *at = node->next;
+    if (node->weight.layout->release) node->weight.layout->release(&node->weight);
+    ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_OTHER, -(int64_t)sizeof *node);
+    free(node);
+}
+
+/* ---- key/value cache */
+
+const struct kv_layout *device_kv_layout(struct device *dev) {
+    return dev->chosen[OP_ATTENTION] ? dev->chosen[OP_ATTENTION]->kv_layout : NULL;
+}
+
+void device_kv_fill(struct device *dev, const struct kv_view *view, int32_t begin, int32_t end,
+                    uint64_t seed) {
+    dev->backend->kv_fill(dev, view, begin, end, seed);
+}
+
+void device_kv_read(struct device *dev, const struct kv_view *view, int head, int32_t begin,
+                    int32_t n, float *k, float *v) {
+    dev->backend->kv_read(dev, view, head, begin, n, k, v);
+}
+
+/* ---- running */
+
+/* Only the thread that drives the device writes the counter. */
+static void count_call(struct device *dev) {
+    uint64_t n = atomic_load_explicit(&dev->calls_done, memory_order_relaxed);
+    atomic_store_explicit(&dev->calls_done, n + 1, memory_order_relaxed);
+}
+
+enum status device_execute(struct device *dev, const struct op_call *call, struct error *err) {
+    enum status s = dev->backend->execute(dev, call, err);
+    count_call(dev);
+    return s;
+}
+
+static enum status run_now(struct device *dev, const struct op_call *call, struct error *err) {
+    if (!dev->interpose) return device_execute(dev, call, err);
+    struct op_call copy = *call;
+    if (dev->interpose(dev->interpose_ctx, dev, &copy)) return STATUS_OK;
+    return device_execute(dev, &copy, err);
+}
+
+static enum status record(struct device *dev, const struct op_call *call, struct error *err);
+
+enum status device_run(struct device *dev, const struct op_call *call, struct error *err) {
+    return dev->recording ? record(dev, call, err) : run_now(dev, call, err);
+}
+
+uint64_t device_progress(const struct device *dev) {
+    return dev->backend->progress(dev) +
+           atomic_load_explicit(&dev->calls_done, memory_order_relaxed);
+}
+
+/* ---- graphs */
+
+static enum status graph_resize(struct device *dev, struct device_graph *g, int64_t capacity,
+                                struct error *err) {
+    struct op_call *calls = realloc(g->calls, (size_t)capacity * sizeof *calls);
+    if (!calls)
+        return error_set(err, STATUS_NO_MEMORY, "no memory to record %lld calls",
+                         (long long)capacity);
+    g->calls = calls;
+    g->capacity = capacity;
+    dev->allocations++;
+    return STATUS_OK;
+}
+
+static void graph_free(struct device_graph *g) {
+    free(g->calls);
+    free(g);
+}
+
+/* A call that cannot be kept ends the recording for good: n = -1. */
+static enum status record(struct device *dev, const struct op_call *call, struct error *err) {
+    struct device_graph *g = dev->recording;
+    enum status s = g->n < 0 ? error_set(err, STATUS_NO_MEMORY, "recording failed before")
+                    : g->n < g->capacity ? STATUS_OK
+                                         : graph_resize(dev, g, 2 * g->capacity, err);
+    if (s != STATUS_OK) {
+        g->n = -1;
+        return s;
+    }
+    g->calls[g->n++] = *call;
+    return STATUS_OK;
+}
+
+enum status device_capture_begin(struct device *dev, struct error *err) {
+    enum { FIRST_CAPACITY = 256 };
+    assert(!dev->recording && "one recording at a time");
+    struct device_graph *g = calloc(1, sizeof *g);
+    if (!g) return error_set(err, STATUS_NO_MEMORY, "no memory for a graph");
+    enum status s = graph_resize(dev, g, FIRST_CAPACITY, err);
+    if (s != STATUS_OK) {
+        graph_free(g);
+        return s;
+    }
+    dev->recording = g;
+    dev->capture_begin_ns = monotonic_ns();
+    return STATUS_OK;
+}
+
+/* Gives back what the list has too much, and lets the backend make its own form of it. */
+static enum status instantiate(struct device *dev, struct device_graph *g, struct error *err) {
+    enum status s = graph_resize(dev, g, g->n > 0 ? g->n : 1, err);
+    if (s != STATUS_OK) return s;
+    g->info.nodes = g->n;
+    g->info.bytes = (int64_t)sizeof *g + g->capacity * (int64_t)sizeof *g->calls;
+    return dev->backend->graph_open ? dev->backend->graph_open(dev, g, err) : STATUS_OK;
+}
+
+enum status device_capture_end(struct device *dev, struct device_graph **out, struct error *err) {
+    *out = NULL;
+    struct device_graph *g = dev->recording;
+    assert(g && "device_capture_begin comes first");
+    dev->recording = NULL;
+    int64_t end_ns = monotonic_ns();
+    g->info.capture_ns = end_ns - dev->capture_begin_ns;
+    enum status s = g->n < 0 ? error_set(err, STATUS_NO_MEMORY, "no memory to record the step")
+                             : instantiate(dev, g, err);
+    if (s != STATUS_OK) {
+        graph_free(g);
+        return s;
+    }
+    g->info.instantiate_ns = monotonic_ns() - end_ns;
+    ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_GRAPH, g->info.bytes);
+    *out = g;
+    return STATUS_OK;
+}
+
+/* With an interposer calls are replayed one by one, so that it sees each of them. */
+enum status device_graph_launch(struct device *dev, struct device_graph *g, struct error *err) {
+    assert(!dev->recording && "a graph cannot be recorded into another");
+    if (g->native && !dev->interpose) return dev->backend->graph_launch(dev, g, err);
+    for (int64_t i = 0; i < g->n; i++) {
+        enum status s = run_now(dev, &g->calls[i], err);
+        if (s != STATUS_OK) return s;
+    }
+    return STATUS_OK;
+}
+
+void device_graph_info(const struct device_graph *g, struct device_graph_info *out) {
+    *out = g->info;
+}
+
+void device_graph_close(struct device *dev, struct device_graph *g) {
+    if (!g) return;
+    ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_GRAPH, -g->info.bytes);
+    if (g->native) dev->backend->graph_close(dev, g);
+    graph_free(g);
+}

@@ -1,0 +1,111 @@
+/* The inside of struct device, for device.c, the backends beside it and the files that they are cut
+ * into. Kernels include device.h and see none of this.
+ *
+ * What is the same on every kind of device (choice of kernels, recorded calls, accounting, spans)
+ * lives in device.c; what differs is a `struct backend`: the CPU's in backend_cpu.c. A CUDA backend
+ * adds its row to backend_of(): streams and events behind execute and sync, device memory behind
+ * memory_open, write and read, a captured graph behind graph_open. */
+#ifndef KERNELS_DEVICE_CORE_H
+#define KERNELS_DEVICE_CORE_H
+
+#include "kernels/device.h"
+
+#include <stdatomic.h>
+
+/* Bytes of every (rank or shared, category). Charged as arenas open and are cut. */
+struct ledger {
+    struct memory_use use[MAX_RANKS + 1];  /* [rank + 1]; [0] is shared */
+    int64_t idle_bytes[MEMORY_CATEGORIES]; /* of arenas, not taken yet: reported as shared */
+};
+void ledger_charge(struct ledger *l, int rank, enum memory_category c, int64_t bytes);
+
+/* Spans since the last reset: a buffer that is filled once; what comes later is counted. */
+struct span_ring {
+    struct span *spans;
+    int64_t capacity, n, dropped;
+};
+
+/* A list of calls as the step ran them; a backend may keep something faster beside it. */
+struct device_graph {
+    struct op_call *calls;
+    int64_t n, capacity;
+    void *native; /* the backend's; NULL: calls are replayed one by one */
+    struct device_graph_info info;
+};
+
+struct weight_node {
+    struct weight weight;
+    struct weight_node *next;
+};
+
+struct device {
+    const struct backend *backend;
+    void *state; /* the backend's own */
+    enum cpu_isa isa;
+    enum dtype dtype;
+    int head_dim;
+    op_interposer *interpose;
+    void *interpose_ctx;
+    const struct variant *chosen[OPS]; /* NULL: no variant serves this device */
+    uint8_t chosen_index[OPS];
+    struct ledger ledger;
+    int64_t allocations;
+    int open_arenas;
+    struct weight_node *weights;
+    struct span_ring ring;
+    struct device_graph *recording; /* NULL: calls run */
+    int64_t capture_begin_ns;
+    _Atomic uint64_t calls_done;
+};
+
+/* One kind of device. Every function but those marked is there. */
+struct backend {
+    enum device_kind kind;
+    /* Fills dev->state; dev->isa is known. */
+    enum status (*open)(struct device *dev, const struct device_opts *opts, struct error *err);
+    void (*close)(struct device *dev); /* also after a failed open */
+    void (*info)(struct device *dev, struct device_info *out);
+
+    /* Zeroed, resident, aligned to at least 256. */
+    enum status (*memory_open)(struct device *dev, size_t bytes, void **base, struct error *err);
+    void (*memory_close)(struct device *dev, void *base, size_t bytes);
+    void (*memory_driver)(struct device *dev, int64_t *bytes, int64_t *high_water);
+    void (*memory_reset_high_water)(struct device *dev);
+    void (*write)(struct device *dev, void *dst, const void *src, size_t bytes);
+    void (*read)(struct device *dev, void *dst, const void *src, size_t bytes);
+    enum status (*sync)(struct device *dev, struct error *err);
+
+    /* Issues a call with the chosen variant; adds its span where spans are kept. */
+    enum status (*execute)(struct device *dev, const struct op_call *call, struct error *err);
+    /* Makes graph->native of graph->calls; fills info.nodes and adds to info.bytes. Or NULL, all
+     * three. */
+    enum status (*graph_open)(struct device *dev, struct device_graph *g, struct error *err);
+    enum status (*graph_launch)(struct device *dev, struct device_graph *g, struct error *err);
+    void (*graph_close)(struct device *dev, struct device_graph *g);
+
+    void (*kv_fill)(struct device *dev, const struct kv_view *view, int32_t begin, int32_t end,
+                    uint64_t seed);
+    void (*kv_read)(struct device *dev, const struct kv_view *view, int head, int32_t begin,
+                    int32_t n, float *k, float *v);
+    uint64_t (*progress)(const struct device *dev);
+    /* For device_measure. Both run about `seconds`. */
+    enum status (*measure_copy)(struct device *dev, double seconds, double *bytes_per_s,
+                                struct error *err);
+    double (*measure_roof)(struct device *dev, double seconds);
+};
+/* NULL: not in this program. */
+const struct backend *backend_of(enum device_kind kind);
+extern const struct backend backend_cpu;
+
+/* Place of a variant among the variants of its op. */
+int variant_index(const struct variant *v);
+/* The variant of each op that the options ask for; STATUS_USAGE or STATUS_UNSUPPORTED. */
+enum status variants_choose(struct device *dev, const struct device_opts *opts, struct error *err);
+
+void span_add(struct device *dev, const struct op_call *call, int64_t begin_ns, int64_t end_ns);
+int64_t monotonic_ns(void);
+
+/* Frees a weight before the device closes. */
+void device_weight_drop(struct device *dev, const struct weight *w);
+
+#endif

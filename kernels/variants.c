@@ -1,0 +1,186 @@
+/* The table of kernels: ops.inc as data, names of ops and roles, and what can run here. Owns
+ * nothing. device.c chooses from it, `bench list kernels` prints it. */
+#include "kernels/device_core.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const char *op_name(enum op op) {
+    static const char *const names[OPS] = {
+#define X(name, text) text,
+        OP_TABLE(X)
+#undef X
+    };
+    return names[op];
+}
+
+const char *role_name(enum role role) {
+    static const char *const names[ROLES] = {
+#define X(name, text) text,
+        ROLE_TABLE(X)
+#undef X
+    };
+    return names[role];
+}
+
+/* ops.inc writes ops as their functions are written, in lower case. */
+#define OP_OF_embed OP_EMBED
+#define OP_OF_add_rmsnorm OP_ADD_RMSNORM
+#define OP_OF_linear OP_LINEAR
+#define OP_OF_rope_table OP_ROPE_TABLE
+#define OP_OF_rope_cache OP_ROPE_CACHE
+#define OP_OF_attention OP_ATTENTION
+#define OP_OF_swiglu OP_SWIGLU
+#define OP_OF_all_reduce OP_ALL_REDUCE
+#define OP_OF_logits OP_LOGITS
+#define OP_OF_sample OP_SAMPLE
+#define OP_OF_tap OP_TAP
+
+/* The row at the end keeps the table legal C when no variant is listed. */
+static const struct variant table[] = {
+#define COMMON(op_, name_, device_, isa_, dtypes_)                                                 \
+    .op = OP_OF_##op_, .name = #name_, .device = DEVICE_##device_, .isa = ISA_##isa_,              \
+    .dtypes = SERVES_##dtypes_, .run = op_##_##name_
+#define VARIANT(op, name, device, isa, dtypes) {COMMON(op, name, device, isa, dtypes)},
+#define VARIANT_KV(op, name, device, isa, dtypes, layout)                                          \
+    {COMMON(op, name, device, isa, dtypes), .kv_layout = &kv_layout_##layout},
+#define VARIANT_W(op, name, device, isa, dtypes, layout)                                           \
+    {COMMON(op, name, device, isa, dtypes), .weight_layout = &weight_layout_##layout},
+#include "kernels/ops.inc"
+#undef VARIANT
+#undef VARIANT_KV
+#undef VARIANT_W
+#undef COMMON
+    {.op = OPS, .name = NULL}};
+
+const struct variant *variant_table(int *n) {
+    *n = (int)(sizeof table / sizeof *table) - 1;
+    return table;
+}
+
+int variant_index(const struct variant *v) {
+    int index = 0;
+    for (const struct variant *u = table; u < v; u++) index += u->op == v->op;
+    return index;
+}
+
+bool variant_usable(const struct variant *v, const char **why) {
+    static const char *const lacks[CPU_ISAS] = {
+#define X(name, text) "this machine has no " text,
+        CPU_ISA_TABLE(X)
+#undef X
+    };
+    const char *reason = NULL;
+    if (!backend_of(v->device))
+        reason = "this program was built without the backend";
+    else if (v->device == DEVICE_CPU && v->isa > cpu_isa_best())
+        reason = lacks[v->isa];
+    if (why) *why = reason;
+    return !reason;
+}
+
+/* A variant that is made of a library carries the library's name. */
+static const char *variant_needs(const struct variant *v) {
+    static const char *const libraries[][2] = {
+        {"onednn", "oneDNN"}, {"cublas", "cuBLAS"}, {"cudnn", "cuDNN"}};
+    for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++)
+        if (strcmp(v->name, libraries[i][0]) == 0) return libraries[i][1];
+    return v->isa == ISA_NONE ? "" : cpu_isa_name(v->isa);
+}
+
+bool variant_info(int i, struct variant_info *out) {
+    int n;
+    const struct variant *v = variant_table(&n) + i;
+    if (i < 0 || i >= n) return false;
+    *out = (struct variant_info){.op = v->op,
+                                 .name = v->name,
+                                 .device = device_kind_name(v->device),
+                                 .needs = variant_needs(v)};
+    out->usable = variant_usable(v, &out->why_not);
+    return true;
+}
+
+/* ---- choice */
+
+/* Why a variant cannot serve this device, or NULL. */
+static const char *why_unfit(const struct device *dev, const struct variant *v) {
+    const char *why;
+    if (!variant_usable(v, &why)) return why;
+    if (v->device == DEVICE_CPU && v->isa > dev->isa) return "above the isa that was asked for";
+    if (!(v->dtypes & (1 << dev->dtype)))
+        return dev->dtype == DTYPE_BF16 ? "does not serve bfloat16" : "does not serve float32";
+    if (v->kv_layout && dev->head_dim > 0 &&
+        v->kv_layout->bytes(KV_TILE, 1, dev->head_dim, dev->dtype) == 0)
+        return "does not serve this head_dim";
+    return NULL;
+}
+
+static void choose(struct device *dev, const struct variant *v) {
+    dev->chosen[v->op] = v;
+    dev->chosen_index[v->op] = (uint8_t)variant_index(v);
+}
+
+/* "avx2, ref" or "amx_bf16 (this machine has no amx_bf16), ..." of an op. */
+static void list_variants(const struct device *dev, enum op op, bool fit, char *out, size_t size) {
+    int n;
+    const struct variant *v = variant_table(&n);
+    size_t used = (size_t)snprintf(out, size, "none");
+    bool first = true;
+    for (int i = 0; i < n; i++) {
+        if (v[i].op != op || v[i].device != dev->backend->kind) continue;
+        const char *why = why_unfit(dev, v + i);
+        if (!why != fit) continue;
+        if (first) used = 0;
+        int wrote =
+            fit ? snprintf(out + used, size - used, "%s%s", first ? "" : ", ", v[i].name)
+                : snprintf(out + used, size - used, "%s%s (%s)", first ? "" : ", ", v[i].name, why);
+        first = false;
+        used += (size_t)wrote;
+        if (used >= size) return;
+    }
+}
+
+static enum status refuse(const struct device *dev, enum op op, const char *asked,
+                          const char *problem, enum status s, struct error *err) {
+    char usable[300], others[500];
+    list_variants(dev, op, true, usable, sizeof usable);
+    list_variants(dev, op, false, others, sizeof others);
+    return error_set(err, s, "%s = %s: %s; usable here: %s; not usable: %s", op_name(op), asked,
+                     problem, usable, others);
+}
+
+static enum status choose_named(struct device *dev, enum op op, const char *name,
+                                struct error *err) {
+    int n;
+    const struct variant *v = variant_table(&n);
+    for (int i = 0; i < n; i++) {
+        if (v[i].op != op || v[i].device != dev->backend->kind || strcmp(v[i].name, name) != 0)
+            continue;
+        const char *why = why_unfit(dev, v + i);
+        if (why) return refuse(dev, op, name, why, STATUS_UNSUPPORTED, err);
+        choose(dev, v + i);
+        return STATUS_OK;
+    }
+    return refuse(dev, op, name, "no such variant in this program", STATUS_UNSUPPORTED, err);
+}
+
+static void choose_first(struct device *dev, enum op op) {
+    int n;
+    const struct variant *v = variant_table(&n);
+    for (int i = 0; i < n && !dev->chosen[op]; i++)
+        if (v[i].op == op && v[i].device == dev->backend->kind && !why_unfit(dev, v + i))
+            choose(dev, v + i);
+}
+
+enum status variants_choose(struct device *dev, const struct device_opts *opts, struct error *err) {
+    const char *named[OPS] = {[OP_ATTENTION] = opts->attention, [OP_LINEAR] = opts->linear};
+    for (int op = 0; op < OPS; op++) {
+        if (!named[op] || strcmp(named[op], "auto") == 0) {
+            choose_first(dev, (enum op)op);
+            continue;
+        }
+        enum status s = choose_named(dev, (enum op)op, named[op], err);
+        if (s != STATUS_OK) return s;
+    }
+    return STATUS_OK;
+}
