@@ -110,6 +110,14 @@ class BenchTest(unittest.TestCase):
         with h5py.File(path or self.file, "r") as f:
             return int(f.attrs["complete"]) == 1
 
+    def wait_for_line(self, process, *words):
+        """Reads stderr up to a line that holds all words."""
+        while True:
+            line = process.stderr.readline()
+            self.assertTrue(line, f"the run ended without a line of {words}")
+            if all(word in line for word in words):
+                return
+
     def wait_for(self, what, seconds=60):
         until = time.monotonic() + seconds
         while time.monotonic() < until:

@@ -83,6 +83,7 @@ class Death(drive.BenchTest):
         process = self.start("run", self.write_config(), "-o", self.file, program=drive.faulty,
                              BENCH_TEST_FAULT="hang:1")
         workers = self.wait_for(lambda: drive.children(process.pid))
+        self.wait_for_line(process, "begins")
         os.kill(process.pid, signal.SIGKILL)
         self.finish(process)
         for pid in workers:

@@ -13,11 +13,7 @@ class Interrupt(drive.BenchTest):
         process = self.start("run", self.config, "-o", self.file, *args, program=drive.faulty, BENCH_TEST_FAULT=fault,
                              BENCH_TEST_CASE="*_eager_*")
         self.workers = self.wait_for(lambda: drive.children(process.pid))
-        # The first line about a case says that it begins; wait until its chunk is at work.
-        line = ""
-        while "begins" not in line or "_eager_" not in line:
-            line = process.stderr.readline()
-            self.assertTrue(line, "the run ended before the case began")
+        self.wait_for_line(process, "_eager_", "begins")
         time.sleep(0.5)
         return process
 
@@ -58,6 +54,8 @@ class Interrupt(drive.BenchTest):
 
     def test_a_terminal_interrupts_the_supervisor_alone(self):
         process = self.begin()
+        for pid in self.workers:
+            self.assertNotEqual(os.getpgid(pid), process.pid)
         os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the whole foreground group
         self.expect(self.finish(process), 130)
         reasons = [reason for status, reason in self.cases().values() if status == "interrupted"]
