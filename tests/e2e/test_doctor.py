@@ -1,0 +1,52 @@
+"""bench doctor: says what is usable, in words and as JSON, and its exit code tells whether a run can work."""
+import json
+import unittest
+
+import drive
+
+
+class Doctor(drive.BenchTest):
+    def doctor(self, *args, **env):
+        result = self.bench("doctor", *args, **env)
+        self.assertEqual(result.code, 0, repr(result))
+        return result
+
+    def findings(self, **env):
+        found = json.loads(self.doctor("--json", **env).out)
+        self.assertEqual((found["schema"], found["schema_version"]), ("chunkbench-doctor", 1))
+        return found, {f["name"]: f for f in found["findings"]}
+
+    def test_a_machine_that_can_run_tests_is_usable(self):
+        found, by_name = self.findings()
+        self.assertTrue(found["usable"])
+        self.assertNotIn("problem", {f["level"] for f in found["findings"]})
+        for name in ("processor", "governor", "memory", "results", "libraries", "GPU", "kernels", "engine", "cache"):
+            self.assertIn(name, by_name)
+        self.assertIn("FLOP/s", by_name["engine"]["text"])
+
+    def test_every_kernel_is_listed_and_says_why_it_cannot_run(self):
+        found, _ = self.findings()
+        self.assertTrue(any(k["name"] == "ref" and k["usable"] for k in found["kernels"]))
+        for kernel in found["kernels"]:
+            self.assertEqual(kernel["usable"], kernel["why_not"] is None, kernel)
+
+    def test_the_text_is_plain_in_a_pipe(self):
+        result = self.doctor()
+        self.assertIn("`bench run` can work here", result.out)
+        self.assertIn("not built in", result.out)
+        self.assertNotIn("\033", result.out)
+
+    def test_a_cache_that_cannot_be_written_is_a_warning_with_a_fix(self):
+        _, by_name = self.findings(XDG_CACHE_HOME="/proc/nowhere", HOME="/proc/nowhere")
+        self.assertEqual(by_name["cache"]["level"], "warning")
+        self.assertIn("XDG_CACHE_HOME", by_name["cache"]["fix"])
+
+    def test_a_folder_that_takes_no_results_is_a_warning(self):
+        result = self.bench("doctor", "--json", cwd="/proc")
+        self.assertEqual(result.code, 0, repr(result))
+        by_name = {f["name"]: f for f in json.loads(result.out)["findings"]}
+        self.assertEqual(by_name["results"]["level"], "warning")
+
+
+if __name__ == "__main__":
+    unittest.main()
