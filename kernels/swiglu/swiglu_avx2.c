@@ -1,0 +1,6 @@
+/* swiglu on AVX2: the body is swiglu_vector.h. */
+#include "kernels/swiglu/swiglu_vector.h"
+
+void swiglu_avx2(struct device *dev, const void *args) {
+    swiglu_vector(dev, args);
+}
