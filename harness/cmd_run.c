@@ -73,7 +73,9 @@ static enum status run_all(struct run *r, struct error *err) {
 /* The last words, and the exit code. */
 static int conclude(const struct run *r, enum status s, const struct error *err) {
     if (s == STATUS_OK) {
-        if (!r->json) printf("ok: %d cases, %s\n", r->n_found, r->dir.file);
+        char news[200];
+        run_good_news(r, news, sizeof news);
+        if (!r->json) printf("%s: %s\n", news, r->dir.file);
         return 0;
     }
     if (r->config_errors.n > 0) {

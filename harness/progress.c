@@ -55,8 +55,9 @@ static void eta_text(const struct progress *s, int64_t now_ns, char *out, size_t
     char seconds[FORMAT_BYTES];
     bool measured;
     double eta = progress_eta_s(s, now_ns, &measured);
+    format_seconds(seconds, (double)(int64_t)(eta + 0.5));
     snprintf(out, size, measured ? "ETA %s" : "ETA about %s (predicted)",
-             format_seconds(seconds, eta < 1 ? eta : (double)(int64_t)(eta + 0.5)));
+             eta < 1 ? "under 1 s" : seconds);
 }
 
 /* "chunk 5/8 of repeat 1/3, 812 tok/s, 1.50 GiB, ETA 12 s" */
@@ -91,7 +92,8 @@ static int line_width(const struct progress *s) {
 /* "[2/6] CASE  STATE" in at most width - 1 columns: the id gives way first, then the end is cut. */
 static void live_text(const struct progress *s, int64_t now_ns, int width, char out[LINE_BYTES]) {
     char head[40], state[300];
-    snprintf(head, sizeof head, "[%d/%d] ", s->number, s->cases);
+    int number = s->c || s->number == s->cases ? s->number : s->number + 1; /* the next one loads */
+    snprintf(head, sizeof head, "[%d/%d] ", number, s->cases);
     state_text(s, now_ns, state, sizeof state);
     const char *id = s->c ? s->c->id : "";
     int room = width - 1 - (int)strlen(head) - (int)strlen(state) - 2, n = (int)strlen(id);

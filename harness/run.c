@@ -105,6 +105,8 @@ static bool colored(const struct run *r, FILE *stream) {
 
 enum status run_launches(struct run *r, struct error *err) {
     struct progress *screen = NULL;
+    if (interrupt_count(r->interrupts))
+        return error_set(err, STATUS_INTERRUPTED, "interrupted before anything ran");
     r->started = true;
     const struct progress_opts on = {.stream = stderr,
                                      .live = isatty(STDERR_FILENO) && !r->quiet,
@@ -117,8 +119,12 @@ enum status run_launches(struct run *r, struct error *err) {
     enum status s = progress_open(&screen, &r->plan, r->todo, &on, err);
     if (s == STATUS_OK) {
         struct launch_observer observer = progress_observer(screen);
-        for (int launch = 0; s == STATUS_OK && launch < r->plan.launches; launch++)
-            s = launch_run(&r->plan, launch, r->todo, &opts, &observer, err);
+        /* After an interrupt the launches that are left only say that they did not start. */
+        for (int launch = 0; launch < r->plan.launches; launch++) {
+            enum status of_launch = launch_run(&r->plan, launch, r->todo, &opts, &observer, err);
+            if (of_launch != STATUS_OK) s = of_launch;
+            if (s != STATUS_OK && s != STATUS_INTERRUPTED) break;
+        }
     }
     progress_close(screen);
     return s;
@@ -127,8 +133,8 @@ enum status run_launches(struct run *r, struct error *err) {
 /* ---- results ---- */
 
 bool run_can_merge(const struct run *r, enum status launched) {
-    return launched == STATUS_OK ||
-           (launched == STATUS_INTERRUPTED && interrupt_count(r->interrupts) == 1);
+    return r->started && (launched == STATUS_OK ||
+                          (launched == STATUS_INTERRUPTED && interrupt_count(r->interrupts) == 1));
 }
 
 enum status run_check_cases(struct run *r, struct error *err) {
@@ -208,6 +214,18 @@ enum status run_verdict(struct run *r, enum status launched, struct error *err) 
                          r->n_found - ended, r->n_found, failed->id,
                          case_status_text(failed->status), failed->reason);
     return STATUS_OK;
+}
+
+void run_good_news(const struct run *r, char *out, size_t size) {
+    int ran = 0, right = 0;
+    for (int i = 0; i < r->n_found; i++) {
+        struct case_summary summary;
+        result_summary(r->found[i], &summary);
+        ran += r->found[i]->status == CASE_OK;
+        right += r->found[i]->status == CASE_OK && summary.output == VERDICT_OK;
+    }
+    snprintf(out, size, "ok: %d of %d cases ran, %d checked and right, %d not checked", ran,
+             r->n_found, right, ran - right);
 }
 
 void run_close(struct run *r) {

@@ -51,6 +51,8 @@ enum status run_merge(struct run *r, bool complete, struct error *err);
 enum status run_show(struct run *r, struct error *err);
 /* A failed check outranks an interrupt, which outranks cases that did not run to their end. */
 enum status run_verdict(struct run *r, enum status launched, struct error *err);
+/* One line for a run that went well: how many cases ran, and how many of them were checked. */
+void run_good_news(const struct run *r, char *out, size_t size);
 /* Frees everything; removes RUN.partial when nothing is left for --resume. */
 void run_close(struct run *r);
 

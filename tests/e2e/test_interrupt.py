@@ -8,8 +8,8 @@ import drive
 
 
 class Interrupt(drive.BenchTest):
-    def begin(self, fault="slow:1", *args):
-        self.config = self.write_config()
+    def begin(self, fault="slow:1", *args, **values):
+        self.config = self.write_config(**values)
         process = self.start("run", self.config, "-o", self.file, *args, program=drive.faulty, BENCH_TEST_FAULT=fault,
                              BENCH_TEST_CASE="*_eager_*")
         self.workers = self.wait_for(lambda: drive.children(process.pid))
@@ -60,6 +60,16 @@ class Interrupt(drive.BenchTest):
         self.expect(self.finish(process), 130)
         reasons = [reason for status, reason in self.cases().values() if status == "interrupted"]
         self.assertTrue(any("stopped before chunk" in reason for reason in reasons), reasons)
+
+    def test_cases_of_launches_that_did_not_start_are_told_of_too(self):
+        process = self.begin(engine__tensor_parallel_size="2, 4")
+        os.kill(process.pid, signal.SIGINT)
+        self.expect(self.finish(process), 130)
+        cases = self.cases()
+        self.assertEqual(len(cases), 4)
+        self.assertEqual([reason for case_id, (_, reason) in cases.items() if "_tp4_" in case_id],
+                         ["not started: the run was interrupted"] * 2)
+        self.resume()
 
     def test_an_interrupt_on_json_still_gives_one_object(self):
         import json

@@ -27,7 +27,7 @@ class Run(drive.BenchTest):
         result = self.bench("run", self.write_config(), "-o", self.file, "--quiet")
         self.assertEqual(result.code, 0, repr(result))
         self.assertEqual(result.err, "")
-        self.assertEqual(result.out, f"ok: 2 cases, {self.file}\n")
+        self.assertEqual(result.out, f"ok: 2 of 2 cases ran, 2 checked and right, 0 not checked: {self.file}\n")
 
     def test_only_runs_the_cases_that_match(self):
         result = self.bench("run", self.write_config(), "-o", self.file, "--only", "*_graph_*")
@@ -86,8 +86,8 @@ class Run(drive.BenchTest):
                 self.assertEqual(set(group["spans"]["chunk"][:]), {0, 1, 2, 3})
 
     def test_a_sampled_case_estimates_and_is_not_checked(self):
-        self.expect(self.bench("run", self.write_config(run__coverage="sample:3", prompt__source="needle:4k"),
-                               "-o", self.file), 0)
+        self.expect(self.bench("run", self.write_config(run__coverage="sample:3", prompt__source="needle:4k",
+                                                             check__spot="0"), "-o", self.file), 0, "2 not checked")
         import h5py
         with h5py.File(self.file, "r") as f:
             for group in f["case"].values():
