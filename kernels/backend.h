@@ -5,9 +5,9 @@
  *   device_open -> arenas (weights, kv, ...) -> device_weight_pack ... -> device_run ... ->
  * device_close
  *
- * The functions below are implemented once, in device.c, over `struct backend` (device.h): the CPU
- * backend lives in backend_cpu.c, a CUDA backend sits beside it and is compiled in where the
- * toolkit is found. */
+ * The functions below are implemented once, in device.c, over `struct backend` (device_core.h): the
+ * CPU backend lives in backend_cpu.c, a CUDA backend sits beside it and is compiled in where the
+ * compiled in where the toolkit is found. */
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
 
@@ -16,9 +16,10 @@
 
 struct device;
 
-/* Sees every call before it runs; returns true if it has done the op itself. It may change the call
- * (a copy) and may call device_execute() for the unchanged op. For fault injection in tests; NULL
- * in production, and not consulted for replayed calls that were recorded without it. */
+/* Sees every call before it runs, also each call of a replayed graph, but not calls that are only
+ * being recorded; returns true if it has done the op itself. It may change the call (a copy) and
+ * may call device_execute() for the unchanged op. For fault injection in tests; NULL in production.
+ */
 typedef bool op_interposer(void *ctx, struct device *dev, struct op_call *call);
 
 struct device_opts {
@@ -134,7 +135,8 @@ void device_graph_close(struct device *dev, struct device_graph *g); /* NULL is 
 
 /* ---- observation
  * ---------------------------------------------------------------------------------- */
-/* Keeps up to `capacity` spans in a ring allocated here (not in a step); 0 turns them off again. */
+/* Keeps the first `capacity` spans after a reset, in a buffer allocated here (not in a step); 0
+ * turns them off again. */
 enum status device_spans_enable(struct device *dev, int64_t capacity, struct error *err);
 /* Spans since the last reset, in order of begin; valid until the next run. *dropped: those that
  * found no room. */

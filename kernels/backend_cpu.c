@@ -54,18 +54,23 @@ int device_threads(const struct device *dev) {
 
 /* ---- memory */
 
+/* Most that an arena may have. */
+static int64_t room_of(const struct host_memory *m) {
+    return m->available_bytes > kept_free_bytes ? m->available_bytes - kept_free_bytes : 0;
+}
+
 /* Said before anything is touched: a process that goes over its limit is killed, not told. */
 static enum status check_room(size_t bytes, struct error *err) {
     struct host_memory m = host_memory_read("");
-    int64_t room = m.available_bytes - kept_free_bytes;
-    if (room >= 0 && bytes <= (uint64_t)room) return STATUS_OK;
+    int64_t room = room_of(&m);
+    if (bytes <= (uint64_t)room) return STATUS_OK;
     const double mib = 1024.0 * 1024;
-    return error_set(
-        err, STATUS_NO_MEMORY,
-        "%.1f MiB wanted, %.1f MiB left: %.1f MiB available %s, less %.0f MiB that "
-        "stay free",
-        (double)bytes / mib, room > 0 ? (double)room / mib : 0.0, (double)m.available_bytes / mib,
-        m.group_decides ? "in this control group" : "on this host", (double)kept_free_bytes / mib);
+    return error_set(err, STATUS_NO_MEMORY,
+                     "%.1f MiB wanted, %.1f MiB left: %.1f MiB available %s, less %.0f MiB that "
+                     "stay free",
+                     (double)bytes / mib, (double)room / mib, (double)m.available_bytes / mib,
+                     m.group_decides ? "in this control group" : "on this host",
+                     (double)kept_free_bytes / mib);
 }
 
 static enum status mapping_failed(size_t bytes, struct error *err) {
@@ -181,7 +186,7 @@ static enum status cpu_execute(struct device *dev, const struct op_call *call, s
     op_function *run = dev->chosen[call->op]->run;
     const void *args = &call->embed; /* members of a union: all at one address */
     omp_set_num_threads(1);
-    if (dev->ring.capacity == 0) {
+    if (dev->spans.capacity == 0) {
         run(dev, args);
         return STATUS_OK;
     }
@@ -262,7 +267,7 @@ static void copy_slice(void *ctx, int64_t item, int worker) {
 /* Two buffers beyond every cache, a slice for each thread; the best of the rounds. */
 static enum status cpu_measure_copy(struct device *dev, double seconds, double *bytes_per_s,
                                     struct error *err) {
-    enum { COPY_BYTES = 256 << 20 };
+    enum { COPY_BYTES = 128 << 20 };
     struct thread_pool *pool = ((struct cpu *)dev->state)->pool;
     void *buffer;
     enum status s = cpu_memory_open(dev, 2 * (size_t)COPY_BYTES, &buffer, err);
@@ -326,7 +331,7 @@ static void cpu_info(struct device *dev, struct device_info *out) {
     snprintf(out->isa, sizeof out->isa, "%s", cpu_isa_name(dev->isa));
     out->threads = device_threads(dev);
     out->memory_bytes = m.total_bytes;
-    out->available_bytes = m.available_bytes;
+    out->available_bytes = room_of(&m);
 }
 
 static enum status take_isa(struct device *dev, const char *asked, struct error *err) {

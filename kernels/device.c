@@ -56,8 +56,7 @@ void device_close(struct device *dev) {
 void device_info(struct device *dev, struct device_info *out) {
     *out = (struct device_info){.threads = 0};
     dev->backend->info(dev, out);
-    for (int op = 0; op < OPS; op++)
-        out->variant[op] = dev->chosen[op] ? dev->chosen[op]->name : NULL;
+    for (int op = 0; op < OPS; op++) out->variant[op] = dev->chosen[op]->name;
 }
 
 /* ---- accounting */
@@ -255,7 +254,7 @@ void device_weight_drop(struct device *dev, const struct weight *w) {
 /* ---- key/value cache */
 
 const struct kv_layout *device_kv_layout(struct device *dev) {
-    return dev->chosen[OP_ATTENTION] ? dev->chosen[OP_ATTENTION]->kv_layout : NULL;
+    return dev->chosen[OP_ATTENTION]->kv_layout;
 }
 
 void device_kv_fill(struct device *dev, const struct kv_view *view, int32_t begin, int32_t end,

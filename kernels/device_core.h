@@ -20,7 +20,7 @@ struct ledger {
 void ledger_charge(struct ledger *l, int rank, enum memory_category c, int64_t bytes);
 
 /* Spans since the last reset: a buffer that is filled once; what comes later is counted. */
-struct span_ring {
+struct span_buffer {
     struct span *spans;
     int64_t capacity, n, dropped;
 };
@@ -46,13 +46,13 @@ struct device {
     int head_dim;
     op_interposer *interpose;
     void *interpose_ctx;
-    const struct variant *chosen[OPS]; /* NULL: no variant serves this device */
+    const struct variant *chosen[OPS];
     uint8_t chosen_index[OPS];
     struct ledger ledger;
     int64_t allocations;
     int open_arenas;
     struct weight_node *weights;
-    struct span_ring ring;
+    struct span_buffer spans;
     struct device_graph *recording; /* NULL: calls run */
     int64_t capture_begin_ns;
     _Atomic uint64_t calls_done;
@@ -99,7 +99,7 @@ extern const struct backend backend_cpu;
 
 /* Place of a variant among the variants of its op. */
 int variant_index(const struct variant *v);
-/* The variant of each op that the options ask for; STATUS_USAGE or STATUS_UNSUPPORTED. */
+/* Fills dev->chosen as the options ask; STATUS_UNSUPPORTED. */
 enum status variants_choose(struct device *dev, const struct device_opts *opts, struct error *err);
 
 void span_add(struct device *dev, const struct op_call *call, int64_t begin_ns, int64_t end_ns);

@@ -125,7 +125,7 @@ struct kv_view {
 };
 struct kv_layout {
     const char *name;
-    /* bytes of k, and of v, for one layer of one rank */
+    /* bytes of k, and of v, for one layer of one rank; 0: holds no heads of this size or dtype */
     size_t (*bytes)(int32_t capacity, int32_t heads, int32_t head_dim, enum dtype dtype);
     /* Writes n positions from `begin` of one head; k and v are [n][D] of view->dtype with row
      * strides ld_k, ld_v; called by rope_cache from several threads, on disjoint ranges that begin

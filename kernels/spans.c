@@ -1,4 +1,4 @@
-/* The ring of spans of a device: allocated when spans are switched on, filled by the backend, read
+/* The spans of a device: a buffer allocated when spans are switched on, filled by the backend, read
  * and reset by the engine between steps. */
 #include "kernels/cost.h"
 #include "kernels/device_core.h"
@@ -14,37 +14,37 @@ int64_t monotonic_ns(void) {
 }
 
 static void release(struct device *dev) {
-    struct span_ring *r = &dev->ring;
+    struct span_buffer *b = &dev->spans;
     ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_OTHER,
-                  -r->capacity * (int64_t)sizeof *r->spans);
-    free(r->spans);
-    *r = (struct span_ring){0};
+                  -b->capacity * (int64_t)sizeof *b->spans);
+    free(b->spans);
+    *b = (struct span_buffer){0};
 }
 
 enum status device_spans_enable(struct device *dev, int64_t capacity, struct error *err) {
     release(dev);
     if (capacity <= 0) return STATUS_OK;
-    struct span_ring *r = &dev->ring;
-    if ((uint64_t)capacity > SIZE_MAX / sizeof *r->spans ||
-        !(r->spans = malloc((size_t)capacity * sizeof *r->spans)))
+    struct span_buffer *b = &dev->spans;
+    if ((uint64_t)capacity > SIZE_MAX / sizeof *b->spans ||
+        !(b->spans = malloc((size_t)capacity * sizeof *b->spans)))
         return error_set(err, STATUS_NO_MEMORY, "no memory for %lld spans of %zu bytes",
-                         (long long)capacity, sizeof *r->spans);
+                         (long long)capacity, sizeof *b->spans);
     /* Touched now, so that no page fault falls into a step. */
-    memset(r->spans, 0, (size_t)capacity * sizeof *r->spans);
-    r->capacity = capacity;
+    memset(b->spans, 0, (size_t)capacity * sizeof *b->spans);
+    b->capacity = capacity;
     dev->allocations++;
-    ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_OTHER, capacity * (int64_t)sizeof *r->spans);
+    ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_OTHER, capacity * (int64_t)sizeof *b->spans);
     return STATUS_OK;
 }
 
 void span_add(struct device *dev, const struct op_call *call, int64_t begin_ns, int64_t end_ns) {
-    struct span_ring *r = &dev->ring;
-    if (r->n == r->capacity) {
-        r->dropped++;
+    struct span_buffer *b = &dev->spans;
+    if (b->n == b->capacity) {
+        b->dropped++;
         return;
     }
     struct cost cost = op_cost(call, op_step(call));
-    r->spans[r->n++] = (struct span){.begin_ns = begin_ns,
+    b->spans[b->n++] = (struct span){.begin_ns = begin_ns,
                                      .end_ns = end_ns,
                                      .flops = cost.flops,
                                      .bytes = cost.bytes,
@@ -56,11 +56,11 @@ void span_add(struct device *dev, const struct op_call *call, int64_t begin_ns, 
 }
 
 const struct span *device_spans(struct device *dev, int64_t *n, int64_t *dropped) {
-    *n = dev->ring.n;
-    if (dropped) *dropped = dev->ring.dropped;
-    return dev->ring.spans;
+    *n = dev->spans.n;
+    if (dropped) *dropped = dev->spans.dropped;
+    return dev->spans.spans;
 }
 
 void device_spans_reset(struct device *dev) {
-    dev->ring.n = dev->ring.dropped = 0;
+    dev->spans.n = dev->spans.dropped = 0;
 }

@@ -141,12 +141,12 @@ static void list_variants(const struct device *dev, enum op op, bool fit, char *
 }
 
 static enum status refuse(const struct device *dev, enum op op, const char *asked,
-                          const char *problem, enum status s, struct error *err) {
+                          const char *problem, struct error *err) {
     char usable[300], others[500];
     list_variants(dev, op, true, usable, sizeof usable);
     list_variants(dev, op, false, others, sizeof others);
-    return error_set(err, s, "%s = %s: %s; usable here: %s; not usable: %s", op_name(op), asked,
-                     problem, usable, others);
+    return error_set(err, STATUS_UNSUPPORTED, "%s = %s: %s; usable here: %s; not usable: %s",
+                     op_name(op), asked, problem, usable, others);
 }
 
 static enum status choose_named(struct device *dev, enum op op, const char *name,
@@ -157,29 +157,30 @@ static enum status choose_named(struct device *dev, enum op op, const char *name
         if (v[i].op != op || v[i].device != dev->backend->kind || strcmp(v[i].name, name) != 0)
             continue;
         const char *why = why_unfit(dev, v + i);
-        if (why) return refuse(dev, op, name, why, STATUS_UNSUPPORTED, err);
+        if (why) return refuse(dev, op, name, why, err);
         choose(dev, v + i);
         return STATUS_OK;
     }
-    return refuse(dev, op, name, "no such variant in this program", STATUS_UNSUPPORTED, err);
+    return refuse(dev, op, name, "no such variant in this program", err);
 }
 
-static void choose_first(struct device *dev, enum op op) {
+static enum status choose_first(struct device *dev, enum op op, struct error *err) {
     int n;
     const struct variant *v = variant_table(&n);
-    for (int i = 0; i < n && !dev->chosen[op]; i++)
-        if (v[i].op == op && v[i].device == dev->backend->kind && !why_unfit(dev, v + i))
-            choose(dev, v + i);
+    for (int i = 0; i < n; i++) {
+        if (v[i].op != op || v[i].device != dev->backend->kind || why_unfit(dev, v + i)) continue;
+        choose(dev, v + i);
+        return STATUS_OK;
+    }
+    return refuse(dev, op, "auto", "no variant serves this device", err);
 }
 
 enum status variants_choose(struct device *dev, const struct device_opts *opts, struct error *err) {
     const char *named[OPS] = {[OP_ATTENTION] = opts->attention, [OP_LINEAR] = opts->linear};
     for (int op = 0; op < OPS; op++) {
-        if (!named[op] || strcmp(named[op], "auto") == 0) {
-            choose_first(dev, (enum op)op);
-            continue;
-        }
-        enum status s = choose_named(dev, (enum op)op, named[op], err);
+        bool any = !named[op] || strcmp(named[op], "auto") == 0;
+        enum status s = any ? choose_first(dev, (enum op)op, err)
+                            : choose_named(dev, (enum op)op, named[op], err);
         if (s != STATUS_OK) return s;
     }
     return STATUS_OK;
