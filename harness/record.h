@@ -1,6 +1,6 @@
-/* The result file (HDF5): the only user of libhdf5. ../shared's RESULT_FORMAT, schema 1: a fragment
- * per case, written to a temporary name, flushed, fsynced, renamed; merged at the end into RUN.h5
- * the same way. */
+/* The result file (HDF5, through h5file.h), schema 1: a fragment per case, put to disk under a
+ * temporary name, fsynced, renamed; merged at the end into RUN.h5 the same way. What stands in it:
+ * record_schema.h. */
 #ifndef HARNESS_RECORD_H
 #define HARNESS_RECORD_H
 

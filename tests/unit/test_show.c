@@ -44,7 +44,7 @@ static void make_measured(struct case_result *r) {
     s.span = (struct span){.begin_ns = 0, .end_ns = 1000000, .op = OP_ATTENTION};
     assert_int_equal(result_add_spans(r, &s, 1, NULL), STATUS_OK);
     r->check[CHECK_TOKENS].verdict = r->check[CHECK_INVARIANCE].verdict = VERDICT_OK;
-    r->output_text = strdup("Z\xc3\xbcrich\x1b[2J\xff");
+    r->output_text = strdup("Z\xc3\xbcrich\x1b[2J\xff\xc2\x9b");
     r->output = calloc(1, sizeof *r->output), r->n_output = 1;
 }
 
@@ -193,7 +193,7 @@ static void a_case_shows_depth_memory_checks_and_time(void **state) {
     assert_line(&p, "linear down", "50.0");  /* % of 4 TFLOP/s */
     assert_line(&p, "attention", "25.0");
     assert_line(&p, "spot", "not checked");
-    assert_line(&p, "text", "Z\xc3\xbcrich\\x1b[2J\\xff");
+    assert_line(&p, "text", "Z\xc3\xbcrich\\x1b[2J\\xff\\xc2\\x9b");
     assert_no_escape(&p);
     free(p.text);
 }
