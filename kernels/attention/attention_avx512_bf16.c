@@ -8,14 +8,6 @@ enum { LANES = 2 * VF_LANES };
 #define EACH_HALF UNROLL for (int h = 0; h < halves; h++)
 #define EACH_ROW UNROLL for (int r = 0; r < rows; r++)
 
-/* A group of queries at a block. */
-struct group {
-    const uint32_t *q;
-    float *max, *sum, *out;
-    const int32_t *end;
-    struct lane_view view;
-};
-
 VECTOR_INLINE __m512bh load_pairs(const void *p) {
     return (__m512bh)_mm512_loadu_si512(p);
 }
@@ -51,9 +43,9 @@ VECTOR_INLINE __m512i pack_pair(vf even, vf odd) {
 }
 
 /* Scores of `rows` keys from `first` on; `max` follows. */
-VECTOR_INLINE void score_rows(const struct attention_tile *t, const struct group *g, const bf16 *k,
-                              int32_t first, const lane_counts *seen, vf max[2], const int rows,
-                              const int halves, const bool masked) {
+VECTOR_INLINE void score_rows(const struct attention_tile *t, const struct attention_group *g,
+                              const bf16 *k, int32_t first, const lane_counts *seen, vf max[2],
+                              const int rows, const int halves, const bool masked) {
     const size_t D = (size_t)t->D;
     vf s[16][2];
     EACH_ROW EACH_HALF s[r][h] = vf_zero();
@@ -74,12 +66,12 @@ VECTOR_INLINE void score_rows(const struct attention_tile *t, const struct group
 }
 
 /* Probabilities of a vector of queries; returns the factor for what came before. */
-VECTOR_INLINE vf soften(const struct attention_tile *t, const struct group *g, vf block_max,
-                        const int h) {
+VECTOR_INLINE vf soften(const struct attention_tile *t, const struct attention_group *g,
+                        vf block_max, const int h) {
     const vf scale = vf_set(t->scale), old = _mm512_loadu_ps(g->max + VF_LANES * h);
     const vf max = vf_max(block_max, old), keep = exp2_below_one((old - max) * scale);
     vf sum = vf_zero();
-    for (int32_t j = 0; j < g->view.any; j += 2) {
+    for (int32_t j = 0; j < g->any; j += 2) {
         const float *s = t->scores + j * LANES + VF_LANES * h;
         vf even = exp2_below_one((_mm512_loadu_ps(s) - max) * scale);
         vf odd = exp2_below_one((_mm512_loadu_ps(s + LANES) - max) * scale);
@@ -101,8 +93,8 @@ VECTOR_INLINE vf add_seen(vf sum, __m512bh p, __m512bh v, int32_t key, lane_coun
 }
 
 /* Elements [first, first + rows) of the output. */
-VECTOR_INLINE void value_rows(const struct attention_tile *t, const struct group *g, const bf16 *v,
-                              int32_t first, const lane_counts *seen, const vf *keep,
+VECTOR_INLINE void value_rows(const struct attention_tile *t, const struct attention_group *g,
+                              const bf16 *v, int32_t first, const lane_counts *seen, const vf *keep,
                               const int rows, const int halves) {
     const size_t stride = 2 * (size_t)t->D;
     const uint32_t *pairs = t->pairs;
@@ -110,7 +102,7 @@ VECTOR_INLINE void value_rows(const struct attention_tile *t, const struct group
     int32_t j = 0;
     EACH_ROW EACH_HALF sum[r][h] = vf_zero();
     v += 2 * first;
-    for (; j < g->view.all / 2; j++, v += stride, pairs += LANES) {
+    for (; j < g->all / 2; j++, v += stride, pairs += LANES) {
         __m512bh p[2];
         EACH_HALF p[h] = load_pairs(pairs + VF_LANES * h);
         EACH_ROW {
@@ -118,7 +110,7 @@ VECTOR_INLINE void value_rows(const struct attention_tile *t, const struct group
             EACH_HALF sum[r][h] = _mm512_dpbf16_ps(sum[r][h], p[h], pair);
         }
     }
-    for (; 2 * j < g->view.any; j++, v += stride, pairs += LANES)
+    for (; 2 * j < g->any; j++, v += stride, pairs += LANES)
         EACH_ROW EACH_HALF sum[r][h] = add_seen(sum[r][h], load_pairs(pairs + VF_LANES * h),
                                                 broadcast_pair(v + 2 * r), 2 * j, seen[h]);
     EACH_ROW EACH_HALF {
@@ -127,7 +119,7 @@ VECTOR_INLINE void value_rows(const struct attention_tile *t, const struct group
     }
 }
 
-VECTOR_INLINE void attend(const struct attention_tile *t, const struct group *g,
+VECTOR_INLINE void attend(const struct attention_tile *t, const struct attention_group *g,
                           const struct attention_block *block, const int halves) {
     const int rows = 16 / halves;
     lane_counts seen[2];
@@ -136,8 +128,8 @@ VECTOR_INLINE void attend(const struct attention_tile *t, const struct group *g,
         seen[h] = load_counts(g->end + VF_LANES * h, block->begin);
         max[h] = vf_set(-INFINITY);
     }
-    for (int32_t j = 0; j < g->view.any; j += rows) {
-        if (j + rows <= g->view.all)
+    for (int32_t j = 0; j < g->any; j += rows) {
+        if (j + rows <= g->all)
             score_rows(t, g, block->k, j, seen, max, rows, halves, false);
         else
             score_rows(t, g, block->k, j, seen, max, rows, halves, true);
@@ -148,13 +140,9 @@ VECTOR_INLINE void attend(const struct attention_tile *t, const struct group *g,
 }
 
 static void attend_block(const struct attention_tile *t, const struct attention_block *block) {
-    const size_t D = (size_t)t->D;
     for (int32_t i = 0; i < t->groups; i++) {
-        const size_t first = (size_t)i * LANES;
-        const struct group g = {
-            t->q + first * (D / 2), t->max + first, t->sum + first,
-            t->out + first * D,     t->end + first, view_of(t->end + first, LANES, block->begin)};
-        if (g.view.any == 0) continue;
+        const struct attention_group g = group_at(t, i, LANES, t->D / 2, block->begin);
+        if (g.any == 0) continue;
         if (t->count - i * LANES > VF_LANES)
             attend(t, &g, block, 2);
         else

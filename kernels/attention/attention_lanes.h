@@ -8,7 +8,8 @@
 
 #include <math.h>
 
-/* Per lane: x where i < n, else y. n holds integers. */
+/* select_below: in each lane x where i < n, else y. vf_whole_power_of_two: 2^n for a whole n in
+ * [-126, 127], and 0 for -127. */
 #if defined(__AVX512F__)
 typedef __m512i lane_counts;
 VECTOR_INLINE lane_counts load_counts(const int32_t *end, int32_t begin) {
@@ -16,6 +17,9 @@ VECTOR_INLINE lane_counts load_counts(const int32_t *end, int32_t begin) {
 }
 VECTOR_INLINE vf select_below(int32_t i, lane_counts n, vf x, vf y) {
     return _mm512_mask_blend_ps(_mm512_cmplt_epi32_mask(_mm512_set1_epi32(i), n), y, x);
+}
+VECTOR_INLINE vf vf_whole_power_of_two(vf n) {
+    return vf_power_of_two(_mm512_cvtps_epi32(n));
 }
 #else
 typedef __m256i lane_counts;
@@ -26,21 +30,37 @@ VECTOR_INLINE vf select_below(int32_t i, lane_counts n, vf x, vf y) {
     __m256i below = _mm256_cmpgt_epi32(n, _mm256_set1_epi32(i));
     return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(below));
 }
+VECTOR_INLINE vf vf_whole_power_of_two(vf n) {
+    return vf_power_of_two(_mm256_cvtps_epi32(n));
+}
 #endif
 
-/* How much of a block a group of queries sees: keys below `all` are seen by every query, keys at
- * and beyond `any` by none. */
-struct lane_view {
+/* A group of queries at a block of keys. Keys of the block below `all` are seen by every query,
+ * keys at and beyond `any` by none. */
+struct attention_group {
+    const uint32_t *q;
+    const int32_t *end;
+    float *max, *sum, *out;
     int32_t all, any;
 };
-static inline struct lane_view view_of(const int32_t *end, int32_t lanes, int32_t begin) {
-    const int32_t first = end[0] - begin, last = end[lanes - 1] - begin;
-    return (struct lane_view){first < 0                 ? 0
-                              : first < ATTENTION_BLOCK ? first
-                                                        : ATTENTION_BLOCK,
-                              last < 0                 ? 0
-                              : last < ATTENTION_BLOCK ? last
-                                                       : ATTENTION_BLOCK};
+
+static inline int32_t keys_before(int32_t end, int32_t begin) {
+    const int32_t n = end - begin;
+    return n < 0 ? 0 : n < ATTENTION_BLOCK ? n : ATTENTION_BLOCK;
+}
+
+/* words: of a packed query */
+static inline struct attention_group group_at(const struct attention_tile *t, int32_t i,
+                                              int32_t lanes, int32_t words, int32_t begin) {
+    const size_t first = (size_t)i * (size_t)lanes;
+    const int32_t *end = t->end + first;
+    return (struct attention_group){.q = t->q + first * (size_t)words,
+                                    .end = end,
+                                    .max = t->max + first,
+                                    .sum = t->sum + first,
+                                    .out = t->out + first * (size_t)t->D,
+                                    .all = keys_before(end[0], begin),
+                                    .any = keys_before(end[lanes - 1], begin)};
 }
 
 #endif
