@@ -1,0 +1,248 @@
+/* One case on a real engine, the small needle model: what its result holds, whatever happens to it.
+ */
+#include "harness/worker.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const char config_text[] = "[model]\npath = needle\n"
+                                  "[engine]\ndevice = cpu\ntensor_parallel_size = 2\nthreads = 2\n"
+                                  "max_num_batched_tokens = 700\nenforce_eager = true, false\n"
+                                  "[prompt]\nsource = needle:2k\n"
+                                  "[sampling]\nmax_tokens = 32\n"
+                                  "[run]\nrepeats = 2\nwarmup = 1\ncoverage = full\n"
+                                  "[check]\nspot = 4\n";
+enum { CHUNKS = 3, RANKS = 2, REPEATS = 2 }; /* 700 + 700 + 648 tokens */
+
+struct fixture {
+    char folder[64];
+    struct config config;
+    struct plan plan;
+    struct engine *engine;
+};
+
+static void print_errors(const struct config_errors *errors) {
+    for (int i = 0; i < errors->n; i++) fprintf(stderr, "%s\n", errors->e[i].text);
+}
+
+static int setup(void **state) {
+    struct fixture *f = calloc(1, sizeof *f);
+    struct config_errors errors = {0};
+    struct error err = {{0}};
+    char path[128];
+    snprintf(f->folder, sizeof f->folder, "/tmp/test_worker.XXXXXX");
+    if (!f || !mkdtemp(f->folder)) return -1;
+    setenv("XDG_CACHE_HOME", f->folder, 1);
+    snprintf(path, sizeof path, "%s/case.ini", f->folder);
+    FILE *file = fopen(path, "w");
+    if (!file || fputs(config_text, file) < 0 || fclose(file) != 0) return -1;
+    *state = f;
+    if (config_load(&f->config, path, NULL, 0, &errors) == STATUS_OK &&
+        plan_make(&f->plan, &f->config, &errors) == STATUS_OK &&
+        engine_open(&f->engine, &f->plan.cases[0].engine, &err) == STATUS_OK)
+        return 0;
+    print_errors(&errors);
+    fprintf(stderr, "%s\n", err.text);
+    return -1;
+}
+
+static int teardown(void **state) {
+    struct fixture *f = *state;
+    char command[128];
+    engine_close(f->engine);
+    plan_free(&f->plan);
+    snprintf(command, sizeof command, "rm -r %s", f->folder);
+    int rc = system(command);
+    free(f);
+    return rc;
+}
+
+/* What a case told, and a wish to stop after some of it. */
+struct listener {
+    int chunks, tokens, warmup_chunks, stop, stop_after_chunks;
+    bool inside;
+};
+
+static void listen(void *ctx, const struct event *e) {
+    struct listener *l = ctx;
+    if (e->kind == EVENT_DECODE) l->tokens++;
+    if (e->kind != EVENT_CHUNK) return;
+    l->chunks++;
+    l->warmup_chunks += e->repeat < 0;
+    if (l->stop_after_chunks > 0 && l->chunks == l->stop_after_chunks) l->stop = 1;
+}
+
+static void step(void *ctx, bool inside) {
+    struct listener *l = ctx;
+    assert_int_not_equal(l->inside, inside);
+    l->inside = inside;
+}
+
+static enum status run(struct fixture *f, const struct case_plan *c, struct listener *l,
+                       const struct bench_hooks *hooks, struct case_result *out) {
+    struct error err = {{0}};
+    struct case_env env = {
+        .stop = &l->stop, .send = listen, .in_step = step, .ctx = l, .hooks = hooks};
+    enum status s = worker_run_case(f->engine, &f->plan, c, &env, out, &err);
+    if (s != STATUS_OK) assert_true(err.text[0] != 0);
+    assert_false(l->inside);
+    return s;
+}
+
+static void every_repeat_has_its_rows_and_warm_up_none(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {0};
+    struct case_result r;
+    assert_int_equal(run(f, &f->plan.cases[0], &l, NULL, &r), STATUS_OK);
+    assert_int_equal(r.status, CASE_OK);
+    assert_int_equal(r.n_chunks, REPEATS * CHUNKS);
+    assert_int_equal(r.n_memory, REPEATS * CHUNKS * (RANKS + 1));
+    assert_int_equal(r.n_ttft, REPEATS);
+    assert_int_equal(r.repeats, REPEATS);
+    assert_int_equal(l.chunks, (1 + REPEATS) * CHUNKS);
+    assert_int_equal(l.warmup_chunks, CHUNKS);
+    assert_int_equal(r.n_decode, REPEATS * r.n_output);
+    assert_int_equal(l.tokens, REPEATS * r.n_output);
+    for (int i = 0; i < r.n_chunks; i++) {
+        assert_int_equal(r.chunks[i].repeat, i / CHUNKS);
+        assert_int_equal(r.chunks[i].start_token, i % CHUNKS * 700);
+        assert_int_equal(r.chunks[i].n_tokens, i % CHUNKS == 2 ? 648 : 700);
+        assert_true(r.chunks[i].latency_ns > 0);
+    }
+    result_free(&r);
+}
+
+static void ttft_is_the_chunks_and_the_first_token(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {0};
+    struct case_result r;
+    assert_int_equal(run(f, &f->plan.cases[0], &l, NULL, &r), STATUS_OK);
+    for (int repeat = 0; repeat < REPEATS; repeat++) {
+        int64_t sum = r.decode[repeat * r.n_output].latency_ns;
+        for (int i = 0; i < CHUNKS; i++) sum += r.chunks[repeat * CHUNKS + i].latency_ns;
+        assert_int_equal(r.ttft_ns[repeat], sum);
+    }
+    assert_false(r.ttft_estimated);
+    result_free(&r);
+}
+
+static void all_checks_of_a_needle_run_and_pass(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {0};
+    for (int i = 0; i < f->plan.n; i++) {
+        struct case_result r;
+        assert_int_equal(run(f, &f->plan.cases[i], &l, NULL, &r), STATUS_OK);
+        for (int k = 0; k < CHECKS; k++) {
+            if (k == CHECK_INVARIANCE) continue; /* needs another case */
+            if (r.check[k].verdict != VERDICT_OK)
+                fail_msg("%s: %s is %s: %s", r.id, check_name((enum check)k),
+                         verdict_text(r.check[k].verdict), r.check[k].detail);
+        }
+        assert_int_equal(r.check[CHECK_INVARIANCE].verdict, VERDICT_NOT_CHECKED);
+        assert_int_equal(r.n_output, r.n_expected);
+        assert_memory_equal(r.output, r.expected, sizeof(int32_t) * (size_t)r.n_output);
+        assert_true(r.n_top == 20 && r.top[0].id == r.output[0]);
+        for (int k = 1; k < r.n_top; k++) assert_true(r.top[k - 1].logprob >= r.top[k].logprob);
+        assert_non_null(r.output_text);
+        result_free(&r);
+    }
+}
+
+static void a_step_allocates_nothing(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {0};
+    for (int i = 0; i < f->plan.n; i++) {
+        struct case_result r;
+        assert_int_equal(run(f, &f->plan.cases[i], &l, NULL, &r), STATUS_OK);
+        assert_int_equal(r.step_allocations, 0);
+        result_free(&r);
+    }
+}
+
+static void a_failed_case_leaves_the_engine_good_for_the_next(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {0};
+    struct case_result r;
+    struct case_plan broken = f->plan.cases[0];
+    snprintf(broken.prompt, sizeof broken.prompt, "file:/nowhere/at/all");
+    assert_int_not_equal(run(f, &broken, &l, NULL, &r), STATUS_OK);
+    assert_int_equal(r.status, CASE_FAILED);
+    assert_non_null(strstr(r.reason, "/nowhere/at/all"));
+    result_free(&r);
+    assert_int_equal(run(f, &f->plan.cases[0], &l, NULL, &r), STATUS_OK);
+    assert_int_equal(r.check[CHECK_TOKENS].verdict, VERDICT_OK);
+    result_free(&r);
+}
+
+static void a_wish_to_stop_ends_the_case_after_its_chunk(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {.stop_after_chunks = CHUNKS + 2};
+    struct case_result r;
+    assert_int_equal(run(f, &f->plan.cases[0], &l, NULL, &r), STATUS_INTERRUPTED);
+    assert_int_equal(r.status, CASE_INTERRUPTED);
+    assert_int_equal(l.chunks, CHUNKS + 2);
+    assert_int_equal(r.n_chunks, 2);
+    assert_non_null(strstr(r.reason, "before chunk 3 of 3 of repeat 0"));
+    for (int k = 0; k < CHECKS; k++) assert_int_not_equal(r.check[k].verdict, VERDICT_OK);
+    result_free(&r);
+}
+
+static bool lose_second_chunk(void *ctx, const char *case_id, int repeat, int chunk) {
+    (void)ctx;
+    (void)case_id;
+    (void)repeat;
+    return chunk == 1;
+}
+
+static void a_lost_chunk_fails_the_count_and_no_answer_is_made_of_it(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {0};
+    struct bench_hooks hooks = {.before_chunk = lose_second_chunk};
+    struct case_result r;
+    assert_int_equal(run(f, &f->plan.cases[0], &l, &hooks, &r), STATUS_OK);
+    assert_int_equal(r.check[CHECK_COUNT].verdict, VERDICT_FAILED);
+    assert_int_equal(r.check[CHECK_TOKENS].verdict, VERDICT_NOT_CHECKED);
+    assert_int_equal(r.n_output, 0);
+    result_free(&r);
+}
+
+static void a_sampled_case_estimates_and_checks_no_answer(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {0};
+    struct case_result r;
+    struct case_plan sampled = f->plan.cases[0];
+    sampled.coverage = COVER_SAMPLED;
+    sampled.sampled = 2;
+    assert_int_equal(run(f, &sampled, &l, NULL, &r), STATUS_OK);
+    assert_int_equal(r.n_chunks, REPEATS * 2);
+    assert_int_equal(r.chunks[1].chunk, CHUNKS - 1);
+    assert_true(r.ttft_estimated);
+    assert_true(r.ttft_ns[0] > r.chunks[0].latency_ns + r.chunks[1].latency_ns);
+    assert_int_equal(r.n_output, 0);
+    assert_int_equal(r.check[CHECK_TOKENS].verdict, VERDICT_NOT_CHECKED);
+    assert_non_null(strstr(r.check[CHECK_TOKENS].detail, "sampled"));
+    assert_int_equal(r.check[CHECK_SPOT].verdict, VERDICT_OK);
+    result_free(&r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_repeat_has_its_rows_and_warm_up_none),
+        cmocka_unit_test(ttft_is_the_chunks_and_the_first_token),
+        cmocka_unit_test(all_checks_of_a_needle_run_and_pass),
+        cmocka_unit_test(a_step_allocates_nothing),
+        cmocka_unit_test(a_failed_case_leaves_the_engine_good_for_the_next),
+        cmocka_unit_test(a_wish_to_stop_ends_the_case_after_its_chunk),
+        cmocka_unit_test(a_lost_chunk_fails_the_count_and_no_answer_is_made_of_it),
+        cmocka_unit_test(a_sampled_case_estimates_and_checks_no_answer),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
