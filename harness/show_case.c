@@ -386,7 +386,9 @@ static void print_spans(FILE *out, const struct record_run *run, const struct ca
         table_add_number(t, s->ns > 0 ? s->bytes / s->ns : (double)NAN);
         table_add(t, TONE_PLAIN, "%.1f", 100 * of_ceiling(s, &run->facts.rates));
     }
-    heading(out, "where the time went (a pass of its own, all ranks; ceiling: registers or copy)");
+    heading(out,
+            "where the time went (a pass of its own, all ranks; ceiling: multiply-adds on "
+            "registers or a copy\nthrough memory, whichever needs longer; caches can beat it)");
     table_print(out, t, "  ", color);
     table_close(t);
     if (r->dropped_spans > 0)
