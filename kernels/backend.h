@@ -7,7 +7,7 @@
  *
  * The functions below are implemented once, in device.c, over `struct backend` (device_core.h): the
  * CPU backend lives in backend_cpu.c, a CUDA backend sits beside it and is compiled in where the
- * compiled in where the toolkit is found. */
+ * toolkit is found. */
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
 
@@ -102,6 +102,8 @@ enum status device_weight_pack(struct device *dev, struct arena *arena, int rank
                                struct weight_shape shape, const void *rows, const void *bias,
                                const struct weight **out, struct error *err);
 struct weight_shape weight_shape(const struct weight *w);
+/* What each packed weight is charged beside the arena: MEMORY_OTHER, shared. For predictions. */
+size_t device_weight_overhead_bytes(struct device *dev);
 
 /* ---- key/value cache
  * ------------------------------------------------------------------------------ */
@@ -131,6 +133,8 @@ enum status device_capture_begin(struct device *dev, struct error *err);
 enum status device_capture_end(struct device *dev, struct device_graph **out, struct error *err);
 enum status device_graph_launch(struct device *dev, struct device_graph *g, struct error *err);
 void device_graph_info(const struct device_graph *g, struct device_graph_info *out);
+/* What a recorded step of n calls is charged: MEMORY_GRAPH, shared. For predictions. */
+int64_t device_graph_bytes(struct device *dev, int64_t calls);
 void device_graph_close(struct device *dev, struct device_graph *g); /* NULL is legal */
 
 /* ---- observation

@@ -203,6 +203,11 @@ struct weight_shape weight_shape(const struct weight *w) {
     return w->shape;
 }
 
+size_t device_weight_overhead_bytes(struct device *dev) {
+    (void)dev; /* the same on every kind */
+    return sizeof(struct weight_node);
+}
+
 static enum status weight_fill(struct device *dev, struct arena *arena, int rank, struct weight *w,
                                const void *rows, const void *bias, struct error *err) {
     size_t bytes = w->layout->bytes(w->shape);
@@ -347,12 +352,18 @@ enum status device_capture_begin(struct device *dev, struct error *err) {
     return STATUS_OK;
 }
 
+int64_t device_graph_bytes(struct device *dev, int64_t calls) {
+    const struct device_graph *g = NULL;
+    (void)dev; /* a backend's own form of it is not known before it is made */
+    return (int64_t)sizeof *g + (calls > 0 ? calls : 1) * (int64_t)sizeof *g->calls;
+}
+
 /* Gives back what the list has too much, and lets the backend make its own form of it. */
 static enum status instantiate(struct device *dev, struct device_graph *g, struct error *err) {
     enum status s = graph_resize(dev, g, g->n > 0 ? g->n : 1, err);
     if (s != STATUS_OK) return s;
     g->info.nodes = g->n;
-    g->info.bytes = (int64_t)sizeof *g + g->capacity * (int64_t)sizeof *g->calls;
+    g->info.bytes = device_graph_bytes(dev, g->n);
     return dev->backend->graph_open ? dev->backend->graph_open(dev, g, err) : STATUS_OK;
 }
 

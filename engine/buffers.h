@@ -1,0 +1,70 @@
+/* Everything that a session keeps on one device beside the weights, in arenas that live as long as
+ * the session. Scratch that ranks use one after another exists once. */
+#ifndef ENGINE_BUFFERS_H
+#define ENGINE_BUFFERS_H
+
+#include "engine/layout.h"
+#include "engine/shard.h"
+
+/* The steps of a session, each with parameters of its own. */
+enum step_kind { STEP_BODY, STEP_FINISH, STEP_DECODE, STEPS };
+
+struct buffer_sizes {
+    const struct model_config *m;
+    struct ranks ranks;
+    enum dtype dtype;
+    int copies;         /* of the query: 1, or Q_COPIES for dual chunk attention */
+    int32_t rows;       /* T: most tokens of a step */
+    int32_t block_rows; /* B: rows of o_proj and the MLP worked on at a time, at most T */
+    int32_t capacity;   /* positions of the KV cache, a multiple of KV_TILE */
+    int32_t logits_at_count;
+    bool taps;
+    const struct kv_layout *kv_layout;
+};
+
+struct buffers {
+    int32_t block_rows;
+    /* activations; H, K, F are a rank's */
+    void *h, *y;               /* [T][C] */
+    void *qkv;                 /* [T][(H+2K)*D] */
+    void *q[Q_COPIES];         /* [T][H*D], rotated; NULL beyond `copies` */
+    void *attended[MAX_RANKS]; /* [T][H*D] */
+    void *partial[MAX_RANKS];  /* [B][C]: a rank's part of a sum; the sum is left in the first */
+    void *gate_up;             /* [B][2F] */
+    void *activated;           /* [B][F] */
+    float *logits;             /* [V] */
+    float *logits_at;          /* [logits_at_count][V] */
+    /* keys and values */
+    void *k[MAX_RANKS], *v[MAX_RANKS]; /* [L] of kv_bytes; see buffers_kv() */
+    size_t kv_bytes;
+    struct kv_view kv; /* what all views have in common */
+    /* workspace */
+    struct step_params *params[STEPS];
+    int32_t *ids;     /* [T] */
+    double *inv_freq; /* [D/2] */
+    float *cos, *sin; /* [copies][T][D/2] */
+    int copies;
+    struct sample_args sample;   /* its pointers are the buffers */
+    void *tap_query[MAX_RANKS];  /* [L][TAP_ROWS][H*D]; NULL without taps */
+    void *tap_output[MAX_RANKS]; /* the same */
+
+    struct arena *arena[MEMORY_CATEGORIES]; /* owned; NULL where nothing is kept */
+};
+
+/* Adds up what buffers_open() will take, by category. */
+void buffers_layout(const struct buffer_sizes *s, struct layout by_category[MEMORY_CATEGORIES]);
+/* Buffers without memory behind them, for walks that only count; s->kv_layout may be NULL. */
+void buffers_imagine(struct buffers *b, const struct buffer_sizes *s);
+enum status buffers_open(struct buffers *b, struct device *dev, const struct buffer_sizes *s,
+                         struct error *err);
+void buffers_close(struct buffers *b); /* zeroed struct is legal */
+
+/* The keys and values of one layer of one rank. */
+struct kv_view buffers_kv(const struct buffers *b, int rank, int layer);
+
+/* Bytes of a row-major matrix, widened first. */
+static inline size_t matrix_bytes(int64_t rows, int64_t cols, enum dtype dtype) {
+    return (size_t)rows * (size_t)cols * dtype_bytes(dtype);
+}
+
+#endif
