@@ -64,7 +64,7 @@ VECTOR_INLINE void vf_store(void *base, size_t i, enum dtype dtype, vf x) {
 
 /* The first n elements (lanes beyond are zero), n >= 1; more than VF_LANES means all. */
 VECTOR_INLINE __mmask16 vf_mask(int64_t n) {
-    return n >= VF_LANES ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1u);
+    return (__mmask16)(n >= VF_LANES ? 0xffffu : (1u << n) - 1u);
 }
 VECTOR_INLINE vf vf_load_first(const void *base, size_t i, int64_t n, enum dtype dtype) {
     if (dtype == DTYPE_F32) return _mm512_maskz_loadu_ps(vf_mask(n), (const float *)base + i);
