@@ -370,6 +370,12 @@ static void measure_rates(struct making *m) {
     if (m->status != STATUS_OK) return;
     p->rates = m->rates[0].rates;
     p->rates_measured = m->rates[0].measured;
+    for (int i = 0; i < p->launches; i++)
+        if (m->rates[i].busy) {
+            note(p, "other programs held the cores while the rates were measured: they are too "
+                    "low, and predicted times too long");
+            break;
+        }
     p->device_info = m->rates[0].info;
     memcpy(p->variant_names, m->rates[0].names, sizeof p->variant_names);
     for (int op = 0; op < OPS; op++)

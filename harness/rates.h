@@ -1,7 +1,8 @@
 /* The rates of this machine's kernels, measured once (about a second) and kept in
  * $XDG_CACHE_HOME/chunkbench/rates-HASH.json for a day. The hash is of what can change them: the
  * processor, the cores in use, this binary, and the options that choose kernels. A cache that is
- * damaged or of something else is measured again. */
+ * damaged or of something else is measured again. Rates taken while other programs held the cores
+ * are too low: they are marked, and kept for five minutes only. */
 #ifndef HARNESS_RATES_H
 #define HARNESS_RATES_H
 
@@ -12,6 +13,7 @@ struct rates {
     struct device_info info; /* variant[] points into names: copy with rates_copy_names */
     char names[OPS][NAME_LENGTH];
     bool measured;  /* false: from the cache */
+    bool busy;      /* other programs held the cores meanwhile */
     char note[300]; /* why the cache could not be written, or "" */
 };
 
