@@ -94,10 +94,11 @@ static const struct option options[] = {
      "Measured prefills of each case.", "iterations|num_iters"},
     {"run", "warmup", OPTION_INT, AT(warmup), 0, 100, NULL, "1",
      "Prefills before them that are discarded.", "num_iters_warmup"},
-    {"run", "coverage", OPTION_COVERAGE, AT(coverage), 2, 1024, NULL, "auto:5",
+    {"run", "coverage", OPTION_COVERAGE, AT(coverage), 3, 1024, NULL, "auto:5",
      "`full`: every chunk runs. `sample:K`: K chunks spread over the prompt run against a "
      "synthetic "
-     "cache, and the time to first token is an estimate. `auto:K`: full where `time_budget` allows "
+     "cache, and the time to first token is an estimate with its error, which needs three. "
+     "`auto:K`: full where `time_budget` allows "
      "it, else sample:K, else skipped (`auto` is `auto:5`).",
      NULL},
     {"run", "time_budget", OPTION_SECONDS, AT(time_budget_s), 0, 1e9, NULL, "30m",

@@ -170,7 +170,7 @@ static void bad_single_values_are_findings(void **state) {
     assert_finding(f, "[sampling]\ntemperature = nan\n", 2, "\"nan\"", "a number");
     assert_finding(f, "[sampling]\ntemperature = 0x1\n", 2, "\"0x1\"", "a number");
     assert_finding(f, "[run]\ncoverage = sample\n", 2, "\"sample\"", "sample:K");
-    assert_finding(f, "[run]\ncoverage = sample:1\n", 2, "\"sample:1\"", "from 2");
+    assert_finding(f, "[run]\ncoverage = sample:2\n", 2, "\"sample:2\"", "from 3");
     assert_finding(f, "[run]\ncoverage = full:3\n", 2, "\"full:3\"", "full, auto");
     assert_finding(f, "[model]\npath =\n", 2, "found nothing", "a text");
 }
@@ -362,7 +362,7 @@ static void random_value(uint64_t *seed, const struct option_info *o, char *out,
     else if (!strcmp(o->type, "coverage")) {
         static const char *const kinds[] = {"full", "auto", "auto:%d", "sample:%d"};
         const uint64_t kind = next(seed) % 4;
-        const int k = 2 + (int)(next(seed) % 1000);
+        const int k = 3 + (int)(next(seed) % 1000);
         if (kind < 2)
             snprintf(out, size, "%s", kinds[kind]);
         else

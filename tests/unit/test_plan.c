@@ -216,7 +216,7 @@ static void what_needs_the_model_is_found_before_anything_runs(void **state) {
 static void lengths_above_the_models_need_one_of_three_switches(void **state) {
     struct fixture *f = *state;
     const char *const too_long[] = {"model.path=random:qwen2.5-7b-1m", "model.max_model_len=1m",
-                                    "run.coverage=sample:2", "prompt.source=random:1k",
+                                    "run.coverage=sample:3", "prompt.source=random:1k",
                                     "model.allow_long_max_model_len=true"};
     static const char *const switches[] = {"allow_long_max_model_len = true",
                                            "BENCH_ALLOW_LONG_MAX_MODEL_LEN=1",
