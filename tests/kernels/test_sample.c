@@ -154,7 +154,7 @@ static void top_k_selects_the_k_largest(void **state) {
         s.params.top_k = k;
         count_draws(&s, logits, V, 40 * k, counts);
         for (int id = 0; id < V; id++)
-            if ((counts[id] > 0) != (logits[id] >= V - k)) fail_msg("k %d, id %d", k, id);
+            if ((counts[id] > 0) != (logits[id] >= (float)(V - k))) fail_msg("k %d, id %d", k, id);
     }
     device_close(s.dev);
 }
