@@ -175,23 +175,30 @@ struct rectangle {
     int64_t ld;
 };
 
-static void store(const struct rectangle *r, char *row, int64_t i, float z) {
-    const bf16 x = f32_to_bf16(r->distribution.mean + r->distribution.deviation * z);
-    if (r->dtype == DTYPE_BF16)
-        ((bf16 *)(void *)row)[i] = x;
-    else
-        ((float *)(void *)row)[i] = bf16_to_f32(x);
+enum { BLOCK = 256 }; /* values made at a time, a multiple of the four of one draw */
+
+static void make_block(const struct rectangle *r, int64_t first, int64_t n, bf16 out[BLOCK]) {
+    const float mean = r->distribution.mean, deviation = r->distribution.deviation;
+    float z[BLOCK];
+    for (int64_t i = 0; i < n; i += 4)
+        random_normal4(r->seed, r->stream, (uint64_t)(first + i) / 4, z + i);
+    for (int64_t i = 0; i < n; i++) out[i] = f32_to_bf16(mean + deviation * z[i]);
 }
 
-/* Values [first, first + cols) of the tensor; four come from one draw, at multiples of four. */
+/* Values [first, first + cols) of the tensor, in blocks that begin at multiples of four. */
 static void fill_row(const struct rectangle *r, int64_t row) {
     const int64_t first = (r->row + row) * r->distribution.columns + r->col;
     char *out = r->out + (size_t)(row * r->ld) * dtype_bytes(r->dtype);
-    for (int64_t i = -(first % 4); i < r->cols; i += 4) {
-        float z[4];
-        random_normal4(r->seed, r->stream, (uint64_t)(first + i) / 4, z);
-        for (int k = 0; k < 4; k++)
-            if (i + k >= 0 && i + k < r->cols) store(r, out, i + k, z[k]);
+    bf16 block[BLOCK];
+    for (int64_t done = 0; done < r->cols;) {
+        const int64_t skip = (first + done) % 4, left = r->cols - done;
+        const int64_t n = left < BLOCK - skip ? left : BLOCK - skip;
+        make_block(r, first + done - skip, skip + n, block);
+        if (r->dtype == DTYPE_BF16)
+            memcpy((bf16 *)(void *)out + done, block + skip, (size_t)n * sizeof *block);
+        for (int64_t i = 0; r->dtype == DTYPE_F32 && i < n; i++)
+            ((float *)(void *)out)[done + i] = bf16_to_f32(block[skip + i]);
+        done += n;
     }
 }
 
