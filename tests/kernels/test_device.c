@@ -200,10 +200,14 @@ struct step {
     float *cos, *sin;
 };
 
+/* Compared byte by byte: without padding. */
 struct result {
-    bf16 y[ROWS * C], z[ROWS * N], tapped[TAP_ROWS * N];
+    bf16 y[ROWS * C], z[ROWS * N], tapped[TAP_ROWS * N], zero;
     float cos[ROWS * D / 2], sin[ROWS * D / 2];
 };
+_Static_assert(sizeof(struct result) ==
+                   2 * (ROWS * C + ROWS * N + TAP_ROWS * N + 1) + 4 * (ROWS * D),
+               "no padding");
 
 static void *take(struct step *s, size_t bytes) {
     void *at = arena_take(s->arena, 0, bytes);
@@ -283,7 +287,7 @@ static void clear(struct step *s) {
 }
 
 static struct result result_of(struct step *s) {
-    struct result r;
+    struct result r = {.zero = 0};
     assert_int_equal(device_sync(s->dev, NULL), STATUS_OK);
     device_read(s->dev, r.y, s->y, sizeof r.y);
     device_read(s->dev, r.z, s->z, sizeof r.z);
@@ -745,8 +749,8 @@ static void measuring_gives_rates_and_leaves_nothing_behind(void **state) {
     device_memory(s->dev, SHARED_RANK, &after);
     assert_memory_equal(before.bytes, after.bytes, sizeof before.bytes);
     const double rates[] = {r.linear_flops, r.attention_flops, r.roof_flops};
-    for (int i = 0; i < 3; i++) assert_true(rates[i] > 1e7 && rates[i] < 1e15);
-    assert_true(r.copy_bytes > 1e8 && r.copy_bytes < 1e13);
+    for (int i = 0; i < 3; i++) assert_true(rates[i] > 1e6 && rates[i] < 1e15);
+    assert_true(r.copy_bytes > 1e6 && r.copy_bytes < 1e13);
     assert_true(r.op_overhead_ns > 0 && r.op_overhead_ns < 1e6);
 }
 
