@@ -234,7 +234,7 @@ static struct step_params params_of(const struct session *s, int32_t start, int3
                             .query_factor = length_factor(s, S)};
     for (int i = 0; i < TAP_ROWS; i++) {
         const int32_t row = s->tapped[i] - start;
-        p.tap_row[i] = s->tapped[i] >= 0 && row >= 0 && row < n ? row : -1;
+        p.tap_row[i] = s->tapped[i] >= start && row < n ? row : -1;
     }
     return p;
 }
@@ -342,14 +342,22 @@ static enum status check_tokens(const struct session *s, const int32_t *tokens, 
     return STATUS_OK;
 }
 
+/* Those of the wanted rows that lie in the next n tokens. */
+static void choose_taps(struct session *s, int32_t n) {
+    for (int i = 0; i < TAP_ROWS; i++) {
+        const int32_t wanted = s->tap_wanted[i];
+        s->tapped[i] = wanted >= s->position && wanted - s->position < n ? wanted : -1;
+    }
+    forget_taps(s->tap_wanted);
+}
+
 enum status session_prefill(struct session *s, const int32_t *tokens, int32_t n,
                             struct chunk_result *out, struct error *err) {
     enum status status = check_failed(s, err);
     if (status == STATUS_OK) status = check_tokens(s, tokens, n, err);
     if (status != STATUS_OK) return status;
     for (int32_t i = 0; i < n; i++) s->seen[tokens[i] / 32] |= 1u << (tokens[i] % 32);
-    memcpy(s->tapped, s->tap_wanted, sizeof s->tapped);
-    forget_taps(s->tap_wanted);
+    choose_taps(s, n);
     const struct chunk c = next_chunk(s, n);
 
     const int64_t begin = now_ns();
