@@ -1,6 +1,7 @@
 /* Memory of a device: arenas are zeroed, resident, charged to the last byte, and refused in time.
  */
 #include "kernels/backend.h"
+#include "kernels/host_memory.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -213,6 +214,20 @@ static void the_systems_own_figure_follows_an_arena(void **state) {
     assert_true(peak < with - BYTES / 2);
 }
 
+static void the_peak_is_seen_though_nobody_looked_at_it(void **state) {
+    struct device *dev = *state;
+    enum { BYTES = 96 << 20 };
+    if (host_resident_peak_bytes() == 0 || !host_resident_peak_reset()) skip();
+    int64_t before, peak;
+    device_memory_reset_high_water(dev);
+    device_memory_driver(dev, &before, &peak);
+    arena_close(open_arena(dev, MEMORY_KV, BYTES));
+    int64_t now;
+    device_memory_driver(dev, &now, &peak);
+    assert_true(now < before + BYTES / 2);
+    assert_true(peak > before + BYTES / 2);
+}
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 static void what_is_not_taken_is_poisoned(void **state) {
@@ -239,6 +254,7 @@ int main(void) {
         ON_DEVICE(a_limit_of_the_address_space_is_an_error_not_a_crash),
         ON_DEVICE(opening_counts_as_an_allocation),
         ON_DEVICE(the_systems_own_figure_follows_an_arena),
+        ON_DEVICE(the_peak_is_seen_though_nobody_looked_at_it),
 #if defined(__SANITIZE_ADDRESS__)
         ON_DEVICE(what_is_not_taken_is_poisoned),
 #endif
