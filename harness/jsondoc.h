@@ -12,7 +12,7 @@
 #ifndef HARNESS_JSONDOC_H
 #define HARNESS_JSONDOC_H
 
-#include "kernels/error.h"
+#include "engine/engine.h"
 
 #include <stdbool.h>
 #include <stdint.h>
