@@ -42,47 +42,140 @@ VECTOR_INLINE __m512i pack_pair(vf even, vf odd) {
                                      _mm512_add_epi32((__m512i)odd, half));
 }
 
-/* Scores of `rows` keys from `first` on; `max` follows. */
-VECTOR_INLINE void score_rows(const struct attention_tile *t, const struct attention_group *g,
-                              const bf16 *k, int32_t first, const lane_counts *seen, vf max[2],
-                              const int rows, const int halves, const bool masked) {
-    const size_t D = (size_t)t->D;
-    vf s[16][2];
-    EACH_ROW EACH_HALF s[r][h] = vf_zero();
-    k += (size_t)first * D;
-    for (size_t i = 0; i < D / 2; i++) {
-        __m512bh q[2];
-        EACH_HALF q[h] = load_pairs(g->q + i * LANES + VF_LANES * h);
-        EACH_ROW {
-            const __m512bh pair = broadcast_pair(k + (size_t)r * D + 2 * i);
-            EACH_HALF s[r][h] = _mm512_dpbf16_ps(s[r][h], q[h], pair);
-        }
-    }
-    EACH_ROW EACH_HALF {
-        if (masked) s[r][h] = select_below(first + r, seen[h], s[r][h], vf_set(-INFINITY));
-        max[h] = vf_max(s[r][h], max[h]);
-        _mm512_storeu_ps(t->scores + (first + r) * LANES + VF_LANES * h, s[r][h]);
+/* A group on its way through a block. */
+struct scored {
+    struct attention_group g;
+    int halves;          /* vectors with queries in them */
+    bool whole;          /* both halves, and every query sees every key */
+    float *scores;       /* [ATTENTION_BLOCK][LANES], then pairs of probabilities in their place */
+    lane_counts seen[2]; /* keys that a query sees */
+    vf max[2];           /* of the block's scores */
+    vf keep[2];          /* factor for what came before this block */
+};
+
+/* ---- scores */
+
+/* Two vectors of pairs of `rows` queries' elements with the same pairs of keys' elements. */
+VECTOR_INLINE void multiply_keys(vf s[16][2], const uint32_t *q, const bf16 *k, size_t D,
+                                 const int rows, const int halves) {
+    __m512bh query[2];
+    EACH_HALF query[h] = load_pairs(q + VF_LANES * h);
+    EACH_ROW {
+        const __m512bh pair = broadcast_pair(k + (size_t)r * D);
+        EACH_HALF s[r][h] = _mm512_dpbf16_ps(s[r][h], query[h], pair);
     }
 }
 
-/* Probabilities of a vector of queries; returns the factor for what came before. */
-VECTOR_INLINE vf soften(const struct attention_tile *t, const struct attention_group *g,
-                        vf block_max, const int h) {
-    const vf scale = vf_set(t->scale), old = _mm512_loadu_ps(g->max + VF_LANES * h);
-    const vf max = vf_max(block_max, old), keep = exp2_below_one((old - max) * scale);
-    vf sum = vf_zero();
-    for (int32_t j = 0; j < g->any; j += 2) {
-        const float *s = t->scores + j * LANES + VF_LANES * h;
-        vf even = exp2_below_one((_mm512_loadu_ps(s) - max) * scale);
-        vf odd = exp2_below_one((_mm512_loadu_ps(s + LANES) - max) * scale);
-        sum += even + odd;
-        _mm512_storeu_si512(t->pairs + j / 2 * LANES + VF_LANES * h, pack_pair(even, odd));
+VECTOR_INLINE void keep_scores(struct scored *to, vf s[16][2], int32_t first, const int rows,
+                               const int halves, const bool masked) {
+    float *scores = to->scores + first * LANES;
+    vf max[2];
+    EACH_HALF max[h] = to->max[h];
+    EACH_ROW EACH_HALF {
+        if (masked) s[r][h] = select_below(first + r, to->seen[h], s[r][h], vf_set(-INFINITY));
+        max[h] = vf_max(s[r][h], max[h]);
+        _mm512_storeu_ps(scores + r * LANES + VF_LANES * h, s[r][h]);
     }
-    _mm512_storeu_ps(g->max + VF_LANES * h, max);
-    _mm512_storeu_ps(g->sum + VF_LANES * h,
-                     vf_fma(_mm512_loadu_ps(g->sum + VF_LANES * h), keep, sum));
-    return keep;
+    EACH_HALF to->max[h] = max[h];
 }
+
+VECTOR_INLINE void score_rows(struct scored *to, const bf16 *k, size_t D, int32_t first,
+                              const int rows, const int halves, const bool masked) {
+    vf s[16][2];
+    EACH_ROW EACH_HALF s[r][h] = vf_zero();
+    k += (size_t)first * D;
+    for (size_t i = 0; i < D / 2; i++)
+        multiply_keys(s, to->g.q + i * LANES, k + 2 * i, D, rows, halves);
+    keep_scores(to, s, first, rows, halves, masked);
+}
+
+VECTOR_INLINE void score_halves(struct scored *to, const bf16 *k, size_t D, const int halves) {
+    const int rows = 16 / halves;
+    for (int32_t j = 0; j < to->g.any; j += rows) {
+        if (j + rows <= to->g.all)
+            score_rows(to, k, D, j, rows, halves, false);
+        else
+            score_rows(to, k, D, j, rows, halves, true);
+    }
+}
+
+static void score(struct scored *to, const bf16 *k, size_t D) {
+    if (to->halves == 2)
+        score_halves(to, k, D, 2);
+    else
+        score_halves(to, k, D, 1);
+}
+
+/* ---- probabilities */
+
+/* Of two keys and a vector of queries: where their scores were. Returns their sum. */
+VECTOR_INLINE vf soften_pair(float *scores, int32_t key, int h, vf max, vf scale) {
+    const float *s = scores + key * LANES + VF_LANES * h;
+    vf even = exp2_below_one((_mm512_loadu_ps(s) - max) * scale);
+    vf odd = exp2_below_one((_mm512_loadu_ps(s + LANES) - max) * scale);
+    _mm512_storeu_si512(scores + key / 2 * LANES + VF_LANES * h, pack_pair(even, odd));
+    return even + odd;
+}
+
+/* From here on `max` is that of all keys so far. */
+VECTOR_INLINE void raise_max(struct scored *x, vf scale, const int halves) {
+    EACH_HALF {
+        const vf old = _mm512_loadu_ps(x->g.max + VF_LANES * h);
+        x->max[h] = vf_max(x->max[h], old);
+        x->keep[h] = exp2_below_one((old - x->max[h]) * scale);
+        _mm512_storeu_ps(x->g.max + VF_LANES * h, x->max[h]);
+    }
+}
+
+VECTOR_INLINE void add_sum(struct scored *x, const vf sum[2], const int halves) {
+    EACH_HALF {
+        float *all = x->g.sum + VF_LANES * h;
+        _mm512_storeu_ps(all, vf_fma(_mm512_loadu_ps(all), x->keep[h], sum[h]));
+    }
+}
+
+VECTOR_INLINE void soften_halves(struct scored *x, vf scale, const int halves) {
+    vf sum[2];
+    raise_max(x, scale, halves);
+    EACH_HALF {
+        sum[h] = vf_zero();
+        for (int32_t j = 0; j < x->g.any; j += 2)
+            sum[h] += soften_pair(x->scores, j, h, x->max[h], scale);
+    }
+    add_sum(x, sum, halves);
+}
+
+static void soften(struct scored *x, vf scale) {
+    if (x->halves == 2)
+        soften_halves(x, scale, 2);
+    else
+        soften_halves(x, scale, 1);
+}
+
+/* score(to) and soften(x) in small alternating pieces, both whole: while the multipliers work on
+ * the scores of one group, the adders and shifters work on the exponentials of the other. */
+static void score_and_soften(struct scored *to, const bf16 *k, size_t D, struct scored *x,
+                             vf scale) {
+    const int rows = 8, halves = 2;
+    const size_t steps = D / 16; /* of the D / 2 between the exponentials of two vectors */
+    vf sum[2] = {vf_zero(), vf_zero()};
+    raise_max(x, scale, halves);
+    for (int32_t j = 0; j < ATTENTION_BLOCK; j += rows, k += (size_t)rows * D) {
+        const uint32_t *q = to->g.q;
+        const bf16 *pair = k;
+        vf s[16][2];
+        EACH_ROW EACH_HALF s[r][h] = vf_zero();
+        for (int32_t key = j; key < j + rows; key += 2) EACH_HALF {
+                for (size_t i = 0; i < steps; i++, q += LANES, pair += 2)
+                    multiply_keys(s, q, pair, D, rows, halves);
+                sum[h] += soften_pair(x->scores, key, h, x->max[h], scale);
+            }
+        keep_scores(to, s, j, rows, halves, false);
+    }
+    add_sum(x, sum, halves);
+}
+
+/* ---- output */
 
 /* Where only some queries see a pair of keys: the others must not even multiply it by zero, for it
  * may hold a NaN. */
@@ -93,16 +186,18 @@ VECTOR_INLINE vf add_seen(vf sum, __m512bh p, __m512bh v, int32_t key, lane_coun
 }
 
 /* Elements [first, first + rows) of the output. */
-VECTOR_INLINE void value_rows(const struct attention_tile *t, const struct attention_group *g,
-                              const bf16 *v, int32_t first, const lane_counts *seen, const vf *keep,
+VECTOR_INLINE void value_rows(const struct scored *x, const bf16 *v, size_t D, int32_t first,
                               const int rows, const int halves) {
-    const size_t stride = 2 * (size_t)t->D;
-    const uint32_t *pairs = t->pairs;
+    const float *pairs = x->scores;
+    float *out = x->g.out + first * LANES;
     vf sum[16][2];
     int32_t j = 0;
-    EACH_ROW EACH_HALF sum[r][h] = vf_zero();
+    EACH_ROW EACH_HALF {
+        sum[r][h] = vf_zero();
+        _mm_prefetch(out + r * LANES + VF_LANES * h, _MM_HINT_T0);
+    }
     v += 2 * first;
-    for (; j < g->all / 2; j++, v += stride, pairs += LANES) {
+    for (; j < x->g.all / 2; j++, v += 2 * D, pairs += LANES) {
         __m512bh p[2];
         EACH_HALF p[h] = load_pairs(pairs + VF_LANES * h);
         EACH_ROW {
@@ -110,48 +205,62 @@ VECTOR_INLINE void value_rows(const struct attention_tile *t, const struct atten
             EACH_HALF sum[r][h] = _mm512_dpbf16_ps(sum[r][h], p[h], pair);
         }
     }
-    for (; 2 * j < g->any; j++, v += stride, pairs += LANES)
+    for (; 2 * j < x->g.any; j++, v += 2 * D, pairs += LANES)
         EACH_ROW EACH_HALF sum[r][h] = add_seen(sum[r][h], load_pairs(pairs + VF_LANES * h),
-                                                broadcast_pair(v + 2 * r), 2 * j, seen[h]);
+                                                broadcast_pair(v + 2 * r), 2 * j, x->seen[h]);
     EACH_ROW EACH_HALF {
-        float *out = g->out + (first + r) * LANES + VF_LANES * h;
-        _mm512_storeu_ps(out, vf_fma(_mm512_loadu_ps(out), keep[h], sum[r][h]));
+        float *to = out + r * LANES + VF_LANES * h;
+        _mm512_storeu_ps(to, vf_fma(_mm512_loadu_ps(to), x->keep[h], sum[r][h]));
     }
 }
 
-VECTOR_INLINE void attend(const struct attention_tile *t, const struct attention_group *g,
-                          const struct attention_block *block, const int halves) {
-    const int rows = 16 / halves;
-    lane_counts seen[2];
-    vf max[2], keep[2];
-    EACH_HALF {
-        seen[h] = load_counts(g->end + VF_LANES * h, block->begin);
-        max[h] = vf_set(-INFINITY);
-    }
-    for (int32_t j = 0; j < g->any; j += rows) {
-        if (j + rows <= g->all)
-            score_rows(t, g, block->k, j, seen, max, rows, halves, false);
-        else
-            score_rows(t, g, block->k, j, seen, max, rows, halves, true);
-    }
-    EACH_HALF keep[h] = soften(t, g, max[h], h);
-    for (int32_t d = 0; d < t->D; d += rows)
-        value_rows(t, g, block->v, d, seen, keep, rows, halves);
+static void add_values(const struct scored *x, const bf16 *v, int32_t D) {
+    if (x->halves == 2)
+        for (int32_t d = 0; d < D; d += 8) value_rows(x, v, (size_t)D, d, 8, 2);
+    else
+        for (int32_t d = 0; d < D; d += 16) value_rows(x, v, (size_t)D, d, 16, 1);
 }
 
+/* ---- a tile of queries */
+
+static struct scored group_of(const struct attention_tile *t, const struct attention_block *block,
+                              int32_t i) {
+    struct scored x = {.g = group_at(t, i, LANES, t->D / 2, block->begin)};
+    x.halves = t->count - i * LANES > VF_LANES ? 2 : 1;
+    x.whole = x.halves == 2 && x.g.all == ATTENTION_BLOCK;
+    x.scores = t->scores + i % 2 * ATTENTION_BLOCK * LANES;
+    for (int h = 0; h < 2; h++) {
+        x.seen[h] = load_counts(x.g.end + VF_LANES * h, block->begin);
+        x.max[h] = vf_set(-INFINITY);
+    }
+    return x;
+}
+
+/* The scores of a group are begun before the group in front of it is done. */
 static void attend_block(const struct attention_tile *t, const struct attention_block *block) {
-    for (int32_t i = 0; i < t->groups; i++) {
-        const struct attention_group g = group_at(t, i, LANES, t->D / 2, block->begin);
-        if (g.any == 0) continue;
-        if (t->count - i * LANES > VF_LANES)
-            attend(t, &g, block, 2);
-        else
-            attend(t, &g, block, 1);
+    const size_t D = (size_t)t->D;
+    const vf scale = vf_set(t->scale);
+    int32_t i = 0;
+    struct scored x = group_of(t, block, i);
+    while (x.g.any == 0) x = group_of(t, block, ++i);
+    score(&x, block->k, D);
+    while (++i < t->groups) {
+        struct scored next = group_of(t, block, i);
+        if (x.whole && next.whole) {
+            score_and_soften(&next, block->k, D, &x, scale);
+        } else {
+            soften(&x, scale);
+            score(&next, block->k, D);
+        }
+        add_values(&x, block->v, t->D);
+        x = next;
     }
+    soften(&x, scale);
+    add_values(&x, block->v, t->D);
 }
 
 void attention_avx512_bf16(struct device *dev, const void *args) {
     static const struct attention_kernel kernel = {
-        .lanes = LANES, .tile = 256, .pairs = true, .block = attend_block};
+        .lanes = LANES, .tile = 512, .pairs = true, .block = attend_block};
     attention_tiles_run(dev, args, &kernel);
 }

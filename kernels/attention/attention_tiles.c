@@ -32,11 +32,10 @@ static size_t block_bytes(const struct attention_kernel *kernel, int32_t D) {
 
 static struct attention_tile take_scratch(const struct attention_work *w, int worker) {
     const size_t D = (size_t)w->args->D, n = (size_t)w->tile;
-    const size_t scores = (size_t)ATTENTION_BLOCK * (size_t)w->kernel->lanes;
+    const size_t scores = 2 * (size_t)ATTENTION_BLOCK * (size_t)w->kernel->lanes;
     struct attention_tile tile = {.D = w->args->D};
     tile.scores = device_scratch(w->dev, worker);
-    tile.pairs = (uint32_t *)(tile.scores + scores);
-    tile.k = (float *)(tile.pairs + scores);
+    tile.k = tile.scores + scores;
     tile.v = tile.k + ATTENTION_BLOCK * D;
     tile.out = tile.v + ATTENTION_BLOCK * D;
     tile.q = (uint32_t *)(tile.out + n * D);
@@ -171,7 +170,7 @@ static void run_item(void *ctx, int64_t item, int worker) {
 /* Queries of an item: as many as the kernel likes, fewer when that would leave threads idle or does
  * not fit into the scratch. No result depends on it. */
 static int64_t tile_of(struct device *dev, const struct attention_work *w) {
-    const int64_t lanes = w->kernel->lanes, wanted = 8 * (int64_t)device_threads(dev);
+    const int64_t lanes = w->kernel->lanes, wanted = 4 * (int64_t)device_threads(dev);
     const int64_t room = DEVICE_SCRATCH_BYTES - (int64_t)block_bytes(w->kernel, w->args->D);
     int64_t tile = w->kernel->tile;
     while (tile > lanes && (w->queries + tile - 1) / tile * w->args->kv.heads < wanted) tile /= 2;

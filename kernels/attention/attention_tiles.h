@@ -24,8 +24,7 @@ struct attention_tile {
     int32_t *end;     /* [groups][lanes]: first position that the query does not see, ascending */
     float *max, *sum; /* [groups][lanes]: of the scores before scaling; of the probabilities */
     float *out;       /* [groups][D][lanes]: not yet divided by sum */
-    float *scores;    /* [ATTENTION_BLOCK][lanes], scratch */
-    uint32_t *pairs;  /* [ATTENTION_BLOCK / 2][lanes], scratch: probabilities as pairs of bf16 */
+    float *scores;    /* [2][ATTENTION_BLOCK][lanes], scratch: scores, probabilities */
     float *k, *v;     /* [ATTENTION_BLOCK][D], scratch: widened keys and values */
     float scale;      /* from q . k to the exponent of 2 */
 };

@@ -25,13 +25,19 @@ static void rows_write(const struct kv_view *view, int head, int32_t begin, int3
     }
 }
 
+static void widen(float *to, const void *from, size_t first, size_t n, enum dtype dtype) {
+    if (dtype == DTYPE_F32) {
+        memcpy(to, (const float *)from + first, n * sizeof *to);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) to[i] = bf16_to_f32(((const bf16 *)from)[first + i]);
+}
+
 static void rows_unpack(const struct kv_view *view, int head, int32_t begin, int32_t n, float *k,
                         float *v) {
-    const size_t D = (size_t)view->head_dim, first = row_index(view, head, begin);
-    for (size_t i = 0; i < (size_t)n * D; i++) {
-        if (k) k[i] = element_load(view->k, first + i, view->dtype);
-        if (v) v[i] = element_load(view->v, first + i, view->dtype);
-    }
+    const size_t first = row_index(view, head, begin), count = (size_t)n * (size_t)view->head_dim;
+    if (k) widen(k, view->k, first, count, view->dtype);
+    if (v) widen(v, view->v, first, count, view->dtype);
 }
 
 const struct kv_layout kv_layout_rows = {"rows", rows_bytes, rows_write, rows_unpack};
