@@ -82,6 +82,20 @@ static void noise_is_near_the_reference(void **state) {
     }
 }
 
+/* 1 + 2^-8 is stored as 1 in bf16. The mean is of what was stored, so y is 1; of the exact sum it
+ * would be 1 - 2^-8. */
+static void the_mean_is_of_the_rounded_sum(void **state) {
+    (void)state;
+    struct device *dev = test_device(1, DTYPE_BF16);
+    for (int i = 0; test_variant(OP_ADD_RMSNORM, DTYPE_BF16, i); i++) {
+        bf16 h = f32_to_bf16(1), x = f32_to_bf16(0x1p-8f), gain = f32_to_bf16(1), y;
+        test_variant(OP_ADD_RMSNORM, DTYPE_BF16, i)
+            ->run(dev, &(struct add_rmsnorm_args){&h, &x, &gain, &y, 1, 1, 0, DTYPE_BF16});
+        assert_true(bf16_to_f32(h) == 1 && bf16_to_f32(y) == 1);
+    }
+    device_close(dev);
+}
+
 static void a_row_has_its_bits_in_any_company(void **state) {
     (void)state;
     enum { C = 77, ROWS = 40 };
@@ -184,6 +198,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(twos_become_the_gain),
         cmocka_unit_test(noise_is_near_the_reference),
+        cmocka_unit_test(the_mean_is_of_the_rounded_sum),
         cmocka_unit_test(a_row_has_its_bits_in_any_company),
         cmocka_unit_test(without_y_only_the_sum_is_made),
         cmocka_unit_test(nan_spoils_its_row_alone),

@@ -230,6 +230,30 @@ static void without_queries_the_cache_is_filled_alone(void **state) {
     }
 }
 
+/* A NaN whose bits are all set must not round up into a number. */
+static void nan_stays_nan_in_either_type(void **state) {
+    (void)state;
+    enum { D = 64, LD = 3 * D };
+    for (enum dtype dtype = DTYPE_BF16; dtype <= DTYPE_F32; dtype++) {
+        struct device *dev = test_device(1, dtype);
+        void *qkv = make_integers(LD, dtype, 9, 1);
+        float cosine[D / 2], sine[D / 2] = {0};
+        for (int i = 0; i < D / 2; i++) memcpy(cosine + i, &(uint32_t){0x7fffffff}, sizeof *cosine);
+        struct step_params step = {.n_tokens = 1, .key_factor = 1};
+        for (int i = 0; test_variant(OP_ROPE_CACHE, dtype, i); i++) {
+            struct setup s = {1, 1, D, 1, 1, 0, 1, 128, dtype, layout_of(dtype, 0)};
+            struct result r = make_result(&s);
+            struct rope_cache_args a = {qkv,   LD, {r.q[0]}, cosine, sine, r.kv,
+                                        &step, 1,  1,        D,      1,    dtype};
+            test_variant(OP_ROPE_CACHE, dtype, i)->run(dev, &a);
+            for (size_t j = 0; j < D; j++) assert_true(isnan(element_load(r.q[0], j, dtype)));
+            free_result(&s, &r);
+        }
+        free(qkv);
+        device_close(dev);
+    }
+}
+
 static int bench(void) {
     enum { H = 28, K = 4, D = 128, ROWS = 8192, LD = (H + 2 * K) * D };
     double inv_freq[D / 2];
@@ -259,6 +283,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(angles_are_the_definition),
         cmocka_unit_test(every_variant_has_the_references_bits),
         cmocka_unit_test(a_quarter_turn_swaps_the_halves),
+        cmocka_unit_test(nan_stays_nan_in_either_type),
         cmocka_unit_test(without_queries_the_cache_is_filled_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
