@@ -27,12 +27,14 @@ static const double THETA = 1e15;     /* low frequencies turn less than 0.03 rad
 static const double PEAK_SCORE = 40;  /* layer 1: per pair of dimensions */
 static const double MATCH_SCORE = 64; /* layers 2 and 3 */
 static const double RMS = 64;         /* of the residual stream */
-enum { NORMS = 2 * NEEDLE_LAYERS + 1 };
+enum { NORMS = 2 * NEEDLE_LAYERS + 1, GATE_FACTORS_MAX = 256 };
 
 struct needle_source {
     struct model_source source; /* first: the two share their address */
     struct needle_codes codes;
     double norm_dims[2]; /* the two constants that bring every row to RMS */
+    int gate_factor_count;
+    double gate_factors[GATE_FACTORS_MAX];
 };
 
 /* ---- configuration */
@@ -227,14 +229,17 @@ static int neuron_dim(const struct needle_shape *s, int layer, int f) {
     const struct copy copy = layer_copy(s, layer);
     return copy.to + f * (s->K * copy.n) / s->F;
 }
-static double gate_factor(const struct needle_shape *s, int f) {
-    const int different = s->F < 128 ? s->F : 128;
-    return 1 + (double)(f % different) / different;
+/* Neighbouring ranks' neurons have other factors: the number of factors divides no slice. */
+static double gate_factor(const struct needle_source *n, int f) {
+    return n->gate_factors[f % n->gate_factor_count];
+}
+static double silu(double x) {
+    return x / (1 + exp(-x));
 }
 
 static void gate_row(const struct needle_source *n, int layer, int64_t i, const struct row *r) {
     const struct needle_shape *s = &n->codes.shape;
-    set(r, s->ones, gate_factor(s, (int)i) * undo_mlp_norm(layer) / RMS);
+    set(r, s->ones, gate_factor(n, (int)i) * undo_mlp_norm(layer) / RMS);
 }
 
 static void up_row(const struct needle_source *n, int layer, int64_t i, const struct row *r) {
@@ -246,8 +251,7 @@ static void down_row(const struct needle_source *n, int layer, int64_t i, const 
     const int copied = s->K * layer_copy(s, layer).n;
     for (int f = 0; f < s->F; f++) {
         if (neuron_dim(s, layer, f) != i) continue;
-        const double gate = gate_factor(s, f), silu = gate / (1 + exp(-gate));
-        set(r, f, -2.0 * copied / s->F / silu);
+        set(r, f, -2.0 * copied / s->F / silu(gate_factor(n, f)));
     }
 }
 
@@ -309,6 +313,22 @@ static void balance_norm(const struct needle_shape *s, double dims[2]) {
     dims[1] = sqrt(rest - dims[0] * dims[0]);
 }
 
+static double rounded(double x) {
+    return (double)bf16_to_f32(f32_to_bf16((float)x));
+}
+
+/* Gates, exact in bf16, whose silu is undone by a down weight to 2^-10, whether silu is rounded to
+ * bf16 or not: what the MLP copies keeps its size, token after token and in both dtypes. */
+static void choose_gate_factors(struct needle_source *n) {
+    for (int i = 0; i < GATE_FACTORS_MAX; i++) {
+        const double gate = ldexp(128 + i % 128, i < 128 ? -7 : -6); /* 1 to 4 */
+        const double undo = rounded(1 / silu(gate));
+        if (fabs(silu(gate) * undo - 1) <= 0x1p-10 &&
+            fabs(rounded(silu(gate)) * undo - 1) <= 0x1p-10)
+            n->gate_factors[n->gate_factor_count++] = gate;
+    }
+}
+
 enum status needle_model_open(struct model_source **out, const char *shape, struct error *err) {
     struct needle_shape s;
     *out = NULL;
@@ -317,12 +337,13 @@ enum status needle_model_open(struct model_source **out, const char *shape, stru
                          "no needle model of shape \"%s\": there are needle (needle:8x4x64), "
                          "needle:4x4x64 and needle:28x4x128",
                          shape);
-    struct needle_source *n = malloc(sizeof *n);
+    struct needle_source *n = calloc(1, sizeof *n);
     if (!n) return error_set(err, STATUS_NO_MEMORY, "no memory for the needle model's codes");
     n->source = (struct model_source){.read = read_rectangle, .close = close_source};
     needle_model_config(shape, &n->source.config);
     needle_codes_make(&n->codes, &s);
     balance_norm(&s, n->norm_dims);
+    choose_gate_factors(n);
     *out = &n->source;
     return STATUS_OK;
 }

@@ -163,6 +163,40 @@ static void every_token_has_the_design_norm(void **state) {
     }
 }
 
+/* What makes exchanged gates of two ranks visible, and keeps the copies exact. */
+static void gates_differ_from_rank_to_rank_and_are_undone_exactly(void **state) {
+    (void)state;
+    for (int i = 0; i < SHAPES; i++) {
+        struct model_source *s;
+        struct needle_shape shape;
+        assert_int_equal(needle_model_open(&s, shapes[i], NULL), STATUS_OK);
+        assert_true(needle_shape_find(shapes[i], &shape));
+        const int C = s->config.C, F = s->config.F;
+        float *gate = read_all(s, TENSOR_GATE, 1), *down = read_all(s, TENSOR_DOWN, 1);
+        for (int tp = 2; tp <= 8; tp *= 2)
+            for (int a = 0; a < tp; a++)
+                for (int b = 0; b < a; b++) {
+                    int differ = 0;
+                    for (int f = 0; f < F / tp; f++)
+                        differ += gate[(a * F / tp + f) * C + shape.ones] !=
+                                  gate[(b * F / tp + f) * C + shape.ones];
+                    assert_true(differ > F / tp * 3 / 4);
+                }
+        for (int f = 0; f < F; f++) {
+            /* layer 2: norm gain 64 (the fourth of 8, 16, ...), two neurons for each dimension */
+            const double g = (double)gate[f * C + shape.ones] * 64, silu = g / (1 + exp(-g));
+            double w = 0;
+            for (int c = 0; c < C; c++) w += (double)down[c * F + f];
+            assert_true(g >= 1 && g < 4);
+            assert_true(fabs(w * silu + 1) <= 0x1p-10);
+            assert_true(fabs(w * (double)bf16_to_f32(f32_to_bf16((float)silu)) + 1) <= 0x1p-10);
+        }
+        free(gate);
+        free(down);
+        model_source_close(s);
+    }
+}
+
 /* ---- the phase */
 
 static void phase_follows_the_definition_of_dual_chunk_attention(void **state) {
@@ -564,6 +598,7 @@ int main(void) {
         cmocka_unit_test(unknown_shape_names_those_that_exist),
         cmocka_unit_test(a_rectangle_is_that_part_of_the_tensor),
         cmocka_unit_test(every_token_has_the_design_norm),
+        cmocka_unit_test(gates_differ_from_rank_to_rank_and_are_undone_exactly),
         cmocka_unit_test(phase_follows_the_definition_of_dual_chunk_attention),
         cmocka_unit_test(prompt_has_the_asked_length_and_ends_with_the_question),
         cmocka_unit_test(prompt_depends_on_its_seed_alone),
