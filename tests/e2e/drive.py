@@ -26,11 +26,11 @@ path = needle
 [engine]
 device = cpu
 tensor_parallel_size = 2
-max_num_batched_tokens = 512
+max_num_batched_tokens = 256
 enforce_eager = true, false
 threads = 2
 [prompt]
-source = needle:2k
+source = needle:1k
 [sampling]
 max_tokens = 32
 [run]

@@ -47,7 +47,7 @@ class BadInput(drive.BenchTest):
         self.refuse(2, "allow_long_max_model_len", model__path="random:nano", model__max_model_len="4m")
 
     def test_prompt_longer_than_the_model(self):
-        self.refuse(2, "small.ini", model__max_model_len="1k")
+        self.refuse(2, "small.ini", model__max_model_len="512")
 
     def test_tp_that_does_not_divide(self):
         result = self.refuse(2, "3", engine__tensor_parallel_size="3")

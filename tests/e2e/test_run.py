@@ -68,8 +68,8 @@ class Run(drive.BenchTest):
 
     def test_set_overrides_the_file(self):
         self.expect(self.bench("run", self.write_config(), "-o", self.file, "--set", "engine.enforce_eager=true",
-                               "--set", "engine.max_num_batched_tokens=700"), 0)
-        self.assertEqual(["c700" in case_id for case_id in self.cases()], [True])
+                               "--set", "engine.max_num_batched_tokens=300"), 0)
+        self.assertEqual(["c300" in case_id for case_id in self.cases()], [True])
 
     def test_colour_is_never_written_to_a_pipe(self):
         result = self.bench("run", self.write_config(), "-o", self.file, program=drive.faulty,
@@ -86,7 +86,7 @@ class Run(drive.BenchTest):
                 self.assertEqual(set(group["spans"]["chunk"][:]), {0, 1, 2, 3})
 
     def test_a_sampled_case_estimates_and_is_not_checked(self):
-        self.expect(self.bench("run", self.write_config(run__coverage="sample:3", prompt__source="needle:4k",
+        self.expect(self.bench("run", self.write_config(run__coverage="sample:3", prompt__source="needle:2k",
                                                              check__spot="0"), "-o", self.file), 0, "2 not checked")
         import h5py
         with h5py.File(self.file, "r") as f:
