@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* Seconds for each rate. */
-static const double linear_s = 0.2, attention_s = 0.2, copy_s = 0.2, roof_s = 0.15;
+static const double linear_s = 0.2, attention_s = 0.2, copy_s = 0.2, roof_s = 0.2;
 static const double overhead_s = 0.02;
 enum {
     LINEAR_N = 1024,
