@@ -150,14 +150,14 @@ static void windowed_row(const struct attention_args *a, const float *q, const f
 }
 
 static bool narrow_window(struct fault *f, struct device *dev, struct op_call *c) {
-    if (c->op != OP_ATTENTION || c->attention.pattern.chunk != 0) return false;
+    if (c->op != OP_ATTENTION) return false;
     const struct attention_args *a = &c->attention;
     const struct step_params step = read_step(dev, a->step);
+    if (a->pattern.chunk != 0 && step.kv_len > a->pattern.chunk) return false;
     const struct matrix q_at = {a->q[0], a->ldq, a->rows, a->H * a->D, a->dtype};
     float *q = read_matrix(dev, q_at), *out = grab((size_t)a->rows * a->H * a->D * sizeof *out);
     float *k = grab((size_t)step.kv_len * a->D * sizeof *k);
     float *v = grab((size_t)step.kv_len * a->D * sizeof *v);
-    /* calls for the last row alone carry its position in the step, too */
     for (int h = 0; h < a->H; h++) {
         device_kv_read(dev, &a->kv, h / (a->H / a->kv.heads), 0, step.kv_len, k, v);
         for (int32_t t = 0; t < a->rows; t++) {

@@ -5,7 +5,7 @@
  *   swap_ranks:A,B       two ranks' attention outputs are exchanged
  *   shift_position:C     chunk C is rotated as if it stood one token later
  *   wrong_rotation       every angle is another (theta is its own square root)
- *   window:W             attention sees W tokens back
+ *   window:W             attention sees W tokens back (up to the end of the first dual chunk)
  *   gqa_map              query head h asks kv head h mod K instead of h / (H / K)
  *   lost_keys:C          keys and values of chunk C are zeros
  *   nan_logits           one logit is not a number
