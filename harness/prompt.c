@@ -47,7 +47,7 @@ static enum status parse_depth(const char *text, size_t n, struct source *out, s
 
 static enum status parse_depths(const char *text, struct source *out, struct error *err) {
     for (;;) {
-        const size_t n = strcspn(text, ",+");
+        const size_t n = strcspn(text, "+");
         const enum status s = parse_depth(text, n, out, err);
         if (s != STATUS_OK || text[n] == '\0') return s;
         text += n + 1;
@@ -80,7 +80,7 @@ static enum status parse_source(const char *text, struct source *out, struct err
     }
     return error_set(
         err, STATUS_USAGE,
-        "prompt \"%s\": expected needle:LENGTH[@DEPTH,...], random:LENGTH or file:PATH", text);
+        "prompt \"%s\": expected needle:LENGTH[@DEPTH+...], random:LENGTH or file:PATH", text);
 }
 
 /* ---- files */
