@@ -41,14 +41,22 @@ VECTOR_INLINE vf vf_fma(vf a, vf b, vf c) {
 VECTOR_INLINE vf vf_widen(__m256i halves) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
-/* To nearest even; NaN made quiet: f32_to_bf16 of bf16.h, lane by lane. */
-VECTOR_INLINE __m256i vf_narrow(vf x) {
+/* To nearest even in the upper half of each lane, the lower half zero; NaN made quiet: f32_to_bf16
+ * of bf16.h, lane by lane. */
+VECTOR_INLINE __m512i vf_round_bits(vf x) {
     __m512i u = _mm512_castps_si512(x);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
     __m512i up = _mm512_add_epi32(_mm512_add_epi32(u, odd), _mm512_set1_epi32(0x7fff));
     __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
     up = _mm512_mask_or_epi32(up, nan, u, _mm512_set1_epi32(0x400000));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
+    return _mm512_and_si512(up, _mm512_set1_epi32(-65536));
+}
+VECTOR_INLINE __m256i vf_narrow(vf x) {
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(vf_round_bits(x), 16));
+}
+/* "round" of ops.h: to the element type and back. */
+VECTOR_INLINE vf vf_round(vf x, enum dtype dtype) {
+    return dtype == DTYPE_BF16 ? _mm512_castsi512_ps(vf_round_bits(x)) : x;
 }
 
 VECTOR_INLINE vf vf_load(const void *base, size_t i, enum dtype dtype) {
@@ -82,11 +90,6 @@ VECTOR_INLINE float vf_sum(vf x) {
     return _mm512_reduce_add_ps(x);
 }
 
-/* 2^n for integers n in [-126, 127]. */
-VECTOR_INLINE vf vf_power_of_two(__m512i n) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
-}
-
 /* Elements i, i + 2, ... and i + 1, i + 3, ... of 2 * VF_LANES elements. */
 VECTOR_INLINE void vf_load_pairs(const void *base, size_t i, enum dtype dtype, vf *even, vf *odd) {
     if (dtype == DTYPE_F32) {
@@ -111,10 +114,13 @@ VECTOR_INLINE vf vf_min(vf a, vf b) {
 VECTOR_INLINE vf vf_round_to_integer(vf x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-/* x * 2^n for integers n in [-252, 254], in two steps so that neither factor leaves the normals. */
+/* 2^n for integers n in [-126, 127]. */
+VECTOR_INLINE vf vf_power_of_two(__m512i n) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+/* x * 2^n for integers n, rounded once where the result is denormal. */
 VECTOR_INLINE vf vf_scale(vf x, vf n) {
-    __m512i whole = _mm512_cvtps_epi32(n), half = _mm512_srai_epi32(whole, 1);
-    return x * vf_power_of_two(half) * vf_power_of_two(_mm512_sub_epi32(whole, half));
+    return _mm512_scalef_ps(x, n);
 }
 
 #else
@@ -135,15 +141,23 @@ VECTOR_INLINE vf vf_fma(vf a, vf b, vf c) {
 VECTOR_INLINE vf vf_widen(__m128i halves) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
-/* To nearest even; NaN made quiet: f32_to_bf16 of bf16.h, lane by lane. */
-VECTOR_INLINE __m128i vf_narrow(vf x) {
+/* To nearest even in the upper half of each lane, the lower half zero; NaN made quiet: f32_to_bf16
+ * of bf16.h, lane by lane. */
+VECTOR_INLINE __m256i vf_round_bits(vf x) {
     __m256i u = _mm256_castps_si256(x);
     __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
     __m256i up = _mm256_add_epi32(_mm256_add_epi32(u, odd), _mm256_set1_epi32(0x7fff));
     __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
     __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    __m256i word = _mm256_srli_epi32(_mm256_blendv_epi8(up, quiet, nan), 16);
+    return _mm256_and_si256(_mm256_blendv_epi8(up, quiet, nan), _mm256_set1_epi32(-65536));
+}
+VECTOR_INLINE __m128i vf_narrow(vf x) {
+    __m256i word = _mm256_srli_epi32(vf_round_bits(x), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(word), _mm256_extracti128_si256(word, 1));
+}
+/* "round" of ops.h: to the element type and back. */
+VECTOR_INLINE vf vf_round(vf x, enum dtype dtype) {
+    return dtype == DTYPE_BF16 ? _mm256_castsi256_ps(vf_round_bits(x)) : x;
 }
 
 VECTOR_INLINE vf vf_load(const void *base, size_t i, enum dtype dtype) {
@@ -235,11 +249,6 @@ VECTOR_INLINE vf vf_exp(vf x) {
     p = vf_fma(p, r, vf_set(1.0f));
     p = vf_fma(p, r, vf_set(1.0f));
     return vf_scale(p, n);
-}
-
-/* "round" of ops.h: to the element type and back. */
-VECTOR_INLINE vf vf_round(vf x, enum dtype dtype) {
-    return dtype == DTYPE_BF16 ? vf_widen(vf_narrow(x)) : x;
 }
 
 #endif
