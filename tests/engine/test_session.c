@@ -203,22 +203,31 @@ static void logits_at_a_position_are_those_of_a_prompt_that_ends_there(void **st
     engine_close(e);
 }
 
+/* Sampled, and with a penalty: neither the draws nor the tokens of what came before remain. */
 static void a_reset_session_gives_the_same_bits_again(void **state) {
     (void)state;
     for (int graph = 0; graph < 2; graph++) {
         struct engine *e = open_engine(SMALL, 2, DTYPE_BF16, true, 1);
-        const struct session_opts o = session_of(64, graph);
+        struct session_opts o = session_of(64, graph);
+        o.sampling =
+            (struct sampling_opts){.temperature = 1, .top_p = 1, .repetition_penalty = 1.5f};
         struct session *s = open_session(e, &o);
-        struct answer a, b;
-        prefill(s, prompt(), S, 64);
-        generate(s, &a);
+        int32_t few[S], all[S];
+        struct answer first, other, again;
+        for (int i = 0; i < S; i++) few[i] = i % 16, all[i] = i % V;
+        prefill(s, few, S, 64);
+        generate(s, &first);
         assert_int_equal(session_reset(s, NULL), STATUS_OK);
         assert_int_equal(session_position(s), 0);
+        prefill(s, all, S, 64);
+        generate(s, &other);
+        assert_int_equal(session_reset(s, NULL), STATUS_OK);
         assert_int_equal(session_skip_to(s, 200, 5, NULL), STATUS_OK);
         assert_int_equal(session_reset(s, NULL), STATUS_OK);
-        prefill(s, prompt(), S, 64);
-        generate(s, &b);
-        assert_memory_equal(&a, &b, sizeof a);
+        prefill(s, few, S, 64);
+        generate(s, &again);
+        assert_memory_equal(&first, &again, sizeof first);
+        assert_memory_not_equal(&first, &other, sizeof first);
         session_close(s);
         engine_close(e);
     }
