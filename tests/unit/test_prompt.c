@@ -69,7 +69,7 @@ static void lengths_are_read_as_tokens(void **state) {
     assert_false(clamped);
     assert_int_equal(length_of("random:200k", 1048576, 256, &clamped), 204800);
     assert_int_equal(length_of("random:1", 1048576, 256, &clamped), 1);
-    assert_int_equal(length_of("needle:2000@10%,0.5,100%", 1048576, 256, &clamped), 2000);
+    assert_int_equal(length_of("needle:2000@10%+0.5+100%", 1048576, 256, &clamped), 2000);
     assert_int_equal(length_of("needle:2000@10%+0", 1048576, 256, &clamped), 2000);
 }
 
@@ -110,7 +110,7 @@ static void malformed_sources_say_what_was_expected(void **state) {
     refuses("needle:2000@101%", 4096, STATUS_USAGE, "percent");
     refuses("needle:2000@-1%", 4096, STATUS_USAGE, "percent");
     refuses("needle:2000@nan", 4096, STATUS_USAGE, "percent");
-    refuses("needle:2000@10%,,20%", 4096, STATUS_USAGE, "depth");
+    refuses("needle:2000@10%++20%", 4096, STATUS_USAGE, "depth");
     refuses("file:", 4096, STATUS_USAGE, "no path");
 }
 
