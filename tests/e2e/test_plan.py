@@ -14,14 +14,14 @@ class Plan(drive.BenchTest):
 
     def test_every_case_has_a_row_with_prediction_and_coverage(self):
         result = self.expect(self.plan(), 0, "2 cases in 1 launch: 2 full", "rates measured")
-        for case in ("needle-2k_c512_eager_tp2_bf16", "needle-2k_c512_graph_tp2_bf16"):
+        for case in ("needle-1k_c256_eager_tp2_bf16", "needle-1k_c256_graph_tp2_bf16"):
             row = next(line for line in result.out.splitlines() if line.startswith(case))
             self.assertIn("2,048", row)
             self.assertTrue(row.rstrip().endswith("full"), row)
         self.assertNotIn("\033", result.out)
 
     def test_verbose_adds_up_by_category(self):
-        self.expect(self.plan("--verbose"), 0, "memory of needle-2k_c512_eager_tp2_bf16", "rank 1", "weights", "shared")
+        self.expect(self.plan("--verbose"), 0, "memory of needle-1k_c256_eager_tp2_bf16", "rank 1", "weights", "shared")
         for case in self.document()["cases"]:
             memory = case["predicted_memory"]
             parts = sum(sum(rank.values()) for rank in memory["rank_bytes"]) + sum(memory["shared_bytes"].values())
@@ -34,17 +34,17 @@ class Plan(drive.BenchTest):
         self.assertEqual((plan["schema"], plan["schema_version"]), ("chunkbench plan", 1))
         self.assertEqual([case["mode"] for case in plan["cases"]], ["eager", "graph"])
         for case in plan["cases"]:
-            self.assertEqual((case["prompt_tokens"], case["chunk_tokens"], case["chunks"]), (2048, 512, 4))
+            self.assertEqual((case["prompt_tokens"], case["chunk_tokens"], case["chunks"]), (1024, 256, 4))
             self.assertGreater(case["predicted_total_s"], case["predicted_prefill_s"])
         self.assertAlmostEqual(plan["predicted_total_s"],
                                plan["predicted_load_s"] + sum(c["predicted_total_s"] for c in plan["cases"]), 9)
         self.assertGreater(plan["rates"]["linear_flops"], 1e8)
 
     def test_a_budget_samples_then_skips_with_the_arithmetic(self):
-        sweep = {"prompt__source": "needle:2k, needle:512k", "run__time_budget": "2s"}
+        sweep = {"prompt__source": "needle:1k, needle:512k", "run__time_budget": "2s"}
         plan = self.document(**sweep)
         coverage = {case["id"]: case["coverage"] for case in plan["cases"]}
-        self.assertEqual(coverage["needle-2k_c512_eager_tp2_bf16"], "full")
+        self.assertEqual(coverage["needle-1k_c256_eager_tp2_bf16"], "full")
         long = [case for case in plan["cases"] if case["prompt"] == "needle:512k"]
         for case in long:
             self.assertIn(case["coverage"], ("sampled", "skipped"))
@@ -53,7 +53,7 @@ class Plan(drive.BenchTest):
 
     def test_overrides_apply(self):
         plan = self.document("--set", "engine.max_num_batched_tokens=1000", "--set=engine.enforce_eager=false")
-        self.assertEqual([case["id"] for case in plan["cases"]], ["needle-2k_c1000_graph_tp2_bf16"])
+        self.assertEqual([case["id"] for case in plan["cases"]], ["needle-1k_c1000_graph_tp2_bf16"])
 
     def test_nothing_is_left_behind(self):
         before = {path.name for path in self.folder.iterdir()}
