@@ -16,7 +16,7 @@ class Plan(drive.BenchTest):
         result = self.expect(self.plan(), 0, "2 cases in 1 launch: 2 full", "rates measured")
         for case in ("needle-1k_c256_eager_tp2_bf16", "needle-1k_c256_graph_tp2_bf16"):
             row = next(line for line in result.out.splitlines() if line.startswith(case))
-            self.assertIn("2,048", row)
+            self.assertIn("1,024", row)
             self.assertTrue(row.rstrip().endswith("full"), row)
         self.assertNotIn("\033", result.out)
 
