@@ -16,12 +16,13 @@ run_tests() {
     env "$@" ctest --test-dir "$folder" --label-regex fast --tests-regex "$only" --no-tests=error --output-on-failure
 }
 
-# $1: name; the rest: arguments of cmake
+# $1: name; the rest: arguments of cmake. With sanitizers gcc warns of truncations that it has ruled out without them, so
+# warnings are errors in the other builds only.
 configure_and_build() {
     name=$1
     shift
     mkdir -p "$build/$name"
-    if ! { cmake -S "$root" -B "$build/$name" -DWARNINGS_AS_ERRORS=ON "$@" &&
+    if ! { cmake -S "$root" -B "$build/$name" "$@" &&
         cmake --build "$build/$name" --parallel "$(nproc)"; } >"$build/$name/build.log" 2>&1 </dev/null; then
         tail -n 40 "$build/$name/build.log"
         echo "the build failed; the whole log is $build/$name/build.log"
@@ -42,7 +43,7 @@ say "thread sanitizer"
 
 if command -v clang >/dev/null 2>&1; then
     say "clang"
-    { configure_and_build clang -DCMAKE_C_COMPILER=clang &&
+    { configure_and_build clang -DCMAKE_C_COMPILER=clang -DWARNINGS_AS_ERRORS=ON &&
         run_tests "$build/clang" BENCH_TEST_TIER=clang; } || failed="$failed clang"
 else
     say "clang: not installed"
