@@ -3,6 +3,6 @@
 
 void attention_avx2(struct device *dev, const void *args) {
     static const struct attention_kernel kernel = {
-        .lanes = LANES, .tile = 64, .pairs = false, .block = attend_block};
+        .lanes = LANES, .tile = 64, .pairs = false, .block = attend_block, .store = store_query};
     attention_tiles_run(dev, args, &kernel);
 }

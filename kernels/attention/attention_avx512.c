@@ -4,6 +4,6 @@
 
 void attention_avx512(struct device *dev, const void *args) {
     static const struct attention_kernel kernel = {
-        .lanes = LANES, .tile = 128, .pairs = false, .block = attend_block};
+        .lanes = LANES, .tile = 128, .pairs = false, .block = attend_block, .store = store_query};
     attention_tiles_run(dev, args, &kernel);
 }

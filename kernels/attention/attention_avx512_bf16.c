@@ -1,9 +1,8 @@
 /* attention for bf16 on AVX512_BF16: 32 queries in two vectors, pairs of key and value elements
- * broadcast against them. A block of keys takes three passes that stay in the first level cache:
- * scores and their maximum, probabilities rounded to bf16 pairs, their products with the values. */
+ * broadcast against them. A group of queries takes a block of keys in three passes: scores and
+ * their maximum, probabilities rounded to bf16 pairs, their products with the values. The second
+ * pass of a group runs between the products of the next group's first one. */
 #include "kernels/attention/attention_lanes.h"
-
-enum { LANES = 2 * VF_LANES };
 
 #define EACH_HALF UNROLL for (int h = 0; h < halves; h++)
 #define EACH_ROW UNROLL for (int r = 0; r < rows; r++)
@@ -261,6 +260,6 @@ static void attend_block(const struct attention_tile *t, const struct attention_
 
 void attention_avx512_bf16(struct device *dev, const void *args) {
     static const struct attention_kernel kernel = {
-        .lanes = LANES, .tile = 512, .pairs = true, .block = attend_block};
+        .lanes = LANES, .tile = 512, .pairs = true, .block = attend_block, .store = store_query};
     attention_tiles_run(dev, args, &kernel);
 }

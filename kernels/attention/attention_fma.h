@@ -6,10 +6,7 @@
 
 #include "kernels/attention/attention_lanes.h"
 
-enum {
-    LANES = 2 * VF_LANES,
-    SUMS = VF_LANES /* of a tile, in registers: half of them */
-};
+enum { SUMS = VF_LANES }; /* of a tile, in registers: half of them */
 
 #define EACH_HALF UNROLL for (int h = 0; h < halves; h++)
 #define EACH_ROW UNROLL for (int r = 0; r < rows; r++)

@@ -9,7 +9,7 @@
 #include <math.h>
 
 /* select_below: in each lane x where i < n, else y. vf_whole_power_of_two: 2^n for a whole n in
- * [-126, 127], and 0 for -127. */
+ * [-126, 127], and 0 for -127. load_strided: p[0], p[stride], ... */
 #if defined(__AVX512F__)
 typedef __m512i lane_counts;
 VECTOR_INLINE lane_counts load_counts(const int32_t *end, int32_t begin) {
@@ -20,6 +20,10 @@ VECTOR_INLINE vf select_below(int32_t i, lane_counts n, vf x, vf y) {
 }
 VECTOR_INLINE vf vf_whole_power_of_two(vf n) {
     return vf_power_of_two(_mm512_cvtps_epi32(n));
+}
+VECTOR_INLINE vf load_strided(const float *p, const int stride) {
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm512_i32gather_ps(_mm512_mullo_epi32(lane, _mm512_set1_epi32(stride)), p, 4);
 }
 #else
 typedef __m256i lane_counts;
@@ -33,7 +37,24 @@ VECTOR_INLINE vf select_below(int32_t i, lane_counts n, vf x, vf y) {
 VECTOR_INLINE vf vf_whole_power_of_two(vf n) {
     return vf_power_of_two(_mm256_cvtps_epi32(n));
 }
+VECTOR_INLINE vf load_strided(const float *p, const int stride) {
+    const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm256_i32gather_ps(p, _mm256_mullo_epi32(lane, _mm256_set1_epi32(stride)), 4);
+}
 #endif
+
+enum { LANES = 2 * VF_LANES }; /* queries of a group */
+
+/* attention_kernel's store */
+static void store_query(void *to, const float *out, float scale, int32_t D, enum dtype dtype) {
+    for (size_t d = 0; d < (size_t)D; d += VF_LANES) {
+        const vf x = load_strided(out + d * LANES, LANES) * vf_set(scale) + vf_zero();
+        if (dtype == DTYPE_BF16)
+            vf_store(to, d, DTYPE_BF16, x);
+        else
+            vf_store(to, d, DTYPE_F32, x);
+    }
+}
 
 /* A group of queries at a block of keys. Keys of the block below `all` are seen by every query,
  * keys at and beyond `any` by none. */

@@ -54,6 +54,18 @@ static size_t query_index(const struct attention_work *w, int head, int64_t quer
     return (size_t)(row * ld + h * w->args->D);
 }
 
+static void pack_pairs(uint32_t *to, size_t lanes, const bf16 *q, size_t words) {
+    for (size_t i = 0; i < words; i++) memcpy(to + i * lanes, q + 2 * i, sizeof *to);
+}
+
+static void pack_floats(uint32_t *to, size_t lanes, const void *q, size_t from, size_t words,
+                        enum dtype dtype) {
+    for (size_t i = 0; i < words; i++) {
+        const float wide = element_load(q, from + i, dtype);
+        memcpy(to + i * lanes, &wide, sizeof *to);
+    }
+}
+
 static void pack_queries(const struct attention_work *w, const struct attention_tile *tile,
                          int head, int64_t first, const void *q) {
     const size_t lanes = (size_t)w->kernel->lanes, words = query_words(w->kernel, tile->D);
@@ -64,14 +76,10 @@ static void pack_queries(const struct attention_work *w, const struct attention_
             continue;
         }
         const size_t from = query_index(w, head, first + (int64_t)n, w->args->ldq);
-        for (size_t i = 0; i < words; i++) {
-            float wide;
-            if (w->kernel->pairs)
-                memcpy(to + i * lanes, (const bf16 *)q + from + 2 * i, sizeof *to);
-            else
-                wide = element_load(q, from + i, w->args->dtype),
-                memcpy(to + i * lanes, &wide, sizeof *to);
-        }
+        if (w->kernel->pairs)
+            pack_pairs(to, lanes, (const bf16 *)q + from, words);
+        else
+            pack_floats(to, lanes, q, from, words, w->args->dtype);
     }
 }
 
@@ -94,10 +102,8 @@ static void store(const struct attention_work *w, const struct attention_tile *t
     for (size_t n = 0; n < (size_t)tile->count; n++) {
         const float *out = tile->out + n / lanes * lanes * D + n % lanes;
         const size_t to = query_index(w, head, first + (int64_t)n, w->args->ldo);
-        const float scale = 1 / tile->sum[n];
-        /* + 0: the sign of a zero may come from keys that the query does not see */
-        for (size_t d = 0; d < D; d++)
-            element_store(w->args->out, to + d, w->args->dtype, out[d * lanes] * scale + 0.0f);
+        w->kernel->store(element_at_mut(w->args->out, to, w->args->dtype), out, 1 / tile->sum[n],
+                         tile->D, w->args->dtype);
     }
 }
 

@@ -13,7 +13,7 @@
 #include "kernels/device.h"
 
 enum {
-    ATTENTION_BLOCK = 128 /* keys whose scores are kept at once */
+    ATTENTION_BLOCK = 128 /* keys whose scores are kept at once; divides KV_TILE */
 };
 
 /* A run of queries with the same segments. Groups of `lanes` queries; those beyond `count` in the
@@ -40,6 +40,9 @@ struct attention_kernel {
     int32_t tile;  /* most queries of a work item, a multiple of lanes */
     bool pairs;    /* takes pairs of bf16 from kv_layout_pairs; otherwise f32 or bf16 from rows */
     void (*block)(const struct attention_tile *tile, const struct attention_block *block);
+    /* One query's output: to[d] = round(out[d * lanes] * scale + 0). The zero takes the sign away
+     * that a zero may have from keys which the query does not see. */
+    void (*store)(void *to, const float *out, float scale, int32_t D, enum dtype dtype);
 };
 
 void attention_tiles_run(struct device *dev, const struct attention_args *args,
