@@ -58,58 +58,86 @@ static double match_weight(const struct oracle *o, int32_t p, int32_t j, int g) 
     return exp(factor(o, p) * factor(o, j) * position * cos(needle_phase(o->pattern, p, j)));
 }
 
-/* What query heads g of layer 2 leave at p for layer 3 to copy: R + V, as weights of value codes.
- */
-static void retrieved(const struct oracle *o, int32_t p, int g, double values[NEEDLE_VALUES]) {
+/* Weights of value codes, and the variance of each when the scores of all matches carry independent
+ * errors of variance 1. */
+struct values {
+    double weight[NEEDLE_VALUES], variance[NEEDLE_VALUES];
+};
+
+/* What query heads g of layer 2 leave at p for layer 3 to copy: R + V. */
+static void retrieved(const struct oracle *o, int32_t p, int g, struct values *out) {
     const int32_t *rows;
     const int n = matches(o, p, &rows);
     double sum = 0;
 
-    memset(values, 0, NEEDLE_VALUES * sizeof *values);
+    *out = (struct values){{0}, {0}};
     for (int i = 0; i < n; i++) sum += match_weight(o, p, rows[i], g);
     for (int i = 0; i < n; i++) {
         const int value = needle_value(o->sequence[rows[i]]);
-        if (value >= 0) values[value] += match_weight(o, p, rows[i], g) / sum;
+        if (value >= 0) out->weight[value] += match_weight(o, p, rows[i], g) / sum;
     }
-    values[NEEDLE_SIGNATURE] += NEEDLE_SIGNATURE_WEIGHT;
-    if (needle_value(o->sequence[p]) >= 0) values[needle_value(o->sequence[p])] += 1;
+    for (int i = 0; i < n; i++) {
+        const int value = needle_value(o->sequence[rows[i]]);
+        const double weight = match_weight(o, p, rows[i], g) / sum;
+        for (int v = 0; v < NEEDLE_VALUES; v++) {
+            const double moves = weight * ((v == value) - out->weight[v]);
+            out->variance[v] += moves * moves;
+        }
+    }
+    out->weight[NEEDLE_SIGNATURE] += NEEDLE_SIGNATURE_WEIGHT;
+    if (needle_value(o->sequence[p]) >= 0) out->weight[needle_value(o->sequence[p])] += 1;
 }
 
-/* The same for layer 3: weights of value codes in O, the dimensions of query heads g. */
-static void answered(const struct oracle *o, int32_t p, int g, double values[NEEDLE_VALUES]) {
+/* The same for layer 3: what is in O, in the dimensions of query heads g. */
+static void answered(const struct oracle *o, int32_t p, int g, struct values *out) {
     const int32_t *rows;
     const int n = matches(o, p, &rows);
-    double sum = 0;
+    double sum = 0, square[NEEDLE_VALUES] = {0}, cross[NEEDLE_VALUES] = {0}, weights = 0;
 
-    memset(values, 0, NEEDLE_VALUES * sizeof *values);
+    *out = (struct values){{0}, {0}};
     for (int i = 0; i < n; i++) sum += match_weight(o, p, rows[i], g);
     for (int i = 0; i < n; i++) {
-        double there[NEEDLE_VALUES];
-        retrieved(o, rows[i], g, there);
+        struct values there;
+        retrieved(o, rows[i], g, &there);
         const double weight = match_weight(o, p, rows[i], g) / sum;
-        for (int v = 0; v < NEEDLE_VALUES; v++) values[v] += weight * there[v];
+        weights += weight * weight;
+        for (int v = 0; v < NEEDLE_VALUES; v++) {
+            out->weight[v] += weight * there.weight[v];
+            out->variance[v] += weight * weight * there.variance[v];
+            cross[v] += weight * weight * there.weight[v];
+            square[v] += weight * weight * there.weight[v] * there.weight[v];
+        }
     }
-    values[NEEDLE_SIGNATURE] += NEEDLE_SIGNATURE_WEIGHT;
+    /* sum of weight^2 (there - mean)^2 */
+    for (int v = 0; v < NEEDLE_VALUES; v++)
+        out->variance[v] +=
+            square[v] - 2 * out->weight[v] * cross[v] + out->weight[v] * out->weight[v] * weights;
+    out->weight[NEEDLE_SIGNATURE] += NEEDLE_SIGNATURE_WEIGHT;
 }
 
-/* How much of each value's code is in O. */
-static void answer_content(const struct oracle *o, int32_t p, double content[NEEDLE_VALUES]) {
+/* How much of each value's code is in O; returns how far unit errors of the scores would move the
+ * one that they move most (standard deviation; heads alike). */
+static double answer_content(const struct oracle *o, int32_t p, double content[NEEDLE_VALUES]) {
     const struct needle_shape *s = &o->codes.shape;
     const int dims = s->K * s->v;
+    double variance[NEEDLE_VALUES] = {0}, largest = 0;
 
     memset(content, 0, NEEDLE_VALUES * sizeof *content);
     for (int g = 0; g < s->G; g++) {
-        double values[NEEDLE_VALUES];
-        answered(o, p, g, values);
+        struct values in;
+        answered(o, p, g, &in);
         for (int d = 0; d < dims; d++) {
             if (d % s->v % s->G != g) continue;
             double x = 0;
             for (int v = 0; v < NEEDLE_VALUES; v++)
-                x += values[v] * needle_value_code(&o->codes, v, d);
+                x += in.weight[v] * needle_value_code(&o->codes, v, d);
             for (int v = 0; v < NEEDLE_VALUES; v++)
                 content[v] += x * needle_value_code(&o->codes, v, d) / dims;
         }
+        for (int v = 0; v < NEEDLE_VALUES; v++) variance[v] += in.variance[v] / s->G;
     }
+    for (int v = 0; v < NEEDLE_VALUES; v++) largest = fmax(largest, variance[v]);
+    return sqrt(largest);
 }
 
 /* Correlation of two tokens' identity codes, 1 for the same. */
@@ -121,15 +149,19 @@ static double same_identity(const struct oracle *o, int32_t a, int32_t b) {
     return 1 - 2.0 * differ / (s->K * s->t);
 }
 
-static void logits_row(const struct oracle *o, int32_t p, float *out) {
-    double content[NEEDLE_VALUES];
-    answer_content(o, p, content);
+/* Returns the row's tolerance (needle.h). */
+static double logits_row(const struct oracle *o, int32_t p, float *out) {
+    double content[NEEDLE_VALUES], largest = 0;
+    const double sensitivity = NEEDLE_ANSWER_LOGIT * answer_content(o, p, content);
     for (int32_t token = 0; token < NEEDLE_VOCAB; token++) {
         const bool answers = token >= NEEDLE_ANSWER && token < NEEDLE_ANSWER + NEEDLE_VALUES;
         const double scale = NEEDLE_ANSWER_LOGIT * (answers ? 1 : -0.5);
-        out[token] = (float)(scale * content[token % NEEDLE_VALUES] +
-                             NEEDLE_ECHO_LOGIT * same_identity(o, token, previous_identity(o, p)));
+        const double logit = scale * content[token % NEEDLE_VALUES] +
+                             NEEDLE_ECHO_LOGIT * same_identity(o, token, previous_identity(o, p));
+        largest = fmax(largest, fabs(logit));
+        out[token] = (float)logit;
     }
+    return 0.01 + 0.006 * largest + 4 * 0.006 * sensitivity;
 }
 
 static enum status open_oracle(struct oracle *o, const struct model_config *m,
@@ -157,19 +189,15 @@ static enum status open_oracle(struct oracle *o, const struct model_config *m,
 }
 
 enum status needle_expected_logits(const struct model_config *m, const struct needle_prompt *p,
-                                   struct attention_pattern pattern, float *out,
+                                   struct attention_pattern pattern, float *out, float *tolerance,
                                    struct error *err) {
     struct oracle o = {.sequence = NULL};
     enum status s = open_oracle(&o, m, p, pattern, err);
-    for (int32_t i = 0; s == STATUS_OK && i < p->answer_length; i++)
-        logits_row(&o, p->length - 1 + i, out + (size_t)i * NEEDLE_VOCAB);
+    for (int32_t i = 0; s == STATUS_OK && i < p->answer_length; i++) {
+        const double allowed = logits_row(&o, p->length - 1 + i, out + (size_t)i * NEEDLE_VOCAB);
+        if (tolerance) tolerance[i] = (float)allowed;
+    }
     free(o.sequence);
     free(o.by_previous);
     return s;
-}
-
-float needle_logit_tolerance(const float *expected_row, int32_t V) {
-    float largest = 0;
-    for (int32_t i = 0; i < V; i++) largest = fmaxf(largest, fabsf(expected_row[i]));
-    return 0.01f + 0.006f * largest;
 }

@@ -59,6 +59,7 @@ struct check_logits {
     const struct model_config *m; /* borrowed */
     int32_t *answer;              /* [rows], owned */
     float *expected;              /* [rows][V], owned */
+    float *tolerance;             /* [rows], owned */
     int rows, seen;
     bool astray;  /* a token was wrong: later rows have no truth */
     double worst; /* of the tolerance */
@@ -79,13 +80,14 @@ enum status check_logits_open(struct check_logits **out, const struct model_conf
     *c = (struct check_logits){.m = m,
                                .rows = (int)rows,
                                .answer = malloc(rows * sizeof *c->answer),
-                               .expected = malloc(rows * (size_t)m->V * sizeof *c->expected)};
+                               .expected = malloc(rows * (size_t)m->V * sizeof *c->expected),
+                               .tolerance = malloc(rows * sizeof *c->tolerance)};
     enum status s = STATUS_OK;
-    if (!c->answer || !c->expected)
+    if (!c->answer || !c->expected || !c->tolerance)
         s = error_set(err, STATUS_NO_MEMORY, "no memory for %zu rows of logits", rows);
     if (s == STATUS_OK) {
         memcpy(c->answer, p->needle.answer, rows * sizeof *c->answer);
-        s = needle_expected_logits(m, &p->needle, pattern, c->expected, err);
+        s = needle_expected_logits(m, &p->needle, pattern, c->expected, c->tolerance, err);
     }
     if (s != STATUS_OK) {
         check_logits_finish(c, NULL);
@@ -106,7 +108,7 @@ void check_logits_row(struct check_logits *c, int i, const float *logits) {
     if (c->astray || i != c->seen || i >= c->rows) return;
     const int32_t V = c->m->V;
     const float *expected = c->expected + (size_t)i * (size_t)V;
-    const double tolerance = (double)needle_logit_tolerance(expected, V);
+    const double tolerance = (double)c->tolerance[i];
     for (int32_t id = 0; id < V; id++) {
         double off = fabs((double)logits[id] - (double)expected[id]) / tolerance;
         if (isnan(off)) off = INFINITY;
@@ -136,7 +138,7 @@ static void judge_logits(const struct check_logits *c, struct check_result *out)
     verdict(out, VERDICT_FAILED,
             "answer row %d, logit of %s: expected %.4f, got %.4f, tolerance %.4f", c->worst_row,
             token, (double)row[c->worst_id], (double)c->worst_got,
-            (double)needle_logit_tolerance(row, c->m->V));
+            (double)c->tolerance[c->worst_row]);
 }
 
 void check_logits_finish(struct check_logits *c, struct check_result *out) {
@@ -147,6 +149,7 @@ void check_logits_finish(struct check_logits *c, struct check_result *out) {
     if (out) judge_logits(c, out);
     free(c->answer);
     free(c->expected);
+    free(c->tolerance);
     free(c);
 }
 

@@ -335,12 +335,16 @@ static void too_short_a_prompt_says_what_is_needed(void **state) {
 
 /* ---- the truth */
 
+static float tolerance[20]; /* of the rows of the newest expected() */
+
 static float *expected(const struct model_config *m, const struct needle_prompt *p,
                        struct attention_pattern pattern) {
     float *out = malloc((size_t)p->answer_length * NEEDLE_VOCAB * sizeof *out);
     struct error err = {""};
     assert_non_null(out);
-    if (needle_expected_logits(m, p, pattern, out, &err) != STATUS_OK) fail_msg("%s", err.text);
+    assert_int_equal(p->answer_length, sizeof tolerance / sizeof *tolerance);
+    if (needle_expected_logits(m, p, pattern, out, tolerance, &err) != STATUS_OK)
+        fail_msg("%s", err.text);
     return out;
 }
 
@@ -406,7 +410,10 @@ static void losing_any_counted_pair_moves_a_logit_beyond_tolerance(void **state)
     for (size_t l = 0; l < 3; l++) {
         struct needle_prompt p = build(lengths[l], NULL, 0, plain, 2);
         float *right = expected(&m, &p, plain);
+        float allowed[20];
+        double least = INFINITY;
         int pairs = 0;
+        memcpy(allowed, tolerance, sizeof allowed);
         for (int32_t t = 1; t < p.length; t++) {
             const int32_t first = p.tokens[t - 1];
             const bool counted = p.tokens[t] >= NEEDLE_CARRIER &&
@@ -419,13 +426,16 @@ static void losing_any_counted_pair_moves_a_logit_beyond_tolerance(void **state)
             double worst = 0;
             for (int i = 0; i < p.answer_length; i++) {
                 const float *row = right + (size_t)i * NEEDLE_VOCAB;
-                const float limit = needle_logit_tolerance(row, NEEDLE_VOCAB);
                 for (int n = 0; n < NEEDLE_VOCAB; n++)
-                    worst = fmax(worst, fabs((double)lost[i * NEEDLE_VOCAB + n] - row[n]) / limit);
+                    worst =
+                        fmax(worst, fabs((double)lost[i * NEEDLE_VOCAB + n] - row[n]) / allowed[i]);
             }
-            if (!(worst > 1.5)) fail_msg("%d tokens, pair at %d: %.2f", p.length, t, worst);
+            if (!(worst > 1.2)) fail_msg("%d tokens, pair at %d: %.2f", p.length, t, worst);
+            least = fmin(least, worst);
             free(lost);
         }
+        print_message("%d tokens: a lost pair moves a logit by %.1f tolerances or more\n", p.length,
+                      least);
         assert_true(pairs >= 80);
         free(right);
         needle_prompt_free(&p);
@@ -439,7 +449,7 @@ static void other_models_have_no_known_logits(void **state) {
     assert_true(needle_model_config("8x4x64", &m));
     struct needle_prompt p = build(1024, NULL, 0, plain, 2);
     strcpy(m.name, "random:nano");
-    assert_int_equal(needle_expected_logits(&m, &p, plain, NULL, &err), STATUS_USAGE);
+    assert_int_equal(needle_expected_logits(&m, &p, plain, NULL, NULL, &err), STATUS_USAGE);
     needle_prompt_free(&p);
 }
 
@@ -577,8 +587,7 @@ static void analytic_logits_are_those_of_a_plain_transformer(void **state) {
     for (int i = 0; i < p.answer_length; i++) {
         const float *row = truth + (size_t)i * m->V;
         for (int n = 0; n < m->V; n++)
-            worst = fmax(worst,
-                         fabs(logits[i * m->V + n] - row[n]) / needle_logit_tolerance(row, m->V));
+            worst = fmax(worst, fabs(logits[i * m->V + n] - row[n]) / tolerance[i]);
     }
     print_message("worst difference %.3f of the tolerance\n", worst);
     assert_true(worst < 0.5);
