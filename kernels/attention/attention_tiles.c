@@ -173,13 +173,18 @@ static void run_item(void *ctx, int64_t item, int worker) {
     }
 }
 
-/* Queries of an item: as many as the kernel likes, fewer when that would leave threads idle or does
- * not fit into the scratch. No result depends on it. */
+/* Multiply-adds of q . k in an item, at most: 140 GFLOP in all, or device_progress would stand
+ * still for more than a second. */
+static const int64_t item_work = (int64_t)1 << 35;
+
+/* Queries of an item: as many as the kernel likes, fewer when that would leave threads idle, takes
+ * too long or does not fit into the scratch. No result depends on it. */
 static int64_t tile_of(struct device *dev, const struct attention_work *w) {
     const int64_t lanes = w->kernel->lanes, wanted = 4 * (int64_t)device_threads(dev);
     const int64_t room = DEVICE_SCRATCH_BYTES - (int64_t)block_bytes(w->kernel, w->args->D);
     int64_t tile = w->kernel->tile;
     while (tile > lanes && (w->queries + tile - 1) / tile * w->args->kv.heads < wanted) tile /= 2;
+    while (tile > lanes && tile * w->args->step->kv_len * w->args->D > item_work) tile /= 2;
     while (tile > lanes && tile * (int64_t)query_bytes(w->kernel, w->args->D) > room) tile /= 2;
     return tile < lanes ? lanes : tile;
 }
