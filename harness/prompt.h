@@ -1,11 +1,11 @@
 /* Prompts: from a configured source to token ids.
  *
  *   needle:LENGTH             a text with planted needles (engine/needle.h)
- *   needle:LENGTH@DEPTH+...   ... near these depths: a percent ("25%") or a fraction ("0.25") of
- * the prompt (a comma separates prompts) random:LENGTH             ids uniform over the vocabulary
+ *   needle:LENGTH@DEPTH+...   near these depths: a percent ("25%") or a fraction ("0.25")
+ *   random:LENGTH             ids uniform over the vocabulary
  *   file:PATH                 all bytes of a UTF-8 text, an id a byte
  *
- * LENGTH as in parse_tokens: 64k = 65,536. */
+ * LENGTH as in parse_tokens: 64k = 65,536. A comma separates prompts, so depths have "+". */
 #ifndef HARNESS_PROMPT_H
 #define HARNESS_PROMPT_H
 
