@@ -6,6 +6,7 @@
 #include "harness/worker.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -72,6 +73,7 @@ static int dispatch(int argc, char **argv, const struct bench_hooks *hooks) {
 }
 
 int bench_main(int argc, char **argv, const struct bench_hooks *hooks) {
+    signal(SIGXFSZ, SIG_IGN); /* a file limit is an error of write, with a name and a reason */
     int code = dispatch(argc, argv, hooks);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "bench: cannot write to standard output: %s\n", strerror(errno));

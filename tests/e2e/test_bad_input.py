@@ -106,6 +106,16 @@ class BadInput(drive.BenchTest):
         self.assertIn("No space left", done.stderr)
         self.assertNotIn("run.h5\n", done.stdout)
 
+    def test_a_limit_on_the_size_of_files(self):
+        """SIGXFSZ must not kill: the write that fails is named. 20 blocks of 512 bytes hold the folder's own files."""
+        config = self.write_config()
+        run = f"ulimit -f 20; exec {drive.bench} run {config} -o {self.file}"
+        done = subprocess.run(["sh", "-c", run], capture_output=True, text=True, env=self.environment(),
+                              cwd=self.folder, timeout=240)
+        self.assertEqual(done.returncode, 6, done.stdout + done.stderr)
+        self.assertIn("File too large", done.stderr)
+        self.assertFalse(self.file.exists())
+
 
 if __name__ == "__main__":
     unittest.main()
