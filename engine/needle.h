@@ -38,11 +38,11 @@ bool needle_is_model(const struct model_config *m);
 /* Analytic logits of every answer row by exact matching, f32 [answer_length][V], caller's memory;
  * row i is what the engine must produce after the prompt and the first i answer tokens.
  * tolerance, [answer_length] or NULL: the largest |difference| that a logit of the row may show in
- * a bf16 run, f32 runs lie inside it: 0.01 + 0.006 max|row| + 4 * 0.006 * sensitivity The first two
+ * a bf16 run: 0.01 + 0.006 max|row| + 0.015 sensitivity. f32 runs lie well inside it. The first two
  * terms are for the rounding of the residual stream (measured: up to 0.45 of them). The third is
  * for rows that weigh several matches: the rotation turns the same code into other bits at other
- * positions, so scores of equal matches differ by 0.006 (standard deviation, towards a million
- * tokens); sensitivity is how far independent errors of 1 would move a logit. */
+ * positions, so scores of equal matches differ by about 0.005 (standard deviation, towards a
+ * million tokens); sensitivity is how far independent errors of 1 would move a logit. */
 enum status needle_expected_logits(const struct model_config *m, const struct needle_prompt *p,
                                    struct attention_pattern pattern, float *out, float *tolerance,
                                    struct error *err);

@@ -161,7 +161,7 @@ static double logits_row(const struct oracle *o, int32_t p, float *out) {
         largest = fmax(largest, fabs(logit));
         out[token] = (float)logit;
     }
-    return 0.01 + 0.006 * largest + 4 * 0.006 * sensitivity;
+    return 0.01 + 0.006 * largest + 0.015 * sensitivity;
 }
 
 static enum status open_oracle(struct oracle *o, const struct model_config *m,
