@@ -79,7 +79,8 @@ void device_memory_driver(struct device *dev, int64_t *bytes, int64_t *high_wate
 /* Allocations made by the device since it was opened. A step leaves it unchanged. */
 int64_t device_allocations(struct device *dev);
 
-/* Copies between host and device memory, ordered with the ops before and after. */
+/* Copies between host and device memory, ordered with the ops before and after. The source of a
+ * write may be reused on return: a GPU backend stages it. Neither is recorded by a capture. */
 void device_write(struct device *dev, void *dst, const void *src, size_t bytes);
 void device_read(struct device *dev, void *dst, const void *src, size_t bytes); /* waits */
 /* Waits for everything issued; returns the first error of any op since the last call. */
