@@ -349,7 +349,8 @@ static void judge(const struct check_spot *c, struct check_result *out) {
         snprintf(out->detail, sizeof out->detail, "%s", c->failure[0] ? c->failure : c->worst_text);
     } else if (c->done == c->n) {
         out->verdict = VERDICT_OK;
-        snprintf(out->detail, sizeof out->detail, "%d rows, deviation over tolerance", c->n);
+        snprintf(out->detail, sizeof out->detail,
+                 "all %d sampled rows; worst and limit in tolerances", c->n);
     } else {
         out->verdict = VERDICT_NOT_CHECKED;
         snprintf(out->detail, sizeof out->detail, "%d of %d rows were seen; those are right",
