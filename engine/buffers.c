@@ -63,11 +63,12 @@ static void place_sampling(struct buffers *b, const struct buffer_sizes *s, stru
 }
 
 static void place_taps(struct buffers *b, const struct buffer_sizes *s, struct layout *l) {
-    const size_t bytes =
-        (size_t)s->m->layers * matrix_bytes(TAP_ROWS, (int64_t)any_shard(s).H * s->m->D, s->dtype);
+    const struct shard r = any_shard(s);
+    const int64_t D = s->m->D, rows = (int64_t)s->m->layers * TAP_ROWS;
     for (int rank = s->ranks.begin; s->taps && rank < s->ranks.end; rank++) {
-        b->tap_query[rank] = layout_take(l, rank, bytes);
-        b->tap_output[rank] = layout_take(l, rank, bytes);
+        b->tap_query[rank] = layout_take(l, rank, matrix_bytes(rows, r.H * D, s->dtype));
+        b->tap_output[rank] = layout_take(l, rank, matrix_bytes(rows, r.H * D, s->dtype));
+        b->tap_kv[rank] = layout_take(l, rank, matrix_bytes(rows, 2 * r.K * D, s->dtype));
     }
 }
 

@@ -47,6 +47,7 @@ struct buffers {
     struct sample_args sample;   /* its pointers are the buffers */
     void *tap_query[MAX_RANKS];  /* [L][TAP_ROWS][H*D]; NULL without taps */
     void *tap_output[MAX_RANKS]; /* the same */
+    void *tap_kv[MAX_RANKS];     /* [L][TAP_ROWS][2*K*D]: keys before rotation, then values */
 
     struct arena *arena[MEMORY_CATEGORIES]; /* owned; NULL where nothing is kept */
 };

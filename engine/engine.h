@@ -177,12 +177,17 @@ void session_graph_info(const struct session *s, struct graph_info *out); /* zer
 /* ---- the spot check's view: what the engine really did with chosen rows
  * ----------------------------- */
 /* Rows (absolute positions, at most TAP_ROWS) to copy out of the next chunk; those outside it are
- * ignored. In the last layer of a pruned model only the last row of the prompt exists. */
+ * ignored. In the last layer of a pruned model only the last row of the prompt has a query and an
+ * output; all rows have keys and values. */
 enum status session_tap(struct session *s, const int32_t *positions, int n, struct error *err);
 /* After the chunk: unrotated query and attention output of position, f32 [D]. head is the global
  * query head. STATUS_USAGE if that row was not tapped. */
 enum status session_tap_read(struct session *s, int layer, int head, int32_t position, float *query,
                              float *output, struct error *err);
+/* After the chunk: key before rotation and value of position, as the given rank computed them for a
+ * global kv head, f32 [D]. STATUS_USAGE if that row was not tapped. */
+enum status session_tap_read_kv(struct session *s, int layer, int rank, int kv_head,
+                                int32_t position, float *key, float *value, struct error *err);
 /* Cached keys and values of one global kv head as the given rank holds them, f32 [n][D], host
  * memory. */
 enum status session_kv_read(struct session *s, int layer, int rank, int kv_head, int32_t begin,

@@ -161,12 +161,16 @@ static void embedding(struct walk *w) {
     add_norm(w, -1, input_gain(f, 0), NULL, 0, w->step->rows);
 }
 
-/* Copies chosen rows of a rank's queries or attention output aside, for the spot check. */
+/* Copies chosen rows of a rank's queries, keys and values or attention output aside, for the spot
+ * check. */
 static void tap(struct walk *w, enum role role, int layer, int rank, struct matrix src) {
     const struct buffers *b = w->f->buffers;
-    const int32_t n = shard(w, rank).H * w->f->m->D;
+    const struct shard s = shard(w, rank);
+    const int32_t n = (role == ROLE_KEY_VALUE ? 2 * s.K : s.H) * w->f->m->D;
     if (!w->step->taps) return;
-    const void *all = role == ROLE_QUERY ? b->tap_query[rank] : b->tap_output[rank];
+    const void *all = role == ROLE_QUERY       ? b->tap_query[rank]
+                      : role == ROLE_KEY_VALUE ? b->tap_kv[rank]
+                                               : b->tap_output[rank];
     const struct op_call call = {.op = OP_TAP,
                                  .role = role,
                                  .rank = (int16_t)rank,
@@ -186,10 +190,15 @@ static struct matrix qkv_of(const struct walk *w, int rank) {
     return (struct matrix){w->f->buffers->qkv, (int64_t)(s.H + 2 * s.K) * w->f->m->D};
 }
 
+/* Keys and values of them. */
+static struct matrix kv_of(const struct walk *w, int rank) {
+    const struct matrix qkv = qkv_of(w, rank);
+    return (struct matrix){row_of(w, qkv.at, 1, (int64_t)shard(w, rank).H * w->f->m->D), qkv.ld};
+}
+
 static void project_qkv(struct walk *w, int layer, int rank, bool with_queries) {
     const struct forward *f = w->f;
-    const struct matrix y = {w->step->y, f->m->C}, qkv = qkv_of(w, rank);
-    const struct matrix kv = {row_of(w, qkv.at, 1, (int64_t)shard(w, rank).H * f->m->D), qkv.ld};
+    const struct matrix y = {w->step->y, f->m->C}, qkv = qkv_of(w, rank), kv = kv_of(w, rank);
     if (layer < f->m->layers - 1) {
         linear(w, LINEAR_QKV, ROLE_QKV, layer, rank, w->step->rows, y, qkv);
         return;
@@ -242,6 +251,7 @@ static void attention(struct walk *w, int layer, int rank) {
     for (int i = 0; i < b->copies; i++) call.attention.q[i] = b->q[i];
     project_qkv(w, layer, rank, true);
     tap(w, ROLE_QUERY, layer, rank, qkv_of(w, rank));
+    tap(w, ROLE_KEY_VALUE, layer, rank, kv_of(w, rank));
     rotate_and_cache(w, layer, rank, true);
     emit(w, &call, NULL);
     tap(w, ROLE_OUTPUT, layer, rank, (struct matrix){b->attended[rank], ld});
@@ -305,6 +315,7 @@ static void decoder_layer(struct walk *w, int layer) {
 static void keys_and_values(struct walk *w, int layer) {
     for (int rank = w->f->ranks.begin; rank < w->f->ranks.end; rank++) {
         project_qkv(w, layer, rank, false);
+        tap(w, ROLE_KEY_VALUE, layer, rank, kv_of(w, rank));
         rotate_and_cache(w, layer, rank, false);
     }
 }

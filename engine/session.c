@@ -511,37 +511,67 @@ static void read_widened(struct session *s, const void *src, int32_t n, float *o
     }
 }
 
+/* Row of a layer's taps in [L][TAP_ROWS], or -1 where that position was not tapped. */
+static int64_t tap_row(const struct session *s, int layer, int32_t position) {
+    int slot = 0;
+    while (slot < TAP_ROWS && s->tapped[slot] != position) slot++;
+    const bool there = s->opts.taps && slot < TAP_ROWS && position >= 0 && position < s->position &&
+                       layer >= 0 && layer < s->forward.m->layers;
+    return there ? (int64_t)layer * TAP_ROWS + slot : -1;
+}
+
 enum status session_tap_read(struct session *s, int layer, int head, int32_t position, float *query,
                              float *output, struct error *err) {
     const struct model_config *m = s->forward.m;
     const bool exists = layer < m->layers - 1 || !s->prune || position == s->opts.prompt_tokens - 1;
-    int slot = 0;
-    while (slot < TAP_ROWS && s->tapped[slot] != position) slot++;
-    if (!s->opts.taps || slot == TAP_ROWS || position < 0 || position >= s->position || layer < 0 ||
-        layer >= m->layers || head < 0 || head >= m->H || !exists)
+    const int64_t tapped = tap_row(s, layer, position);
+    if (tapped < 0 || head < 0 || head >= m->H || !exists)
         return error_set(err, STATUS_USAGE,
                          "layer %d, head %d, token %d was not tapped in the newest chunk", layer,
                          head, position);
     const int H = m->H / s->e->ranks.tp, rank = head / H;
-    const int64_t row = ((int64_t)layer * TAP_ROWS + slot) * H + head % H;
-    const size_t at = matrix_bytes(row, m->D, s->forward.dtype);
+    const size_t at = matrix_bytes(tapped * H + head % H, m->D, s->forward.dtype);
     read_widened(s, (const char *)s->buffers.tap_query[rank] + at, m->D, query);
     read_widened(s, (const char *)s->buffers.tap_output[rank] + at, m->D, output);
     return STATUS_OK;
 }
 
+/* Place of a global kv head among those of a rank, or -1. */
+static int kv_head_of(const struct session *s, int rank, int kv_head) {
+    const bool is_rank = rank >= 0 && rank < s->e->ranks.tp;
+    const struct shard r = shard_of(s->forward.m, s->e->ranks.tp, is_rank ? rank : 0);
+    return is_rank && kv_head >= r.kv_begin && kv_head < r.kv_begin + r.K ? kv_head - r.kv_begin
+                                                                          : -1;
+}
+
+enum status session_tap_read_kv(struct session *s, int layer, int rank, int kv_head,
+                                int32_t position, float *key, float *value, struct error *err) {
+    const struct model_config *m = s->forward.m;
+    const int64_t tapped = tap_row(s, layer, position);
+    const int head = kv_head_of(s, rank, kv_head);
+    if (tapped < 0 || head < 0)
+        return error_set(err, STATUS_USAGE,
+                         "layer %d, kv head %d, token %d was not tapped on rank %d in the newest "
+                         "chunk",
+                         layer, kv_head, position, rank);
+    const int K = shard_of(m, s->e->ranks.tp, rank).K;
+    const char *row = (const char *)s->buffers.tap_kv[rank] +
+                      matrix_bytes(tapped * 2 * K, m->D, s->forward.dtype);
+    read_widened(s, row + matrix_bytes(head, m->D, s->forward.dtype), m->D, key);
+    read_widened(s, row + matrix_bytes(K + head, m->D, s->forward.dtype), m->D, value);
+    return STATUS_OK;
+}
+
 enum status session_kv_read(struct session *s, int layer, int rank, int kv_head, int32_t begin,
                             int32_t n, float *k, float *v, struct error *err) {
-    const struct model_config *m = s->forward.m;
-    const bool in_model = layer >= 0 && layer < m->layers && rank >= 0 && rank < s->e->ranks.tp;
-    const struct shard r = shard_of(m, s->e->ranks.tp, in_model ? rank : 0);
-    if (!in_model || kv_head < r.kv_begin || kv_head >= r.kv_begin + r.K || begin < 0 || n < 0 ||
+    const int head = kv_head_of(s, rank, kv_head);
+    if (layer < 0 || layer >= s->forward.m->layers || head < 0 || begin < 0 || n < 0 ||
         n > s->position - begin)
         return error_set(err, STATUS_USAGE,
                          "no keys and values of layer %d, kv head %d, tokens [%d, %d) on rank %d",
                          layer, kv_head, begin, begin + n, rank);
     const struct kv_view view = buffers_kv(&s->buffers, rank, layer);
-    device_kv_read(s->e->dev, &view, kv_head - r.kv_begin, begin, n, k, v);
+    device_kv_read(s->e->dev, &view, head, begin, n, k, v);
     return STATUS_OK;
 }
 

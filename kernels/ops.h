@@ -57,7 +57,8 @@ const char *op_name(enum op op);
     X(ROLE_DOWN, "down")                                                                           \
     X(ROLE_HEAD, "head")                                                                           \
     X(ROLE_QUERY, "query")                                                                         \
-    X(ROLE_OUTPUT, "output")
+    X(ROLE_OUTPUT, "output")                                                                       \
+    X(ROLE_KEY_VALUE, "key_value")
 enum role {
 #define X(name, text) name,
     ROLE_TABLE(X)

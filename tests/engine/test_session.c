@@ -514,6 +514,62 @@ static void taps_show_what_attention_did(void **state) {
         }
 }
 
+/* What was tapped, rotated to `phase` here, is what the cache holds; all ranks that have the head.
+ */
+static void check_kv_row(struct session *s, int tp, int layer, int32_t position, int32_t phase,
+                         double factor, double relative) {
+    enum { D = 64, K = 4 };
+    for (int rank = 0; rank < tp; rank++)
+        for (int head = rank * K / tp; head < (rank + 1) * K / tp || head == rank * K / tp;
+             head++) {
+            float key[D], value[D], k[D], v[D];
+            assert_int_equal(session_tap_read_kv(s, layer, rank, head, position, key, value, NULL),
+                             STATUS_OK);
+            assert_int_equal(session_kv_read(s, layer, rank, head, position, 1, k, v, NULL),
+                             STATUS_OK);
+            assert_memory_equal(v, value, sizeof v);
+            for (int i = 0; i < D / 2; i++) {
+                const double angle = phase * pow(1e7, -2.0 * i / D);
+                const double a = (double)key[i], b = (double)key[i + D / 2];
+                const double first = factor * (a * cos(angle) - b * sin(angle));
+                const double second = factor * (b * cos(angle) + a * sin(angle));
+                const double limit = 1e-6 * (fabs(a) + fabs(b));
+                assert_true(fabs((double)k[i] - first) <= limit + relative * fabs(first));
+                assert_true(fabs((double)k[i + D / 2] - second) <= limit + relative * fabs(second));
+            }
+        }
+}
+
+static void taps_show_keys_and_values_of_all_rows_before_their_rotation(void **state) {
+    (void)state;
+    for (int way = 0; way < 16; way++) {
+        const bool graph = way % 2, dual = way / 2 % 2;
+        const enum dtype dtype = way / 4 % 2 ? DTYPE_F32 : DTYPE_BF16;
+        const int tp = way / 8 ? 8 : 2;
+        const double factor = dual ? 0.1 * log(S / 256.0) + 1 : 1;
+        struct engine *e = open_engine(dual ? DUAL : SMALL, tp, dtype, true, 1);
+        struct session_opts o = session_of(100, graph);
+        o.taps = true;
+        struct session *s = open_session(e, &o);
+        const int32_t rows[] = {S - 1, 200, 270, 199};
+        float x[64], y[64];
+        prefill(s, prompt(), 200, 100);
+        assert_int_equal(session_tap(s, rows, 4, NULL), STATUS_OK);
+        prefill(s, prompt(), S, 100);
+        for (int i = 0; i < 3; i++)
+            for (int layer = 0; layer < 3; layer++) /* the last one, too, which is pruned */
+                check_kv_row(s, tp, layer, rows[i], dual ? rows[i] % 128 : rows[i], factor,
+                             dtype == DTYPE_BF16 ? 0x1p-8 : 0);
+        assert_int_equal(session_tap_read_kv(s, 0, 0, 0, 199, x, y, NULL), STATUS_USAGE);
+        assert_int_equal(session_tap_read_kv(s, 0, 0, 0, 201, x, y, NULL), STATUS_USAGE);
+        assert_int_equal(session_tap_read_kv(s, 0, 0, 3, 200, x, y, NULL), STATUS_USAGE);
+        assert_int_equal(session_tap_read_kv(s, 0, tp, 0, 200, x, y, NULL), STATUS_USAGE);
+        assert_int_equal(session_tap_read_kv(s, 3, 0, 0, 200, x, y, NULL), STATUS_USAGE);
+        session_close(s);
+        engine_close(e);
+    }
+}
+
 static void ranks_that_repeat_a_kv_head_hold_the_same(void **state) {
     (void)state;
     struct engine *e = open_engine(SMALL, 8, DTYPE_BF16, true, 1);
@@ -605,6 +661,7 @@ int main(void) {
         cmocka_unit_test(sessions_that_make_no_sense_are_refused),
         cmocka_unit_test(skipping_fills_the_cache_and_ends_the_answer),
         cmocka_unit_test(taps_show_what_attention_did),
+        cmocka_unit_test(taps_show_keys_and_values_of_all_rows_before_their_rotation),
         cmocka_unit_test(ranks_that_repeat_a_kv_head_hold_the_same),
         cmocka_unit_test(the_needle_model_answers_through_every_tp),
     };
