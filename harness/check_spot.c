@@ -1,9 +1,18 @@
 /* The spot check: attention of sampled (layer, head, row) points, recomputed in float64 from the
- * cached keys and values and the row's query before its rotation, by a plain loop over all keys.
+ * cached keys and values and the row's query before its rotation, by a plain loop over all keys;
+ * and the cached key and value of the point's own row, from what they were before the rotation.
  * Nothing of the engine's arithmetic is used: phases and factors come from the definition of dual
  * chunk attention (Qwen2.5-1M report, 3.1), the kv head from the model's global mapping.
  * Before it: worker_case.c taps the rows and calls it after each chunk; owns its points and a row
  * of scores.
+ *
+ * Tolerance of a key, per element of factor * (a cos - b sin), v = 2^-24 (half a unit of f32):
+ *  - f32 arithmetic: cosine and sine stored (v), products (v), their difference (v), the factor
+ *    stored (v), its product (v), each relative to at most factor * (|a| + |b|); angles differ by
+ *    less than 2^-30 at a million tokens. 5 v and a little, hence 2^-21 of that;
+ *  - in bf16 one rounding to nearest: half a unit of the cached element comes on top, by which the
+ *    deviation is reduced, so that "worst" still means a part of what arithmetic may do.
+ * A value must be the same bits.
  *
  * Tolerance, per element of an output row, from what a correct kernel may round (u = 2^-8 for bf16,
  * the largest relative error of one rounding):
@@ -26,8 +35,9 @@ enum { COPIES = 3, KEY_BLOCK = 1024, HEAD_DIM_MAX = 256 };
 
 struct point {
     int layer, head;
-    int32_t row;
-    bool done;
+    int32_t row;    /* its attention, key and value */
+    int32_t kv_row; /* a row that has a key and a value, but maybe nothing else; mostly the same */
+    bool row_done, kv_row_done;
 };
 
 struct check_spot {
@@ -81,7 +91,7 @@ static int32_t affordable_row(const struct check_spot *c, int32_t row, int32_t c
 }
 
 /* Layers and heads in turn, rows from the first to the last chunk. In the last layer of a pruned
- * model only the prompt's last row exists. */
+ * model only the prompt's last row is attended; all rows have keys and values there. */
 static void choose_points(struct check_spot *c, const struct choice *k, int count) {
     const struct case_plan *plan = k->c;
     const int32_t S = plan->session.prompt_tokens;
@@ -90,8 +100,8 @@ static void choose_points(struct check_spot *c, const struct choice *k, int coun
         struct point p = {.layer = i % c->m.layers,
                           .head = (i + i / c->m.layers + first_head) % c->m.H};
         const bool last_only = plan->engine.prune_last_layer && p.layer == c->m.layers - 1;
-        p.row = last_only ? S - 1
-                          : affordable_row(c, wanted_row(k, i, count), plan->session.chunk_tokens);
+        p.kv_row = affordable_row(c, wanted_row(k, i, count), plan->session.chunk_tokens);
+        p.row = last_only ? S - 1 : p.kv_row;
         c->points[c->n++] = p;
     }
 }
@@ -142,12 +152,17 @@ enum status check_spot_open(struct check_spot **out, const struct engine_info *i
     return status;
 }
 
+static bool lies_in(int32_t row, int32_t start, int32_t n) {
+    return row >= start && row - start < n;
+}
+
 int check_spot_rows(const struct check_spot *c, int32_t start, int32_t n,
                     int32_t positions[TAP_ROWS]) {
     int rows = 0;
-    for (int i = 0; i < c->n; i++) {
-        const int32_t row = c->points[i].row;
-        bool known = row < start || row - start >= n || rows == TAP_ROWS;
+    for (int i = 0; i < 2 * c->n; i++) {
+        const struct point *p = &c->points[i / 2];
+        const int32_t row = i % 2 ? p->kv_row : p->row;
+        bool known = !lies_in(row, start, n) || rows == TAP_ROWS;
         for (int k = 0; k < rows && !known; k++) known = positions[k] == row;
         if (!known) positions[rows++] = row;
     }
@@ -188,16 +203,26 @@ static double round_bf16(double x, double uncertainty, double *unsure) {
     return (down + up) * unit;
 }
 
+static int64_t key_phase(const struct check_spot *c, int32_t row) {
+    return c->pattern.chunk > 0 ? row % c->pattern.chunk : row;
+}
+
+/* Elements i and i + D/2 of a head, turned. */
+static void rotate_pair(const struct check_spot *c, int i, int64_t phase, double a, double b,
+                        double out[2]) {
+    const double angle = (double)phase * pow(c->m.rope_theta, -2.0 * i / c->m.D);
+    out[0] = a * cos(angle) - b * sin(angle);
+    out[1] = b * cos(angle) + a * sin(angle);
+}
+
 static void rotate_query(const struct check_spot *c, const float *q, int32_t row,
                          struct rotated_query *out) {
     const int half = c->m.D / 2;
     for (int kind = 0; kind < COPIES; kind++)
         for (int i = 0; i < half; i++) {
-            const double frequency = pow(c->m.rope_theta, -2.0 * i / c->m.D);
-            const double angle = (double)query_phase(c, row, kind) * frequency;
             const double a = (double)q[i], b = (double)q[i + half];
-            const double rotated[2] = {a * cos(angle) - b * sin(angle),
-                                       b * cos(angle) + a * sin(angle)};
+            double rotated[2];
+            rotate_pair(c, i, query_phase(c, row, kind), a, b, rotated);
             for (int k = 0; k < 2; k++) {
                 double *x = &out->x[kind][i + k * half], *unsure = &out->unsure[kind][i + k * half];
                 *x = rotated[k];
@@ -230,12 +255,18 @@ static bool all_zero(const float *x, int n) {
     return true;
 }
 
+static int rank_of(const struct check_spot *c, const struct point *p) {
+    return p->head / (c->m.H / c->ranks);
+}
+static int kv_head_of(const struct check_spot *c, const struct point *p) {
+    return p->head / (c->m.H / c->m.K);
+}
+
 /* A global kv head's keys or values at [begin, begin + n) into c->block. */
 static enum status read_block(struct check_spot *c, struct session *s, const struct point *p,
                               bool keys, int32_t begin, int32_t n, struct error *err) {
-    const int rank = p->head / (c->m.H / c->ranks), kv_head = p->head / (c->m.H / c->m.K);
-    return session_kv_read(s, p->layer, rank, kv_head, begin, n, keys ? c->block : NULL,
-                           keys ? NULL : c->block, err);
+    return session_kv_read(s, p->layer, rank_of(c, p), kv_head_of(c, p), begin, n,
+                           keys ? c->block : NULL, keys ? NULL : c->block, err);
 }
 
 /* Fills score with probabilities (not yet divided by *sum). */
@@ -254,7 +285,7 @@ static enum status score_keys(struct check_spot *c, struct session *s, const str
             if (!c->failure[0] && all_zero(k, c->m.D))
                 snprintf(c->failure, sizeof c->failure,
                          "layer %d, kv head %d: the key of token %d was never written", p->layer,
-                         p->head / (c->m.H / c->m.K), j);
+                         kv_head_of(c, p), j);
         }
     }
     *sum = 0;
@@ -297,22 +328,85 @@ static double tolerance(const struct check_spot *c, const struct attended *a, in
 
 /* ---- comparing */
 
-static void compare(struct check_spot *c, const struct point *p, const struct attended *a,
-                    const float *got) {
+/* One element of what a point is about. */
+struct element {
+    const char *what;
+    int32_t row;
+    int d;
+    double expected, got;
+};
+
+static void judge_element(struct check_spot *c, const struct point *p, const struct element *e,
+                          double deviation, double limit) {
+    double off = deviation == 0 ? 0 : deviation / limit;
+    if (isnan(off)) off = INFINITY;
+    if (off <= c->worst) return;
+    c->worst = off;
+    snprintf(c->worst_text, sizeof c->worst_text,
+             "%s of layer %d, head %d (kv head %d), token %d, element %d: expected %.9g, got %.9g, "
+             "tolerance %.2g",
+             e->what, p->layer, p->head, kv_head_of(c, p), e->row, e->d, e->expected, e->got,
+             limit);
+}
+
+static void compare_output(struct check_spot *c, const struct point *p, const struct attended *a,
+                           const float *got) {
     for (int d = 0; d < c->m.D; d++) {
-        const double limit = tolerance(c, a, d, p->row + 1);
-        double off = fabs((double)got[d] - a->out[d]) / limit;
-        if (isnan(off)) off = INFINITY;
-        if (off <= c->worst) continue;
-        c->worst = off;
-        snprintf(c->worst_text, sizeof c->worst_text,
-                 "layer %d, head %d, token %d, element %d: expected %.6g, got %.6g, tolerance %.2g",
-                 p->layer, p->head, p->row, d, a->out[d], (double)got[d], limit);
+        const struct element e = {"output", p->row, d, a->out[d], (double)got[d]};
+        judge_element(c, p, &e, fabs(e.got - e.expected), tolerance(c, a, d, p->row + 1));
     }
 }
 
-static enum status check_point(struct check_spot *c, struct session *s, struct point *p,
-                               struct error *err) {
+/* How far the f32 number that was stored as `got` lies from the right one, at least. */
+static double before_rounding(const struct check_spot *c, double got, double right) {
+    int exponent;
+    const double off = fabs(got - right);
+    if (c->dtype != DTYPE_BF16 || !isfinite(got)) return off;
+    frexp(got, &exponent);
+    const double half_unit = ldexp(1, exponent - 9);
+    return off > half_unit ? off - half_unit : 0;
+}
+
+static void compare_key(struct check_spot *c, const struct point *p, int32_t row, const float *key,
+                        const float *cached) {
+    const int half = c->m.D / 2;
+    for (int i = 0; i < half; i++) {
+        const double a = (double)key[i], b = (double)key[i + half];
+        const double limit = c->factor * ldexp(fabs(a) + fabs(b), -21) + ldexp(1, -126);
+        double rotated[2];
+        rotate_pair(c, i, key_phase(c, row), a, b, rotated);
+        for (int k = 0; k < 2; k++) {
+            const int d = i + k * half;
+            const struct element e = {"key", row, d, c->factor * rotated[k], (double)cached[d]};
+            judge_element(c, p, &e, before_rounding(c, e.got, e.expected), limit);
+        }
+    }
+}
+
+static void compare_value(struct check_spot *c, const struct point *p, int32_t row,
+                          const float *value, const float *cached) {
+    for (int d = 0; d < c->m.D; d++) {
+        const struct element e = {"value", row, d, (double)value[d], (double)cached[d]};
+        judge_element(c, p, &e, fabs(e.got - e.expected), 0);
+    }
+}
+
+/* Key and value of a row as the cache has them, against what they were before the rotation. */
+static enum status check_cached(struct check_spot *c, struct session *s, const struct point *p,
+                                int32_t row, struct error *err) {
+    float key[HEAD_DIM_MAX], value[HEAD_DIM_MAX], cached[2][HEAD_DIM_MAX];
+    const int rank = rank_of(c, p), kv_head = kv_head_of(c, p);
+    enum status status = session_tap_read_kv(s, p->layer, rank, kv_head, row, key, value, err);
+    if (status == STATUS_OK)
+        status = session_kv_read(s, p->layer, rank, kv_head, row, 1, cached[0], cached[1], err);
+    if (status != STATUS_OK) return status;
+    compare_key(c, p, row, key, cached[0]);
+    compare_value(c, p, row, value, cached[1]);
+    return STATUS_OK;
+}
+
+static enum status check_attention(struct check_spot *c, struct session *s, const struct point *p,
+                                   struct error *err) {
     float query[HEAD_DIM_MAX], got[HEAD_DIM_MAX];
     struct rotated_query rotated;
     struct attended a;
@@ -323,9 +417,24 @@ static enum status check_point(struct check_spot *c, struct session *s, struct p
     status = score_keys(c, s, p, &rotated, &sum, err);
     if (status == STATUS_OK) status = weigh_values(c, s, p, sum, &a, err);
     if (status != STATUS_OK) return status;
-    compare(c, p, &a, got);
-    p->done = true;
-    c->done++;
+    compare_output(c, p, &a, got);
+    return STATUS_OK;
+}
+
+/* What of a point the chunk [start, start + n) has. */
+static enum status check_point(struct check_spot *c, struct session *s, struct point *p,
+                               int32_t start, int32_t n, struct error *err) {
+    const bool row = !p->row_done && lies_in(p->row, start, n);
+    const bool kv_row = !p->kv_row_done && lies_in(p->kv_row, start, n);
+    enum status status = STATUS_OK;
+    if (row) status = check_attention(c, s, p, err);
+    if (row && status == STATUS_OK) status = check_cached(c, s, p, p->row, err);
+    if (kv_row && p->kv_row != p->row && status == STATUS_OK)
+        status = check_cached(c, s, p, p->kv_row, err);
+    if (status != STATUS_OK) return status;
+    p->row_done |= row;
+    p->kv_row_done |= kv_row;
+    c->done += (row || kv_row) && p->row_done && p->kv_row_done;
     return STATUS_OK;
 }
 
@@ -334,9 +443,7 @@ enum status check_spot_chunk(struct check_spot *c, struct session *s, int32_t st
     /* a prompt that lost a chunk has other rows here; that is the count check's to say */
     if (session_position(s) != start + n) return STATUS_OK;
     for (int i = 0; i < c->n; i++) {
-        struct point *p = &c->points[i];
-        if (p->done || p->row < start || p->row - start >= n) continue;
-        const enum status status = check_point(c, s, p, err);
+        const enum status status = check_point(c, s, &c->points[i], start, n, err);
         if (status != STATUS_OK) return error_prefix(err, status, "spot check");
     }
     return STATUS_OK;

@@ -16,6 +16,7 @@ struct fault {
     bool active;
     void *kept; /* swap_ranks: output of the first of the two ranks; owned */
     struct attention_args kept_args;
+    struct op_call table; /* key_phase: the newest OP_ROPE_TABLE */
 };
 
 /* ---- rows of matrices in device memory */
@@ -128,6 +129,36 @@ static bool wrong_rotation(struct fault *f, struct device *dev, struct op_call *
     device_write(dev, (void *)c->rope_table.inv_freq, wrong, bytes);
     device_execute(dev, c, NULL);
     device_write(dev, (void *)c->rope_table.inv_freq, right, bytes);
+    return true;
+}
+
+/* Writes keys and values alone. */
+static void cache_keys(struct device *dev, struct op_call keys) {
+    for (int i = 0; i < Q_COPIES; i++) keys.rope_cache.q[i] = NULL;
+    device_execute(dev, &keys, NULL);
+}
+
+static bool key_rotation(struct fault *f, struct device *dev, struct op_call *c) {
+    (void)f;
+    if (c->op != OP_ROPE_CACHE) return false;
+    struct op_call keys = *c;
+    keys.rope_cache.cos = c->rope_cache.sin;
+    keys.rope_cache.sin = c->rope_cache.cos;
+    device_execute(dev, c, NULL);
+    cache_keys(dev, keys);
+    return true;
+}
+
+static bool key_phase(struct fault *f, struct device *dev, struct op_call *c) {
+    if (c->op == OP_ROPE_TABLE) f->table = *c;
+    if (c->op != OP_ROPE_CACHE || f->table.rope_table.pattern.chunk == 0) return false;
+    struct op_call plain = f->table;
+    plain.rope_table.pattern = (struct attention_pattern){0, 0};
+    plain.rope_table.copies = 1;
+    device_execute(dev, c, NULL);
+    device_execute(dev, &plain, NULL);
+    cache_keys(dev, *c);
+    device_execute(dev, &f->table, NULL);
     return true;
 }
 
@@ -258,6 +289,8 @@ static const struct {
     {"swap_ranks", 2, swap_ranks},
     {"shift_position", 1, shift_position},
     {"wrong_rotation", 0, wrong_rotation},
+    {"key_rotation", 0, key_rotation},
+    {"key_phase", 0, key_phase},
     {"window", 1, narrow_window},
     {"gqa_map", 0, wrong_gqa_map},
     {"lost_keys", 1, lost_keys},

@@ -5,6 +5,8 @@
  *   swap_ranks:A,B       two ranks' attention outputs are exchanged
  *   shift_position:C     chunk C is rotated as if it stood one token later
  *   wrong_rotation       every angle is another (theta is its own square root)
+ *   key_rotation         cosine and sine of keys alone are exchanged
+ *   key_phase            dual chunk attention's keys, and they alone, keep their absolute positions
  *   window:W             attention sees W tokens back (up to the end of the first dual chunk)
  *   gqa_map              query head h asks kv head h mod K instead of h / (H / K)
  *   lost_keys:C          keys and values of chunk C are zeros

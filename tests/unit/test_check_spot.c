@@ -27,6 +27,12 @@ struct wrong {
     bool plain;         /* dual chunk model, plain phases of queries */
     bool unwritten;     /* keys [lost, lost_end) are zeros in the cache, and seen as such */
     bool nan;
+    bool swapped_turn; /* cosine and sine exchanged, of keys alone */
+    bool key_phase;    /* dual chunk model, plain phases of keys alone */
+    bool key_factor;   /* keys in the cache without DCA's factor */
+    bool last_bit;     /* one element of every key is a bf16 unit further, or 8e-6 */
+    bool other_value;  /* one element of every value is */
+    int32_t only;      /* the last five in this row alone; 0: in all */
 };
 
 struct session {
@@ -68,9 +74,11 @@ static float query_at(const struct session *s, int layer, int head, int32_t row,
 }
 
 /* in f32, as kernels do it */
-static void rotate(float *x, double theta, int64_t phase, float factor, enum dtype dtype) {
+static void rotate(float *x, double theta, int64_t phase, float factor, bool swapped,
+                   enum dtype dtype) {
     for (int i = 0; i < D / 2; i++) {
-        const double angle = (double)phase * pow(theta, -2.0 * i / D);
+        const double turn = (double)phase * pow(theta, -2.0 * i / D);
+        const double angle = swapped ? acos(0) - turn : turn;
         const float c = (float)cos(angle), n = (float)sin(angle), a = x[i], b = x[i + D / 2];
         x[i] = rounded((a * c - b * n) * factor, dtype);
         x[i + D / 2] = rounded((b * c + a * n) * factor, dtype);
@@ -81,12 +89,23 @@ static double theta_of(const struct session *s) {
     return s->wrong.theta > 0 ? s->wrong.theta : THETA;
 }
 
+static float unturned_key_at(const struct session *s, int layer, int kv_head, int32_t j, int d) {
+    return rounded(normal(layer, 2, kv_head, j, d), s->dtype);
+}
+
 static void key_at(const struct session *s, int layer, int kv_head, int32_t j, float k[D]) {
-    const int32_t chunk = s->pattern.chunk;
-    for (int d = 0; d < D; d++) k[d] = rounded(normal(layer, 2, kv_head, j, d), s->dtype);
-    rotate(k, theta_of(s), (chunk ? j % chunk : j) + s->wrong.shift, (float)s->factor, s->dtype);
+    const struct wrong right = {0}, *w = s->wrong.only && s->wrong.only != j ? &right : &s->wrong;
+    const int32_t chunk = w->key_phase ? 0 : s->pattern.chunk;
+    for (int d = 0; d < D; d++) k[d] = unturned_key_at(s, layer, kv_head, j, d);
+    rotate(k, theta_of(s), (chunk ? j % chunk : j) + s->wrong.shift,
+           w->key_factor ? 1 : (float)s->factor, w->swapped_turn, s->dtype);
+    if (w->last_bit) k[5] *= s->dtype == DTYPE_BF16 ? 1.0078125f : 1.000008f;
     if (s->wrong.unwritten && j >= s->wrong.lost && j < s->wrong.lost_end)
         memset(k, 0, D * sizeof *k);
+}
+
+static float value_at(const struct session *s, int layer, int kv_head, int32_t j, int d) {
+    return rounded(normal(layer, 3, kv_head, j, d), s->dtype);
 }
 
 /* ---- the kernel under test: one row, online softmax over tiles of 128 keys in f32 */
@@ -117,7 +136,7 @@ static void attend(const struct session *s, int layer, int head, int32_t row, fl
             if (phase_of_query(s, row, j) != turned) {
                 turned = phase_of_query(s, row, j);
                 for (int d = 0; d < D; d++) q[d] = query_at(s, layer, head, row, d);
-                rotate(q, theta_of(s), turned + s->wrong.shift, 1, s->dtype);
+                rotate(q, theta_of(s), turned + s->wrong.shift, 1, false, s->dtype);
             }
             key_at(s, layer, kv_head, j, k);
             float x = 0;
@@ -133,7 +152,7 @@ static void attend(const struct session *s, int layer, int head, int32_t row, fl
             const float p = expf(score[j - tile] - best);
             sum += p;
             for (int d = 0; d < D; d++)
-                acc[d] += rounded(p, s->dtype) * rounded(normal(layer, 3, kv_head, j, d), s->dtype);
+                acc[d] += rounded(p, s->dtype) * value_at(s, layer, kv_head, j, d);
         }
         top = best;
     }
@@ -155,6 +174,18 @@ enum status session_tap_read(struct session *s, int layer, int head, int32_t pos
     return STATUS_OK;
 }
 
+enum status session_tap_read_kv(struct session *s, int layer, int rank, int kv_head,
+                                int32_t position, float *key, float *value, struct error *err) {
+    (void)err;
+    assert_int_equal(rank, kv_head); /* three ranks */
+    assert_true(s->position - CHUNK <= position && position < s->position);
+    for (int d = 0; d < D; d++) key[d] = unturned_key_at(s, layer, kv_head, position, d);
+    for (int d = 0; d < D; d++) value[d] = value_at(s, layer, kv_head, position, d);
+    if (s->wrong.other_value && (!s->wrong.only || s->wrong.only == position))
+        value[D - 1] = nextafterf(value[D - 1], 9);
+    return STATUS_OK;
+}
+
 enum status session_kv_read(struct session *s, int layer, int rank, int kv_head, int32_t begin,
                             int32_t n, float *k, float *v, struct error *err) {
     (void)err;
@@ -162,8 +193,7 @@ enum status session_kv_read(struct session *s, int layer, int rank, int kv_head,
     assert_true(begin >= 0 && begin + n <= s->position);
     for (int32_t j = 0; j < n; j++) {
         if (k) key_at(s, layer, kv_head, begin + j, k + j * D);
-        for (int d = 0; v && d < D; d++)
-            v[j * D + d] = rounded(normal(layer, 3, kv_head, begin + j, d), s->dtype);
+        for (int d = 0; v && d < D; d++) v[j * D + d] = value_at(s, layer, kv_head, begin + j, d);
     }
     return STATUS_OK;
 }
@@ -265,6 +295,64 @@ static void what_is_wrong_is_found(void **state) {
             }
 }
 
+/* Attention of the wrong keys is right, as far as it can know: the row's own key says it. */
+static void what_the_cache_holds_is_not_taken_as_given(void **state) {
+    (void)state;
+    static const struct {
+        const char *name, *found;
+        struct wrong wrong;
+        bool dual_only;
+    } faults[] = {
+        {"cosine and sine exchanged", "key of layer ", {.swapped_turn = true}, false},
+        {"plain phases of keys", "key of layer ", {.key_phase = true}, true},
+        {"keys without factor", "key of layer ", {.key_factor = true}, true},
+        {"one unit of a key", "key of layer ", {.last_bit = true}, false},
+        {"one bit of a value", "value of layer ", {.other_value = true}, false},
+        {"exchanged in the last row",
+         ", token 1999, ",
+         {.swapped_turn = true, .only = S - 1},
+         false},
+        {"a bit in the first chunk", ", token 399, ", {.last_bit = true, .only = CHUNK - 1}, false},
+    };
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        for (int dtype = DTYPE_BF16; dtype <= DTYPE_F32; dtype++)
+            for (int dual = faults[i].dual_only; dual < 2; dual++) {
+                struct session s = make_session(dtype, dual, 1);
+                s.wrong = faults[i].wrong;
+                const struct check_result r = run(s, 18);
+                print_message("%s, %s %s: %.3g; %s\n", faults[i].name, dtype_name(dtype),
+                              dual ? "dual chunk" : "plain", r.worst, r.detail);
+                if (r.verdict != VERDICT_FAILED) fail_msg("%s: %s", faults[i].name, r.detail);
+                assert_non_null(strstr(r.detail, faults[i].found));
+            }
+}
+
+/* Only its last row is attended there; keys and values are checked in every chunk. */
+static void the_pruned_layer_has_keys_of_all_chunks(void **state) {
+    (void)state;
+    const struct case_plan c = make_case(DTYPE_BF16, false);
+    struct engine_info info = make_info();
+    struct check_spot *spot;
+    int32_t rows[TAP_ROWS];
+    info.model.layers = 1;
+    assert_int_equal(check_spot_open(&spot, &info, &c, all_chunks, 5, 10, 9, NULL), STATUS_OK);
+    for (int i = 0; i < 5; i++) assert_true(check_spot_rows(spot, i * CHUNK, CHUNK, rows) > 0);
+    check_spot_finish(spot, NULL);
+    for (int32_t wrong = 0; wrong < 2; wrong++) {
+        struct session s = make_session(DTYPE_BF16, false, 1);
+        struct check_result r = {0};
+        s.wrong = (struct wrong){.swapped_turn = wrong, .only = CHUNK - 1};
+        assert_int_equal(check_spot_open(&spot, &info, &c, all_chunks, 5, 10, 9, NULL), STATUS_OK);
+        for (int i = 0; i < 5; i++) {
+            s.position = (i + 1) * CHUNK;
+            assert_int_equal(check_spot_chunk(spot, &s, i * CHUNK, CHUNK, NULL), STATUS_OK);
+        }
+        check_spot_finish(spot, &r);
+        assert_int_equal(r.verdict, wrong ? VERDICT_FAILED : VERDICT_OK);
+        if (wrong) assert_non_null(strstr(r.detail, "key of layer 0, head "));
+    }
+}
+
 /* Rows of every chunk, all layers and heads, in the last layer of a pruned model the last row. */
 static void points_are_spread(void **state) {
     (void)state;
@@ -324,6 +412,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_kernel_that_rounds_as_allowed_passes),
         cmocka_unit_test(what_is_wrong_is_found),
+        cmocka_unit_test(what_the_cache_holds_is_not_taken_as_given),
+        cmocka_unit_test(the_pruned_layer_has_keys_of_all_chunks),
         cmocka_unit_test(points_are_spread),
         cmocka_unit_test(sampled_chunks_get_rows_in_those_chunks_alone),
         cmocka_unit_test(rows_that_were_not_seen_are_not_called_right),
