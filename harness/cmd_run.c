@@ -73,8 +73,10 @@ static enum status run_all(struct run *r, struct error *err) {
 /* The last words, and the exit code. */
 static int conclude(const struct run *r, enum status s, const struct error *err) {
     if (s == STATUS_OK) {
-        char news[200];
-        run_good_news(r, news, sizeof news);
+        char news[240];
+        run_good_news(r, news, 200);
+        int skipped = run_skipped(r);
+        if (skipped > 0) snprintf(news + strlen(news), 40, ", %d skipped", skipped);
         if (!r->json) printf("%s: %s\n", news, r->dir.file);
         return 0;
     }

@@ -30,8 +30,8 @@ struct run_facts {
 enum status record_write_case(const char *dir, const struct case_result *r, struct error *err);
 
 /* Merges DIR/case-*.h5 into path, in the order of ids, with /run and the /cases table; then removes
- * nothing: the caller removes dir once the merge has returned STATUS_OK. An unreadable fragment is
- * left out and counted in *damaged. */
+ * nothing: the caller removes dir once the merge has returned STATUS_OK. An unreadable or
+ * missing fragment is left out and counted in *damaged. */
 enum status record_merge(const char *dir, const char *path, const struct run_facts *facts,
                          const char *const *ids, int n_ids, bool complete, int *damaged,
                          struct error *err);

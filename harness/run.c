@@ -10,6 +10,7 @@
 #include "harness/record.h"
 #include "harness/show.h"
 
+#include <errno.h>
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,17 +47,17 @@ enum status run_open(struct run *r, struct error *err) {
 
 /* ---- cases ---- */
 
-static bool read_fragment(const struct run *r, int i, struct case_result *out) {
+static enum status read_fragment(const struct run *r, int i, struct case_result *out,
+                                 struct error *err) {
     char path[2 * PATH_MAX_BYTES];
-    struct error unused;
     snprintf(path, sizeof path, "%s/case-%s.h5", r->dir.path, r->plan.cases[i].id);
-    return access(path, R_OK) == 0 &&
-           record_read_case(path, NULL, false, out, &unused) == STATUS_OK;
+    if (access(path, R_OK) != 0) return error_set(err, STATUS_IO, "%s: %s", path, strerror(errno));
+    return record_read_case(path, r->plan.cases[i].id, false, out, err);
 }
 
 static bool is_done(const struct run *r, int i) {
     struct case_result result;
-    if (!r->resume || !read_fragment(r, i, &result)) return false;
+    if (!r->resume || read_fragment(r, i, &result, NULL) != STATUS_OK) return false;
     bool done = result.status == CASE_OK;
     result_free(&result);
     return done;
@@ -79,17 +80,16 @@ enum status run_choose_cases(struct run *r, struct error *err) {
     r->found = calloc(n, sizeof *r->found);
     if (!r->wanted || !r->todo || !r->results || !r->found)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %d cases", r->plan.n);
-    int any = 0;
     enum status s = STATUS_OK;
     for (int i = 0; s == STATUS_OK && i < r->plan.n; i++) {
         const struct case_plan *c = &r->plan.cases[i];
         r->wanted[i] = !r->only || fnmatch(r->only, c->id, 0) == 0;
-        any += r->wanted[i];
+        r->n_wanted += r->wanted[i];
         bool skipped = c->coverage == COVER_SKIPPED;
         r->todo[i] = r->wanted[i] && !skipped && !is_done(r, i);
         if (r->wanted[i] && skipped) s = leave_skipped(r, i, err);
     }
-    if (s == STATUS_OK && any == 0)
+    if (s == STATUS_OK && r->n_wanted == 0)
         s = error_set(err, STATUS_USAGE,
                       "--only %s: no case has such an id; `bench plan %s` lists them", r->only,
                       r->config_path);
@@ -138,9 +138,16 @@ bool run_can_merge(const struct run *r, enum status launched) {
 }
 
 enum status run_check_cases(struct run *r, struct error *err) {
-    for (int i = 0; i < r->plan.n; i++)
-        if (r->wanted[i] && read_fragment(r, i, &r->results[i]))
+    for (int i = 0; i < r->plan.n; i++) {
+        struct error why;
+        if (!r->wanted[i]) continue;
+        if (read_fragment(r, i, &r->results[i], &why) == STATUS_OK)
             r->found[r->n_found++] = &r->results[i];
+        else if (r->n_lost++ == 0)
+            error_set(&r->first_lost, STATUS_IO,
+                      "case %s: its fragment is missing or damaged: %.700s", r->plan.cases[i].id,
+                      why.text);
+    }
     if (!r->config.invariance) return STATUS_OK;
     check_invariance(r->found, r->n_found);
     enum status s = STATUS_OK;
@@ -156,13 +163,14 @@ enum status run_merge(struct run *r, bool complete, struct error *err) {
     for (int i = 0; i < r->n_found; i++) ids[i] = r->found[i]->id;
     int damaged = 0;
     machine_facts_open(&facts, &r->plan, r->argc, r->argv);
-    enum status s = record_merge(r->dir.path, r->dir.file, &facts.run, ids, r->n_found, complete,
-                                 &damaged, err);
+    enum status s = record_merge(r->dir.path, r->dir.file, &facts.run, ids, r->n_found,
+                                 complete && r->n_lost == 0, &damaged, err);
     machine_facts_close(&facts);
     free(ids);
-    if (s == STATUS_OK && damaged > 0)
-        s = error_set(err, STATUS_IO, "%d of %d finished cases cannot be read back from %s",
-                      damaged, r->n_found, r->dir.path);
+    if (damaged > 0 && r->n_lost == 0)
+        error_set(&r->first_lost, STATUS_IO,
+                  "a fragment in %.700s went missing or was damaged before the merge", r->dir.path);
+    r->n_lost += damaged;
     return s;
 }
 
@@ -189,30 +197,57 @@ static const struct case_result *failed_check(const struct run *r, enum check *c
     return NULL;
 }
 
-enum status run_verdict(struct run *r, enum status launched, struct error *err) {
-    int ended = 0, stopped = 0;
-    const struct case_result *failed = NULL;
+/* What the cases came to. */
+struct tally {
+    int ran, skipped, interrupted;
+    const struct case_result *failed, *first_skipped; /* the first of each, or NULL */
+};
+
+static struct tally count_cases(const struct run *r) {
+    struct tally t = {0};
     for (int i = 0; i < r->n_found; i++) {
-        enum case_status status = r->found[i]->status;
-        ended += status == CASE_OK || status == CASE_SKIPPED;
-        stopped += status == CASE_INTERRUPTED;
-        if (!failed && status != CASE_OK && status != CASE_SKIPPED && status != CASE_INTERRUPTED)
-            failed = r->found[i];
+        const struct case_result *c = r->found[i];
+        switch (c->status) {
+        case CASE_OK: t.ran++; break;
+        case CASE_SKIPPED:
+            if (t.skipped++ == 0) t.first_skipped = c;
+            break;
+        case CASE_INTERRUPTED: t.interrupted++; break;
+        default:
+            if (!t.failed) t.failed = c;
+        }
     }
-    r->finished = launched == STATUS_OK && ended == r->n_found;
+    return t;
+}
+
+int run_skipped(const struct run *r) {
+    return count_cases(r).skipped;
+}
+
+enum status run_verdict(struct run *r, enum status launched, struct error *err) {
+    const struct tally t = count_cases(r);
+    const int left = r->n_wanted - t.ran - t.skipped;
+    r->finished = launched == STATUS_OK && left == 0 && r->n_lost == 0;
     enum check check;
     const struct case_result *wrong = failed_check(r, &check);
     if (wrong)
         return error_set(err, STATUS_MISMATCH, "%s: %s check: %s", wrong->id, check_name(check),
                          wrong->check[check].detail);
-    if (launched == STATUS_INTERRUPTED || stopped > 0)
-        return error_set(err, STATUS_INTERRUPTED, "interrupted: %d of %d cases are left",
-                         r->n_found - ended, r->n_found);
-    if (failed)
+    if (r->n_lost > 0)
+        return error_set(err, STATUS_IO, "%d of %d cases cannot be read back; the first: %.800s",
+                         r->n_lost, r->n_wanted, r->first_lost.text);
+    if (launched == STATUS_INTERRUPTED || t.interrupted > 0)
+        return error_set(err, STATUS_INTERRUPTED, "interrupted: %d of %d cases are left", left,
+                         r->n_wanted);
+    if (t.failed)
         return error_set(err, STATUS_RUN_FAILED,
-                         "%d of %d cases did not run to their end; the first: %s: %s: %s",
-                         r->n_found - ended, r->n_found, failed->id,
-                         case_status_text(failed->status), failed->reason);
+                         "%d of %d cases did not run to their end; the first: %s: %s: %s", left,
+                         r->n_wanted, t.failed->id, case_status_text(t.failed->status),
+                         t.failed->reason);
+    if (t.ran == 0)
+        return error_set(err, STATUS_RUN_FAILED,
+                         "nothing ran: %d case%s skipped; the first: %s: %s", t.skipped,
+                         t.skipped == 1 ? "" : "s", t.first_skipped->id, t.first_skipped->reason);
     return STATUS_OK;
 }
 

@@ -23,8 +23,10 @@ struct run {
     bool dir_open;
     bool *wanted, *todo;         /* [plan.n]: part of this run; still to be executed. Owned */
     struct case_result *results; /* [plan.n]: of wanted cases, read back; owned */
-    struct case_result **found;  /* [n_found]: those that have a fragment; owned */
-    int n_found;
+    struct case_result **found;  /* [n_found]: those whose fragment can be read; owned */
+    int n_found, n_wanted;
+    int n_lost;                     /* wanted cases whose fragment is missing or damaged */
+    struct error first_lost;        /* which case came first, and why */
     bool started;                   /* workers may have left something */
     bool finished;                  /* nothing is left for --resume */
     const volatile int *interrupts; /* signals that asked to stop */
@@ -39,18 +41,23 @@ enum status run_load_config(struct run *r, struct error *err);
 enum status run_open(struct run *r, struct error *err);
 /* --only and --resume -> wanted, todo; skipped cases get their fragments. */
 enum status run_choose_cases(struct run *r, struct error *err);
-/* Worker processes; afterwards every wanted case has a fragment, unless stopped at once. */
+/* Worker processes; afterwards every wanted case should have a fragment, unless stopped at once. */
 enum status run_launches(struct run *r, struct error *err);
 /* Whether, after `launched`, there is something to merge and a place for it. */
 bool run_can_merge(const struct run *r, enum status launched);
-/* Fragments -> results; checks over cases (invariance). */
+/* Fragments -> results; checks over cases (invariance). A fragment that cannot be read back is
+ * counted, not an error yet: the rest is merged and shown. */
 enum status run_check_cases(struct run *r, struct error *err);
-/* RUN.partial -> RUN.h5. complete: the run was not interrupted. */
+/* RUN.partial -> RUN.h5. complete: the run was not interrupted; that no case is lost is seen here.
+ */
 enum status run_merge(struct run *r, bool complete, struct error *err);
 /* RUN.h5 -> table, or JSON, on stdout. */
 enum status run_show(struct run *r, struct error *err);
-/* A failed check outranks an interrupt, which outranks cases that did not run to their end. */
+/* A failed check outranks lost fragments, these an interrupt, this cases that did not run to their
+ * end, and these that nothing ran at all. */
 enum status run_verdict(struct run *r, enum status launched, struct error *err);
+/* Cases that the plan skipped. */
+int run_skipped(const struct run *r);
 /* One line for a run that went well: how many cases ran, and how many of them were checked. */
 void run_good_news(const struct run *r, char *out, size_t size);
 /* Frees everything; removes RUN.partial when nothing is left for --resume. */

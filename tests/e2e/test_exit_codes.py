@@ -59,11 +59,20 @@ class ExitCodes(drive.BenchTest):
         self.assertEqual(done.returncode, 6)
         self.assertIn("No space left", done.stderr)
 
-    def test_skipped_by_the_budget_is_ok(self):
+    def test_5_nothing_ran(self):
         config = self.write_config(run__time_budget="1s", run__coverage="full", prompt__source="needle:64k")
         result = self.bench("run", config, "-o", self.file)
-        self.expect(result, 0)
+        self.expect(result, 5, "nothing ran: 2 cases skipped; the first: ", "time")
+        self.assertNotIn("ok:", result.out)
         self.assertEqual({status for status, _ in self.cases().values()}, {"skipped"})
+        self.assertFalse(self.partial.exists())  # its decisions stand: there is nothing to resume
+
+    def test_0_some_ran_and_the_rest_is_counted(self):
+        config = self.write_config(run__time_budget="20s", run__coverage="full", prompt__source="needle:1k, needle:1m",
+                                   engine__enforce_eager="true", engine__max_num_batched_tokens="4096")
+        result = self.bench("run", config, "-o", self.file)
+        self.expect(result, 0, "ok: 1 of 2 cases ran", ", 1 skipped: ")
+        self.assertEqual(sorted(status for status, _ in self.cases().values()), ["ok", "skipped"])
 
 
 if __name__ == "__main__":

@@ -42,6 +42,42 @@ class Resume(drive.BenchTest):
         self.expect(self.bench("run", self.config, "-o", self.file, "--resume"), 0)
         self.assertEqual({status for status, _ in self.cases().values()}, {"ok"})
 
+    def lose(self, spoil):
+        """Spoils the finished case's fragment while the other case runs; only that one is lost, and it runs again."""
+        config = self.write_config()
+        process = self.start("run", config, "-o", self.file, program=drive.faulty, BENCH_TEST_FAULT="slow:1",
+                             BENCH_TEST_CASE="*_graph_*")
+        spoil(self.wait_for(lambda: list(self.partial.glob("case-*_eager_*.h5")))[0])
+        result = self.finish(process)
+        self.expect(result, 6, "_eager_tp2_bf16: its fragment is missing or damaged", "1 of 2", "--resume")
+        self.assertEqual([("_graph_" in case_id, status) for case_id, (status, _) in self.cases().items()],
+                         [(True, "ok")])
+        self.assertIn("_graph_", result.out)
+        self.assertFalse(self.is_complete())
+        result = self.expect(self.bench("run", config, "-o", self.file, "--resume"), 0)
+        self.assertIn("_eager_tp2_bf16: begins", result.err)
+        self.assertNotIn("_graph_tp2_bf16: begins", result.err)
+        self.assertEqual([status for status, _ in self.cases().values()], ["ok", "ok"])
+        self.assertTrue(self.is_complete())
+        self.assertFalse(self.partial.exists())
+
+    def test_a_finished_case_whose_fragment_is_damaged_is_never_passed_over(self):
+        self.lose(lambda path: os.truncate(path, 1000))
+
+    def test_a_finished_case_whose_fragment_is_missing_is_never_passed_over(self):
+        self.lose(os.unlink)
+
+    def test_a_run_that_only_lacks_its_merge_is_ok_without_a_case_run(self):
+        config = self.write_config()
+        process = self.start("run", config, "-o", self.file, program=drive.faulty, BENCH_TEST_FAULT="slow:1")
+        self.wait_for(lambda: list(self.partial.glob("case-*_eager_*.h5")))
+        self.file.mkdir()  # the merged file cannot take its place
+        self.expect(self.finish(process), 6, str(self.file), "--resume")
+        self.file.rmdir()
+        result = self.expect(self.bench("run", config, "-o", self.file, "--resume"), 0, "ok: 2 of 2 cases ran")
+        self.assertNotIn("begins", result.err)
+        self.assertTrue(self.is_complete())
+
     def test_nothing_to_resume(self):
         self.expect(self.bench("run", self.write_config(), "-o", self.file, "--resume"), 2, "nothing to resume")
         self.assertFalse(self.partial.exists())

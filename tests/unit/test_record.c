@@ -312,7 +312,7 @@ static void a_damaged_or_missing_fragment_is_left_out_and_the_run_is_incomplete(
     assert_int_equal(truncate(in_folder(path, *state, "case-bad.h5"), 3000), 0);
     in_folder(path, *state, "run.h5");
     assert_int_equal(record_merge(*state, path, &facts, ids, 3, true, &damaged, NULL), STATUS_OK);
-    assert_int_equal(damaged, 1);
+    assert_int_equal(damaged, 2);
     assert_int_equal(record_read_run(path, &run, NULL), STATUS_OK);
     assert_int_equal(run.n, 1);
     assert_false(run.complete);
