@@ -26,7 +26,8 @@ void check_finite_row(struct check_result *out, const float *logits, int32_t V, 
  * spread over the chunks that run; the worker taps their rows and calls check_spot_chunk after each
  * chunk. Recomputes attention in float64 from the cached K and V and the row's unrotated query over
  * its full context, by an independent plain loop (RoPE phases and dual chunk ranges from their
- * definition), and compares. */
+ * definition), and compares. So that a wrong key is not taken as given, the row's own cached key
+ * and value are compared with what they were before the rotation. */
 struct check_spot;
 enum status check_spot_open(struct check_spot **out, const struct engine_info *info,
                             const struct case_plan *c, const int *chunks, int n_chunks,

@@ -12,6 +12,7 @@ faults = {
     "swap_ranks:0,1": {"logits", "spot"},
     "shift_position:2": {"logits", "spot"},
     "wrong_rotation": {"logits", "spot"},
+    "key_rotation": {"logits", "spot"},
     "window:64": {"logits", "spot"},
     "gqa_map": {"logits", "spot"},
     "lost_keys:1": {"logits", "spot"},
