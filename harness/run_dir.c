@@ -2,6 +2,8 @@
  * and cleared away. Before it: config.c; after it: launch.c fills it, record.c merges it. */
 #include "harness/run_dir.h"
 
+#include "harness/record.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -49,13 +51,40 @@ static enum status newest_unfinished(const char *name, char *out, struct error *
     return s;
 }
 
+static void folder_of(const char *file, char out[PATH_MAX_BYTES]) {
+    const char *slash = strrchr(file, '/');
+    if (slash)
+        snprintf(out, PATH_MAX_BYTES, "%.*s", slash == file ? 1 : (int)(slash - file), file);
+    else
+        snprintf(out, PATH_MAX_BYTES, ".");
+}
+
+/* Results go into folders that are there; only the default one is made. So a name that was mistyped
+ * is found before anything runs. */
+static enum status check_output(const char *file, struct error *err) {
+    char folder[PATH_MAX_BYTES];
+    struct stat st;
+    if (file[strlen(file) - 1] == '/' || (stat(file, &st) == 0 && S_ISDIR(st.st_mode)))
+        return error_set(err, STATUS_USAGE, "%s is a folder: the result needs the name of a file",
+                         file);
+    folder_of(file, folder);
+    if (strcmp(folder, RAW_RESULTS) == 0) return STATUS_OK;
+    if (stat(folder, &st) != 0)
+        return errno == ENOENT
+                   ? error_set(err, STATUS_IO, "folder %s does not exist", folder)
+                   : error_set(err, STATUS_IO, "cannot use folder %s: %s", folder, strerror(errno));
+    if (!S_ISDIR(st.st_mode)) return error_set(err, STATUS_IO, "%s is not a folder", folder);
+    return STATUS_OK;
+}
+
 enum status run_dir_file(const struct config *c, const char *output, enum run_mode mode, char *out,
                          struct error *err) {
     char name[256], stamp[32];
     struct tm tm;
     time_t now = time(NULL);
     if (output && output[0]) {
-        if (snprintf(out, PATH_MAX_BYTES, "%s", output) < PATH_MAX_BYTES - 16) return STATUS_OK;
+        if (snprintf(out, PATH_MAX_BYTES, "%s", output) < PATH_MAX_BYTES - 16)
+            return check_output(out, err);
         return error_set(err, STATUS_USAGE, "the name of the result file is too long");
     }
     config_name(c, name, sizeof name);
@@ -73,22 +102,24 @@ static bool exists(const char *path) {
     return lstat(path, &st) == 0;
 }
 
-/* mkdir -p */
-static enum status make_folders(const char *path, struct error *err) {
-    char part[PATH_MAX_BYTES];
-    snprintf(part, sizeof part, "%s", path);
-    for (char *p = part + 1;; p++) {
-        if (*p && *p != '/') continue;
-        char kept = *p;
-        *p = 0;
-        if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            return error_set(err, STATUS_IO, "cannot create folder %s: %s", part, strerror(errno));
-        *p = kept;
-        if (!kept) break;
-    }
+static enum status make_folder(const char *path, struct error *err) {
     struct stat st;
+    if (mkdir(path, 0777) != 0 && errno != EEXIST)
+        return error_set(err, STATUS_IO, "cannot create folder %s: %s", path, strerror(errno));
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return STATUS_OK;
     return error_set(err, STATUS_IO, "%s is not a folder", path);
+}
+
+/* RUN.partial, and the default folder that it may stand in. */
+static enum status make_folders(const struct run_dir *d, struct error *err) {
+    char parent[PATH_MAX_BYTES];
+    enum status s = STATUS_OK;
+    folder_of(d->file, parent);
+    if (strcmp(parent, RAW_RESULTS) == 0) {
+        s = make_folder("results", err);
+        if (s == STATUS_OK) s = make_folder(RAW_RESULTS, err);
+    }
+    return s == STATUS_OK ? make_folder(d->path, err) : s;
 }
 
 static enum status write_text(const char *path, const char *text, struct error *err) {
@@ -232,6 +263,19 @@ static enum status compare_config(const struct run_dir *d, const struct config *
 
 /* ---- opening and closing ---- */
 
+/* What a finished run will replace must be a result itself. */
+static enum status check_replaced(const char *file, struct error *err) {
+    struct record_run run;
+    struct error why = {"it is not a regular file"};
+    struct stat st;
+    bool regular = stat(file, &st) == 0 && S_ISREG(st.st_mode);
+    if (!regular || record_read_run(file, &run, &why) != STATUS_OK)
+        return error_set(err, STATUS_USAGE, "%s is not a result of bench, not replaced (%.400s)",
+                         file, why.text);
+    record_run_free(&run);
+    return STATUS_OK;
+}
+
 static enum status refuse(const struct run_dir *d, bool partial, enum run_mode mode,
                           struct error *err) {
     bool file = exists(d->file);
@@ -240,7 +284,7 @@ static enum status refuse(const struct run_dir *d, bool partial, enum run_mode m
                          file ? "%s is finished: there is nothing to resume"
                               : "nothing to resume: there is no unfinished %s",
                          d->file);
-    if (mode != RUN_NEW) return STATUS_OK;
+    if (mode != RUN_NEW) return file ? check_replaced(d->file, err) : STATUS_OK;
     if (partial)
         return error_set(err, STATUS_USAGE,
                          "%s is an unfinished run: --resume continues it, --force starts it over",
@@ -278,7 +322,7 @@ enum status run_dir_open(struct run_dir *d, const char *file, const struct confi
     bool made = !exists(d->path);
     enum status s = made ? STATUS_OK : take_lock(d, err); /* who runs comes before what is there */
     if (s == STATUS_OK) s = refuse(d, !made, mode, err);
-    if (s == STATUS_OK && made) s = make_folders(d->path, err);
+    if (s == STATUS_OK && made) s = make_folders(d, err);
     if (s == STATUS_OK && made) s = take_lock(d, err);
     if (s != STATUS_OK) {
         if (d->lock >= 0) close(d->lock);

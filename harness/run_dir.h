@@ -22,13 +22,15 @@ enum run_mode {
 
 /* Where results go: `output` if given, else results/raw/NAME-YYYYmmdd-HHMMSS.h5 after the
  * configuration's file; to resume without a name: the newest unfinished one of that name.
- * STATUS_USAGE if there is none. out: PATH_MAX_BYTES. */
+ * STATUS_USAGE if there is none, or `output` is a folder; STATUS_IO if the folder that it would
+ * stand in does not exist: only results/raw is made. out: PATH_MAX_BYTES. */
 enum status run_dir_file(const struct config *c, const char *output, enum run_mode mode, char *out,
                          struct error *err);
 
 /* Makes or opens the folder, locks it, compares or writes config.ini. STATUS_USAGE: something is
- * there that the mode does not allow, another run holds it, or (resume) the configuration differs;
- * the text names the keys that do. STATUS_IO names path and errno. */
+ * there that the mode does not allow, or that is no result of bench and would be replaced, another
+ * run holds it, or (resume) the configuration differs; the text names the keys that do. STATUS_IO
+ * names path and errno. */
 enum status run_dir_open(struct run_dir *d, const char *file, const struct config *c,
                          enum run_mode mode, struct error *err);
 /* `finished`: removes the folder and what a run leaves in it. */

@@ -88,6 +88,17 @@ class BadInput(drive.BenchTest):
         (self.folder / "taken").write_text("")
         self.expect(self.bench("run", self.write_config(), "-o", self.folder / "taken" / "run.h5"), 6, "taken")
 
+    def test_a_result_that_is_a_folder(self):
+        result = self.bench("run", self.write_config(), "-o", self.folder)
+        self.expect(result, 2, f"{self.folder} is a folder")
+        self.assertNotIn("--force", result.err)
+        self.assertNotIn("begins", result.err)
+
+    def test_a_results_folder_that_was_mistyped_is_not_made(self):
+        result = self.bench("run", self.write_config(), "-o", self.folder / "resluts" / "run.h5")
+        self.expect(result, 6, f"folder {self.folder}/resluts does not exist")
+        self.assertFalse((self.folder / "resluts").exists())
+
     def test_no_space_left(self):
         """On a file system of 256 KiB: an I/O error that says so, and no result that looks whole."""
         small = self.folder / "small"

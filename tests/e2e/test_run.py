@@ -48,6 +48,10 @@ class Run(drive.BenchTest):
         self.file.write_text("precious")
         self.expect(self.bench("run", config, "-o", self.file), 2, "--force")
         self.assertEqual(self.file.read_text(), "precious")
+        self.expect(self.bench("run", config, "-o", self.file, "--force"), 2, "not a result of bench, not replaced")
+        self.assertEqual(self.file.read_text(), "precious")
+        self.file.unlink()
+        self.expect(self.bench("run", config, "-o", self.file), 0)
         self.expect(self.bench("run", config, "-o", self.file, "--force", "--only", "*eager*"), 0)
         self.assertEqual(len(self.cases()), 1)
 

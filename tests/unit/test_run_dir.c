@@ -1,4 +1,5 @@
 /* The folder of a run: who may have it, what it refuses, what it leaves behind. */
+#include "harness/record.h"
 #include "harness/run_dir.h"
 
 #include <setjmp.h>
@@ -24,8 +25,8 @@ static int setup(void **state) {
     struct fixture *f = calloc(1, sizeof *f);
     snprintf(f->folder, sizeof f->folder, "/tmp/test_run_dir.XXXXXX");
     if (!mkdtemp(f->folder)) return -1;
-    snprintf(f->file, sizeof f->file, "%s/a/b/run.h5", f->folder);
-    snprintf(f->partial, sizeof f->partial, "%s/a/b/run.partial", f->folder);
+    snprintf(f->file, sizeof f->file, "%s/run.h5", f->folder);
+    snprintf(f->partial, sizeof f->partial, "%s/run.partial", f->folder);
     config_defaults(&f->config);
     *state = f;
     return 0;
@@ -128,14 +129,68 @@ static void a_new_run_refuses_an_unfinished_one_and_force_replaces_it(void **sta
 
 static void a_result_that_exists_is_not_overwritten(void **state) {
     struct fixture *f = *state;
-    snprintf(f->file, sizeof f->file, "%s/run.h5", f->folder);
-    create(f->folder, "run.h5");
+    static const struct run_facts facts = {.argv = "bench run"};
+    int damaged;
+    assert_int_equal(record_merge(f->folder, f->file, &facts, NULL, 0, true, &damaged, &f->err),
+                     STATUS_OK);
     assert_int_equal(open_as(f, RUN_NEW), STATUS_USAGE);
     assert_non_null(strstr(f->err.text, "--force"));
     assert_int_equal(open_as(f, RUN_RESUME), STATUS_USAGE);
     assert_non_null(strstr(f->err.text, "finished"));
     assert_int_equal(open_as(f, RUN_FORCE), STATUS_OK);
     run_dir_close(&f->dir, true);
+}
+
+static void force_replaces_nothing_but_results_of_bench(void **state) {
+    struct fixture *f = *state;
+    create(f->folder, "run.h5"); /* empty, and so not HDF5 */
+    assert_int_equal(open_as(f, RUN_FORCE), STATUS_USAGE);
+    assert_non_null(strstr(f->err.text, "not a result of bench, not replaced"));
+    assert_int_not_equal(access(f->partial, F_OK), 0);
+    assert_int_equal(unlink(f->file), 0);
+    assert_int_equal(symlink("/dev/null", f->file), 0);
+    assert_int_equal(open_as(f, RUN_FORCE), STATUS_USAGE);
+    assert_non_null(strstr(f->err.text, "regular file"));
+}
+
+static void a_name_that_no_file_can_have_is_refused_before_anything_runs(void **state) {
+    struct fixture *f = *state;
+    char file[PATH_MAX_BYTES], out[PATH_MAX_BYTES];
+    create(f->folder, "taken");
+    static const struct {
+        const char *name, *words;
+        enum status status;
+    } names[] = {
+        {"", "is a folder", STATUS_USAGE},
+        {"/", "is a folder", STATUS_USAGE},
+        {"/nowhere/", "is a folder", STATUS_USAGE},
+        {"/nowhere/run.h5", "/nowhere does not exist", STATUS_IO},
+        {"/taken/run.h5", "/taken is not a folder", STATUS_IO},
+        {"/taken/in/run.h5", "Not a directory", STATUS_IO},
+        {"/run.h5", "", STATUS_OK},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        for (enum run_mode mode = RUN_NEW; mode <= RUN_RESUME; mode++) {
+            f->err.text[0] = 0;
+            snprintf(file, sizeof file, "%s%s", f->folder, names[i].name);
+            assert_int_equal(run_dir_file(&f->config, file, mode, out, &f->err), names[i].status);
+            assert_non_null(strstr(f->err.text, names[i].words));
+        }
+}
+
+static void only_the_default_folder_is_made(void **state) {
+    struct fixture *f = *state;
+    char here[PATH_MAX_BYTES];
+    assert_non_null(getcwd(here, sizeof here));
+    assert_int_equal(chdir(f->folder), 0);
+    snprintf(f->file, sizeof f->file, "elsewhere/run.h5");
+    assert_int_equal(open_as(f, RUN_NEW), STATUS_IO);
+    assert_int_not_equal(access("elsewhere", F_OK), 0);
+    snprintf(f->file, sizeof f->file, "results/raw/run.h5");
+    assert_int_equal(open_as(f, RUN_NEW), STATUS_OK);
+    run_dir_close(&f->dir, true);
+    assert_int_equal(access("results/raw", F_OK), 0);
+    assert_int_equal(chdir(here), 0);
 }
 
 static void resume_continues_the_same_configuration(void **state) {
@@ -183,6 +238,7 @@ static void there_must_be_something_to_resume(void **state) {
 static void a_folder_that_cannot_be_made_is_an_io_error(void **state) {
     struct fixture *f = *state;
     create(f->folder, "a");
+    snprintf(f->file, sizeof f->file, "%s/a/run.h5", f->folder);
     assert_int_equal(open_as(f, RUN_NEW), STATUS_IO);
     assert_non_null(strstr(f->err.text, f->folder));
 }
@@ -238,6 +294,9 @@ int main(void) {
         TEST(two_runs_never_share_a_folder),
         TEST(a_new_run_refuses_an_unfinished_one_and_force_replaces_it),
         TEST(a_result_that_exists_is_not_overwritten),
+        TEST(force_replaces_nothing_but_results_of_bench),
+        TEST(a_name_that_no_file_can_have_is_refused_before_anything_runs),
+        TEST(only_the_default_folder_is_made),
         TEST(resume_continues_the_same_configuration),
         TEST(resume_refuses_another_configuration_and_names_the_keys),
         TEST(resume_may_name_another_output),
