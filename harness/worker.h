@@ -21,7 +21,8 @@ struct case_env {
 };
 /* Runs one case on an open engine. *out is initialised here and filled as far as the case came,
  * its status and reason included, whatever is returned; the caller frees it.
- * STATUS_INTERRUPTED: stopped by env->stop. Any other failure is the case's own; err says why, and
+ * STATUS_INTERRUPTED: stopped by env->stop; in the pass that records spans, when all else is done,
+ * neither a stop nor a failure costs more than the spans: the reason says so. Any other failure is the case's own; err says why, and
  * so does out->reason; the engine is good for the next case. */
 enum status worker_run_case(struct engine *e, const struct plan *p, const struct case_plan *c,
                             const struct case_env *env, struct case_result *out, struct error *err);

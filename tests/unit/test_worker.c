@@ -182,6 +182,51 @@ static void a_wish_to_stop_ends_the_case_after_its_chunk(void **state) {
     result_free(&r);
 }
 
+/* Stops, or fails, in the pass that follows the only repeat. */
+static bool act_in_spans(void *ctx, const char *case_id, int repeat, int chunk) {
+    int *stop = ctx;
+    (void)case_id;
+    if (repeat == 1 && chunk == 1) *stop = 1;
+    return false;
+}
+
+static bool lose_first_chunk_of_spans(void *ctx, const char *case_id, int repeat, int chunk) {
+    (void)ctx;
+    (void)case_id;
+    return repeat == 1 && chunk == 0;
+}
+
+static void a_stop_in_the_pass_that_records_spans_costs_the_spans_alone(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {0};
+    struct bench_hooks hooks = {.before_chunk = act_in_spans, .before_chunk_ctx = &l.stop};
+    struct case_result r;
+    struct case_plan sampled = f->plan.cases[0];
+    sampled.coverage = COVER_SAMPLED;
+    sampled.sampled = CHUNKS;
+    snprintf(sampled.reason, sizeof sampled.reason, "why it is sampled");
+    f->plan.config.spans = true;
+    for (int i = 0; i < 2; i++) {
+        l.stop = 0;
+        assert_int_equal(run(f, i ? &sampled : &f->plan.cases[0], &l, &hooks, &r), STATUS_OK);
+        assert_int_equal(r.status, CASE_OK);
+        assert_int_equal(r.n_spans, 0);
+        assert_int_equal(r.n_chunks, CHUNKS);
+        assert_int_equal(r.check[CHECK_SPOT].verdict, VERDICT_OK);
+        assert_string_equal(r.reason, i ? "spans are missing: stopped before chunk 3 of 3; "
+                                          "why it is sampled"
+                                        : "spans are missing: stopped before chunk 3 of 3");
+        result_free(&r);
+    }
+    hooks.before_chunk = lose_first_chunk_of_spans; /* not fed: the pass goes on without it */
+    l.stop = 0;
+    assert_int_equal(run(f, &f->plan.cases[0], &l, &hooks, &r), STATUS_OK);
+    assert_string_equal(r.reason, "");
+    assert_true(r.n_spans > 0);
+    result_free(&r);
+    f->plan.config.spans = false;
+}
+
 static bool lose_second_chunk(void *ctx, const char *case_id, int repeat, int chunk) {
     (void)ctx;
     (void)case_id;
@@ -226,6 +271,7 @@ int main(void) {
         cmocka_unit_test(all_checks_of_a_needle_pass_and_no_step_allocates),
         cmocka_unit_test(a_failed_case_leaves_the_engine_good_for_the_next),
         cmocka_unit_test(a_wish_to_stop_ends_the_case_after_its_chunk),
+        cmocka_unit_test(a_stop_in_the_pass_that_records_spans_costs_the_spans_alone),
         cmocka_unit_test(a_lost_chunk_fails_the_count_and_no_answer_is_made_of_it),
         cmocka_unit_test(a_sampled_case_estimates_and_checks_no_answer),
     };
