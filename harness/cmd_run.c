@@ -7,6 +7,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What a plan knows nothing of must not seem to have had its effect. */
+static int refuse_with_dry_run(const struct run *r) {
+    const struct {
+        bool given;
+        const char *name;
+    } options[] = {{r->output, "-o"},
+                   {r->only, "--only"},
+                   {r->resume, "--resume"},
+                   {r->force, "--force"},
+                   {r->quiet, "--quiet"}};
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
+        if (options[i].given) return bench_fail_usage("run", "--dry-run excludes", options[i].name);
+    return -1;
+}
+
 static int parse(struct run *r, int argc, char **argv) {
     const struct argument arguments[] = {
         {"--set", ARGUMENT_LIST, &r->sets, "SECTION.KEY=VALUE", "override a key; may be repeated"},
@@ -15,7 +30,7 @@ static int parse(struct run *r, int argc, char **argv) {
         {"--resume", ARGUMENT_FLAG, &r->resume, NULL,
          "continue an unfinished run: what is not ok runs (again)"},
         {"--force", ARGUMENT_FLAG, &r->force, NULL, "replace a result that is there"},
-        {"--dry-run", ARGUMENT_FLAG, &r->dry_run, NULL, "show the plan, run nothing"},
+        {"--dry-run", ARGUMENT_FLAG, &r->dry_run, NULL, "show the whole plan, run nothing"},
         {"--json", ARGUMENT_FLAG, &r->json, NULL, "print one JSON object on stdout"},
         {"--quiet", ARGUMENT_FLAG, &r->quiet, NULL, "print errors and the verdict only"},
         {"--no-color", ARGUMENT_FLAG, &r->no_color, NULL, "so does NO_COLOR in the environment"},
@@ -23,11 +38,14 @@ static int parse(struct run *r, int argc, char **argv) {
     const struct command_line line = {
         .command = "run",
         .operands = "CONFIG",
-        .purpose = "Runs every case of a configuration in worker processes, checks the answers,\n"
-                   "and leaves one result file. Ctrl-C once finishes the chunk and writes what\n"
-                   "there is; twice stops at once; --resume continues either.\n"
-                   "Exits with 0 when all is well, 2 configuration, 3 a check failed, 5 a case\n"
-                   "failed or crashed, 6 I/O, 130 interrupted.",
+        .purpose =
+            "Runs every case of a configuration in worker processes, checks the answers,\n"
+            "and leaves one result file. Ctrl-C once finishes the chunk and writes what\n"
+            "there is; twice stops at once; --resume continues either.\n"
+            "Exits with 0 when all is well, 2 configuration, 3 a check failed, 5 a case\n"
+            "failed or crashed or nothing ran, 6 I/O, 130 interrupted.\n"
+            "kill -TERM does what Ctrl-C does. Use it for a run that a script started with &:\n"
+            "the shell lets such a run ignore Ctrl-C and kill -INT.",
         .arguments = arguments,
         .n = sizeof arguments / sizeof arguments[0],
         .least = 1,
@@ -37,6 +55,7 @@ static int parse(struct run *r, int argc, char **argv) {
     int code = arguments_parse(&line, argc, argv, &operands);
     if (code < 0 && r->resume && r->force)
         code = bench_fail_usage("run", "--resume excludes", "--force");
+    if (code < 0 && r->dry_run) code = refuse_with_dry_run(r);
     if (code < 0) r->config_path = operands.v[0];
     r->argc = argc;
     r->argv = argv;
@@ -44,7 +63,7 @@ static int parse(struct run *r, int argc, char **argv) {
 }
 
 static int dry_run(const struct run *r, const struct bench_hooks *hooks) {
-    char *argv[2 * ARGUMENT_LIST_MAX + 4];
+    char *argv[2 * ARGUMENT_LIST_MAX + 5];
     int n = 0;
     argv[n++] = "plan";
     for (int i = 0; i < r->sets.n; i++) {
@@ -52,6 +71,7 @@ static int dry_run(const struct run *r, const struct bench_hooks *hooks) {
         argv[n++] = (char *)r->sets.v[i];
     }
     if (r->json) argv[n++] = "--json";
+    if (r->no_color) argv[n++] = "--no-color";
     argv[n++] = (char *)r->config_path;
     argv[n] = NULL;
     return cmd_plan(n, argv, hooks);

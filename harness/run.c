@@ -21,7 +21,11 @@
 enum status run_load_config(struct run *r, struct error *err) {
     enum status s =
         config_load(&r->config, r->config_path, r->sets.v, r->sets.n, &r->config_errors);
-    return s == STATUS_OK ? s : error_set(err, s, "%s is not valid", r->config_path);
+    if (s != STATUS_IO || r->config_errors.n != 1)
+        return s == STATUS_OK ? s : error_set(err, s, "%s is not valid", r->config_path);
+    *err = r->config_errors.e[0]; /* no finding in the file: there is none to read */
+    r->config_errors.n = 0;
+    return s;
 }
 
 static enum status make_plan(struct run *r, struct error *err) {

@@ -51,7 +51,7 @@ class ExitCodes(drive.BenchTest):
                                BENCH_TEST_FAULT="abort:0"), 5)
 
     def test_6_no_such_configuration(self):
-        self.expect(self.bench("run", self.folder / "none.ini"), 6, "none.ini")
+        self.expect(self.bench("run", self.folder / "none.ini"), 6, "bench run: ", "none.ini")
 
     def test_6_stdout_is_full(self):
         with open("/dev/full", "w") as full:

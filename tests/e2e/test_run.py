@@ -39,9 +39,15 @@ class Run(drive.BenchTest):
         self.assertFalse(self.file.exists() or self.partial.exists())
 
     def test_dry_run_shows_the_plan_and_leaves_nothing(self):
-        result = self.bench("run", self.write_config(), "-o", self.file, "--dry-run")
+        result = self.bench("run", self.write_config(run__output=self.file), "--dry-run", "--no-color")
         self.expect(result, 0, "_graph_", "_eager_")
         self.assertFalse(self.file.exists() or self.partial.exists())
+
+    def test_dry_run_refuses_what_a_plan_would_ignore(self):
+        for options in (["-o", self.file], ["--only", "*_graph_*"], ["--resume"], ["--force"], ["--quiet"]):
+            with self.subTest(options):
+                self.expect(self.bench("run", self.write_config(), "--dry-run", *options), 2, "--dry-run excludes",
+                            options[0])
 
     def test_a_result_is_not_overwritten_without_force(self):
         config = self.write_config()
