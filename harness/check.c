@@ -18,22 +18,34 @@ __attribute__((format(printf, 3, 4))) static void verdict(struct check_result *o
     out->verdict = v;
 }
 
+/* "120 (x)": the id, and its text where it says more than that; control characters escaped. */
+enum { TOKEN_NAME_BYTES = 64 };
+static const char *token_name(const struct model_config *m, int32_t id,
+                              char out[TOKEN_NAME_BYTES]) {
+    char text[32];
+    engine_token_text(m, id, text, sizeof text);
+    const unsigned char first = (unsigned char)text[0];
+    if (first < 0x20 || first >= 0x7f)
+        snprintf(out, TOKEN_NAME_BYTES, "%d (\\x%02x)", id, first);
+    else
+        snprintf(out, TOKEN_NAME_BYTES, "%d (%s)", id, text);
+    return out;
+}
+
 /* ---- ids */
 
 static void wrong_token(struct check_result *out, const struct model_config *m,
                         const struct needle_prompt *needle, int i, int32_t got) {
-    char expected_text[32], got_text[32], where[80] = "";
-    engine_token_text(m, needle->answer[i], expected_text, sizeof expected_text);
-    engine_token_text(m, got, got_text, sizeof got_text);
+    char expected_name[TOKEN_NAME_BYTES], got_name[TOKEN_NAME_BYTES], where[80] = "";
     if (needle->needle_positions[i] >= 0)
         snprintf(where, sizeof where, "; its needle stands at token %d of %d",
                  needle->needle_positions[i], needle->length);
-    verdict(out, VERDICT_FAILED, "answer token %d: expected %s, got %s%s", i, expected_text,
-            got_text, where);
+    verdict(out, VERDICT_FAILED, "answer token %d: expected %s, got %s%s", i,
+            token_name(m, needle->answer[i], expected_name), token_name(m, got, got_name), where);
 }
 
 void check_tokens(struct check_result *out, const struct model_config *m, const struct prompt *p,
-                  const int32_t *ids, int n) {
+                  const int32_t *ids, int n, int max_tokens) {
     const struct needle_prompt *needle = &p->needle;
     int i = 0;
     if (!p->has_answer) {
@@ -47,8 +59,10 @@ void check_tokens(struct check_result *out, const struct model_config *m, const 
         verdict(out, VERDICT_FAILED, "%d tokens after the end of the answer",
                 n - needle->answer_length);
     else if (n < needle->answer_length)
-        verdict(out, VERDICT_NOT_CHECKED, "%d of %d answer tokens were generated; those are right",
-                n, needle->answer_length);
+        verdict(out, VERDICT_NOT_CHECKED,
+                n == max_tokens ? "only %d of %d answer tokens were generated: max_tokens = %d"
+                                : "only %d of %d answer tokens were generated, of %d allowed",
+                n, needle->answer_length, max_tokens);
     else
         verdict(out, VERDICT_OK, "%d tokens", n);
 }
@@ -129,15 +143,14 @@ static void judge_logits(const struct check_logits *c, struct check_result *out)
     out->worst = c->worst;
     out->limit = 1;
     if (c->worst <= 1) {
-        verdict(out, VERDICT_OK, "%d of %d answer rows, deviation over tolerance", c->seen,
+        verdict(out, VERDICT_OK, "%d of %d answer rows; worst and limit in tolerances", c->seen,
                 c->rows);
         return;
     }
-    char token[32];
-    engine_token_text(c->m, c->worst_id, token, sizeof token);
+    char token[TOKEN_NAME_BYTES];
     verdict(out, VERDICT_FAILED,
             "answer row %d, logit of %s: expected %.4f, got %.4f, tolerance %.4f", c->worst_row,
-            token, (double)row[c->worst_id], (double)c->worst_got,
+            token_name(c->m, c->worst_id, token), (double)row[c->worst_id], (double)c->worst_got,
             (double)c->tolerance[c->worst_row]);
 }
 
@@ -215,6 +228,19 @@ void check_count(struct case_result *r, int32_t session_position) {
                 session_position, expected);
     else
         verdict(out, VERDICT_OK, "%d tokens, each once", r->prompt_tokens);
+}
+
+/* ---- memory */
+
+void check_memory(struct case_result *r) {
+    struct check_result *out = &r->check[CHECK_MEMORY];
+    out->worst = (double)r->step_allocations;
+    out->limit = 0;
+    if (r->step_allocations > 0)
+        verdict(out, VERDICT_FAILED, "%lld allocations inside steps: their times include them",
+                (long long)r->step_allocations);
+    else
+        verdict(out, VERDICT_OK, "no allocation inside a step");
 }
 
 /* ---- invariance */

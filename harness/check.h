@@ -6,9 +6,10 @@
 #include "harness/prompt.h"
 #include "harness/result.h"
 
-/* Generated ids against the needle's answer; names the first differing token. */
+/* Generated ids against the needle's answer, all of it; names the first differing token.
+ * max_tokens: how many could be generated at most. */
 void check_tokens(struct check_result *out, const struct model_config *m, const struct prompt *p,
-                  const int32_t *ids, int n);
+                  const int32_t *ids, int n, int max_tokens);
 
 /* Collects the logits of answer rows while they are generated: check_logits_row(i) after the i-th
  * token has been sampled from them. Rows after a wrong token have no truth and are left out. */
@@ -44,6 +45,9 @@ void check_spot_finish(struct check_spot *c,
 /* Count: positions went 0, n0, n0 + n1, ... up to prompt_tokens exactly once in each repeat (full
  * coverage). */
 void check_count(struct case_result *r, int32_t session_position);
+
+/* Memory: no step of the case allocated; step_allocations is complete. */
+void check_memory(struct case_result *r);
 
 /* Over finished cases: those that differ only in chunk size and mode must have the same ids and the
  * same logits hash, bit for bit. Full-coverage cases with status ok only; a group of one is not

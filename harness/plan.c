@@ -294,6 +294,7 @@ static void build_launch(struct plan *p, const struct engine_opts *engine, int l
                 one->engine = *engine;
                 one->session = session_of(c, tokens, chunk, !c->enforce_eager.v[k]);
                 one->seed = c->prompt_seed;
+                one->max_num_batched_tokens = chunk;
                 one->chunks = (int)((tokens - 1) / one->session.chunk_tokens + 1);
                 memcpy(one->prompt, c->prompt.v[i], sizeof one->prompt);
                 name_case(one, chunk, engine->attention_backend);

@@ -21,6 +21,8 @@ struct case_plan {
     struct engine_opts engine; /* strings point into the config */
     struct session_opts session; /* prompt_tokens, max_tokens, chunk_tokens, graph, sampling */
     int64_t seed;
+    int64_t max_num_batched_tokens; /* chunk size as configured; session.chunk_tokens is that, or
+                                       the prompt where it is shorter */
 
     int chunks; /* of the whole prompt */
     enum coverage coverage;

@@ -39,6 +39,7 @@ static void put_case(struct jsondoc *object, const struct case_plan *c) {
     jsondoc_put_text(object, "prompt", c->prompt);
     jsondoc_put_int(object, "prompt_tokens", c->session.prompt_tokens);
     jsondoc_put_int(object, "chunk_tokens", c->session.chunk_tokens);
+    jsondoc_put_int(object, "max_num_batched_tokens", c->max_num_batched_tokens);
     jsondoc_put_int(object, "chunks", c->chunks);
     jsondoc_put_text(object, "mode", c->session.graph ? "graph" : "eager");
     jsondoc_put_int(object, "tensor_parallel_size", c->engine.tensor_parallel_size);

@@ -41,6 +41,7 @@ static void read_case_row(struct h5 *h, h5_id g, struct case_result *r) {
     r->coverage = (enum coverage)FIND(h, "coverage", row.coverage, coverage_names);
     r->graph = strcmp(row.mode, "graph") == 0;
     r->prompt_tokens = row.prompt_tokens, r->chunk_tokens = row.chunk_tokens;
+    r->max_num_batched_tokens = row.max_num_batched_tokens;
     r->tp = row.tp, r->devices = row.devices, r->repeats = row.repeats;
     r->ttft_estimated = row.ttft_estimated, r->ttft_error = row.ttft_error;
     r->prune_last_layer = row.prune_last_layer, r->dual_chunk = row.dual_chunk;

@@ -85,7 +85,7 @@ struct check_row {
     double worst, limit;
 };
 static const struct column check_columns[] = {
-    {"name", TEXT, FIELD(check_row, name), "", "tokens, logits, spot, finite, count, invariance"},
+    {"name", TEXT, FIELD(check_row, name), "", "what was checked, one row each"},
     {"verdict", TEXT, FIELD(check_row, verdict), "", "not checked, ok, FAILED"},
     {"worst", REAL, FIELD(check_row, worst), "1", "largest deviation seen; NaN: none"},
     {"limit", REAL, FIELD(check_row, limit), "1", "what is allowed; NaN: none"},
@@ -134,7 +134,7 @@ struct case_row {
     char output_check[16], invariance_check[16];
     int32_t prompt_tokens, chunk_tokens, tp, devices, repeats;
     uint8_t ttft_estimated, prune_last_layer, dual_chunk;
-    int64_t ttft_median_ns, ttft_min_ns, ttft_max_ns;
+    int64_t max_num_batched_tokens, ttft_median_ns, ttft_min_ns, ttft_max_ns;
     double ttft_error, prefill_tok_s, decode_tok_s, predicted_prefill_s;
     int64_t peak_rank_bytes, peak_device_bytes, peak_driver_bytes, unaccounted_bytes;
     int64_t predicted_total_bytes;
@@ -153,6 +153,7 @@ static const struct column case_columns[] = {
     CASE_TEXT(prompt),
     CASE_INT(prompt_tokens),
     CASE_INT(chunk_tokens),
+    CASE_INT(max_num_batched_tokens),
     CASE_TEXT(mode),
     CASE_INT(tp),
     CASE_TEXT(device),

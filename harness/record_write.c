@@ -33,9 +33,10 @@ static void case_row_fill(struct case_row *row, const struct case_result *r) {
     record_copy_text(row->output_check, sizeof row->output_check, verdict_text(s.output));
     record_copy_text(row->invariance_check, sizeof row->invariance_check,
                      verdict_text(s.invariance));
-    snprintf(row->name, sizeof row->name, "%.80s, chunk %d, %s, TP %d, %s", r->prompt,
-             (int)r->chunk_tokens, row->mode, r->tp, r->dtype);
+    snprintf(row->name, sizeof row->name, "%.80s, chunk %lld, %s, TP %d, %s", r->prompt,
+             (long long)r->max_num_batched_tokens, row->mode, r->tp, r->dtype);
     row->prompt_tokens = r->prompt_tokens, row->chunk_tokens = r->chunk_tokens;
+    row->max_num_batched_tokens = r->max_num_batched_tokens;
     row->tp = r->tp, row->devices = r->devices, row->repeats = r->repeats;
     row->ttft_estimated = r->ttft_estimated;
     row->prune_last_layer = r->prune_last_layer, row->dual_chunk = r->dual_chunk;

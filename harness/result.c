@@ -24,6 +24,7 @@ const char *verdict_text(enum verdict v) {
     case VERDICT_NOT_CHECKED: return "not checked";
     case VERDICT_OK: return "ok";
     case VERDICT_FAILED: return "FAILED";
+    case VERDICT_SPOT_OK: return "spot ok";
     }
     return "unknown";
 }
@@ -54,6 +55,7 @@ void result_init(struct case_result *r, const struct case_plan *c) {
               c->coverage == COVER_SKIPPED ? c->reason : "the case did not run to its end");
     r->prompt_tokens = c->session.prompt_tokens;
     r->chunk_tokens = c->session.chunk_tokens;
+    r->max_num_batched_tokens = c->max_num_batched_tokens;
     r->graph = c->session.graph;
     r->tp = c->engine.tensor_parallel_size;
     r->devices = 1;
@@ -215,9 +217,9 @@ static enum verdict output_verdict(const struct case_result *r) {
                                        CHECK_COUNT};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (r->check[parts[i]].verdict == VERDICT_FAILED) return VERDICT_FAILED;
-    bool proven =
-        r->check[CHECK_TOKENS].verdict == VERDICT_OK || r->check[CHECK_SPOT].verdict == VERDICT_OK;
-    return proven && r->coverage == COVER_FULL ? VERDICT_OK : VERDICT_NOT_CHECKED;
+    if (r->coverage != COVER_FULL) return VERDICT_NOT_CHECKED;
+    if (r->check[CHECK_TOKENS].verdict == VERDICT_OK) return VERDICT_OK;
+    return r->check[CHECK_SPOT].verdict == VERDICT_OK ? VERDICT_SPOT_OK : VERDICT_NOT_CHECKED;
 }
 
 void result_summary(const struct case_result *r, struct case_summary *out) {

@@ -23,8 +23,13 @@ const char *case_status_text(enum case_status s);
 
 /* A check either ran and passed, ran and failed, or did not run; never "ok" for what did not run.
  */
-enum verdict { VERDICT_NOT_CHECKED, VERDICT_OK, VERDICT_FAILED };
-const char *verdict_text(enum verdict v); /* "not checked", "ok", "FAILED" */
+enum verdict {
+    VERDICT_NOT_CHECKED,
+    VERDICT_OK,
+    VERDICT_FAILED,
+    VERDICT_SPOT_OK /* of an output as a whole alone, see case_summary */
+};
+const char *verdict_text(enum verdict v); /* "not checked", "ok", "FAILED", "spot ok" */
 
 #define CHECK_TABLE(X)                                                                             \
     X(CHECK_TOKENS, "tokens")         /* generated ids against the known answer */                 \
@@ -32,6 +37,7 @@ const char *verdict_text(enum verdict v); /* "not checked", "ok", "FAILED" */
     X(CHECK_SPOT, "spot")             /* sampled attention rows against float64 */                 \
     X(CHECK_FINITE, "finite")         /* no NaN or infinity in logits */                           \
     X(CHECK_COUNT, "count")           /* every prompt token went through, none twice */            \
+    X(CHECK_MEMORY, "memory")         /* no step allocates */                                      \
     X(CHECK_INVARIANCE, "invariance") /* same bits as the other chunk sizes and modes */
 enum check {
 #define X(name, text) name,
@@ -89,7 +95,8 @@ struct case_result {
 
     /* the plan, as it was carried out */
     char prompt[NAME_MAX_BYTES], prompt_sha256[65];
-    int32_t prompt_tokens, chunk_tokens;
+    int32_t prompt_tokens, chunk_tokens; /* the largest chunk that ran */
+    int64_t max_num_batched_tokens; /* the chunk size as configured: it may exceed the prompt */
     bool graph;
     int tp, repeats, devices; /* devices that share the ranks: 1 on the CPU */
     char device[96], dtype[16], attention[32], linear[32];
@@ -150,9 +157,10 @@ struct case_summary {
     int64_t peak_bytes_rank;            /* highest rank: its own + shared / ranks of the device */
     int64_t peak_bytes_device;          /* accounted high-water of the device */
     int64_t peak_driver_bytes, unaccounted_bytes;
-    enum verdict
-        output; /* tokens, logits, spot, finite, count together: failed if any failed, ok if at
-                   least one of tokens or spot is ok and none failed, else not checked */
+    /* tokens, logits, spot, finite, count together: failed if any failed; ok if the known answer
+     * was compared in full; spot ok if only attention was, at sampled rows: that does not see what
+     * the layers around it do; else not checked, as is whatever was not computed in full. */
+    enum verdict output;
     enum verdict invariance;
 };
 void result_summary(const struct case_result *r, struct case_summary *out);

@@ -191,11 +191,16 @@ enum status run_show(struct run *r, struct error *err) {
     return STATUS_OK;
 }
 
+/* The first case with a failed check, and of its failed checks the one that explains the others. */
 static const struct case_result *failed_check(const struct run *r, enum check *check) {
+    static const enum check roots_first[] = {CHECK_COUNT,     CHECK_FINITE, CHECK_TOKENS,
+                                             CHECK_LOGITS,    CHECK_SPOT,   CHECK_MEMORY,
+                                             CHECK_INVARIANCE};
+    _Static_assert(sizeof roots_first / sizeof *roots_first == CHECKS, "every check has its place");
     for (int i = 0; i < r->n_found; i++)
         for (int k = 0; k < CHECKS; k++)
-            if (r->found[i]->check[k].verdict == VERDICT_FAILED) {
-                *check = (enum check)k;
+            if (r->found[i]->check[roots_first[k]].verdict == VERDICT_FAILED) {
+                *check = roots_first[k];
                 return r->found[i];
             }
     return NULL;
@@ -256,15 +261,19 @@ enum status run_verdict(struct run *r, enum status launched, struct error *err) 
 }
 
 void run_good_news(const struct run *r, char *out, size_t size) {
-    int ran = 0, right = 0;
+    int ran = 0, right = 0, spot = 0;
     for (int i = 0; i < r->n_found; i++) {
         struct case_summary summary;
         result_summary(r->found[i], &summary);
-        ran += r->found[i]->status == CASE_OK;
-        right += r->found[i]->status == CASE_OK && summary.output == VERDICT_OK;
+        if (r->found[i]->status != CASE_OK) continue;
+        ran++;
+        right += summary.output == VERDICT_OK;
+        spot += summary.output == VERDICT_SPOT_OK;
     }
-    snprintf(out, size, "ok: %d of %d cases ran, %d checked and right, %d not checked", ran,
-             r->n_found, right, ran - right);
+    snprintf(out, size,
+             "ok: %d of %d cases ran: %d with the right answer, %d right at the spots checked, "
+             "%d not checked",
+             ran, r->n_found, right, spot, ran - right - spot);
 }
 
 void run_close(struct run *r) {

@@ -25,6 +25,10 @@ enum tone show_status_tone(enum case_status s) {
     return s == CASE_OK ? TONE_GOOD : s == CASE_SKIPPED ? TONE_DOUBTFUL : TONE_BAD;
 }
 
+bool show_is_known(const char *kernel) {
+    return kernel[0] && strcmp(kernel, "auto") != 0;
+}
+
 enum column_number {
     COLUMN_CASE,
     COLUMN_PROMPT,
@@ -109,7 +113,8 @@ static void add_case(struct table *t, const struct case_result *r, const struct 
     result_summary(r, &s);
     table_add(t, TONE_PLAIN, "%s", r->id);
     table_add(t, TONE_PLAIN, "%s", format_count(text, r->prompt_tokens));
-    table_add(t, TONE_PLAIN, "%s", format_count(text, r->chunk_tokens));
+    table_add(t, TONE_PLAIN, "%s%s", format_count(text, r->max_num_batched_tokens),
+              r->max_num_batched_tokens > r->prompt_tokens ? " (all)" : "");
     table_add(t, TONE_PLAIN, "%s", r->graph ? "graph" : "eager");
     table_add(t, TONE_PLAIN, "%d", r->tp);
     add_coverage(t, r);
@@ -161,10 +166,13 @@ static void print_head(FILE *out, const struct record_run *run, const char *path
 
 /* What a reader of the numbers above must know. */
 static void print_notes(FILE *out, const struct record_run *run) {
-    int estimated = 0;
+    int estimated = 0, spot = 0;
     double worst = 0;
     for (int i = 0; i < run->n; i++) {
         const struct case_result *r = &run->cases[i];
+        struct case_summary s;
+        result_summary(r, &s);
+        spot += s.output == VERDICT_SPOT_OK;
         if (!r->ttft_estimated || r->n_ttft == 0) continue;
         estimated++;
         if (r->ttft_error > worst) worst = r->ttft_error;
@@ -174,6 +182,10 @@ static void print_notes(FILE *out, const struct record_run *run) {
                 "~ estimated from measured chunks at some depths (standard error up to %.2g %%); "
                 "such cases give no output to check\n",
                 100 * worst);
+    if (spot)
+        fputs("spot ok: attention recomputed at sampled rows; the answer itself is not known, or "
+              "was not compared in full\n",
+              out);
     fputs("TTFT: median of the repeats; peak: accounted, own and shared, of the largest rank; "
           "/plan: measured over predicted\n",
           out);
@@ -201,9 +213,6 @@ static void print_reasons(FILE *out, const struct record_run *run, bool color) {
             snprintf(what, sizeof what, "%s check FAILED", check_name((enum check)c));
             print_reason(out, r->id, what, r->check[c].detail, TONE_BAD, color);
         }
-        snprintf(what, sizeof what, "%lld allocations in steps", (long long)r->step_allocations);
-        if (r->step_allocations > 0)
-            print_reason(out, r->id, what, "their times include them", TONE_BAD, color);
     }
 }
 

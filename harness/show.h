@@ -33,5 +33,7 @@ double show_time_ratio(const struct case_result *r, const struct case_summary *s
 double show_memory_ratio(const struct case_result *r, const struct case_summary *s);
 enum tone show_verdict_tone(enum verdict v);
 enum tone show_status_tone(enum case_status s);
+/* Whether a kernel has a name: where a case did not come to choose one, it is still "auto". */
+bool show_is_known(const char *kernel);
 
 #endif

@@ -32,13 +32,15 @@ static void print_identity(FILE *out, const struct case_result *r, bool color) {
         line(out, "signal", text);
     }
     snprintf(text, sizeof text, "%s, %s tokens, sha256 %.16s", r->prompt,
-             format_count(a, r->prompt_tokens), r->prompt_sha256);
+             format_count(a, r->prompt_tokens), r->prompt_sha256[0] ? r->prompt_sha256 : "-");
     line(out, "prompt", text);
     snprintf(text, sizeof text, "chunks of %s tokens, %s, TP %d on %d device%s, %s, %s",
              format_count(a, r->chunk_tokens), r->graph ? "graph" : "eager", r->tp, r->devices,
              r->devices == 1 ? "" : "s", r->device, r->dtype);
     line(out, "execution", text);
-    snprintf(text, sizeof text, "attention %s, linear %s%s%s", r->attention, r->linear,
+    snprintf(text, sizeof text, "attention %s, linear %s%s%s",
+             show_is_known(r->attention) ? r->attention : "-",
+             show_is_known(r->linear) ? r->linear : "-",
              r->dual_chunk ? ", dual chunk attention" : "",
              r->prune_last_layer ? ", last layer pruned" : "");
     line(out, "kernels", text);

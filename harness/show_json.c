@@ -65,15 +65,16 @@ static void put_case(struct jsondoc *d, const struct case_result *r) {
     jsondoc_put_text(d, "reason", r->reason);
     put_known(d, "exit_signal", r->exit_signal, r->exit_signal != 0);
     jsondoc_put_text(d, "prompt", r->prompt);
-    jsondoc_put_text(d, "prompt_sha256", r->prompt_sha256);
+    jsondoc_put_text(d, "prompt_sha256", r->prompt_sha256[0] ? r->prompt_sha256 : NULL);
     jsondoc_put_int(d, "prompt_tokens", r->prompt_tokens);
     jsondoc_put_int(d, "chunk_tokens", r->chunk_tokens);
+    jsondoc_put_int(d, "max_num_batched_tokens", r->max_num_batched_tokens);
     jsondoc_put_text(d, "mode", r->graph ? "graph" : "eager");
     jsondoc_put_int(d, "tp", r->tp);
     jsondoc_put_text(d, "device", r->device);
     jsondoc_put_text(d, "dtype", r->dtype);
-    jsondoc_put_text(d, "attention", r->attention);
-    jsondoc_put_text(d, "linear", r->linear);
+    jsondoc_put_text(d, "attention", show_is_known(r->attention) ? r->attention : NULL);
+    jsondoc_put_text(d, "linear", show_is_known(r->linear) ? r->linear : NULL);
     jsondoc_put_int(d, "repeats", r->repeats);
     jsondoc_put_text(d, "coverage", coverage[r->coverage]);
     put_ttft(d, r, &s);
@@ -81,7 +82,8 @@ static void put_case(struct jsondoc *d, const struct case_result *r) {
     jsondoc_put_real(d, "decode_tok_s", s.decode_tok_s);
     put_memory(d, r, &s);
     put_predicted(d, r, &s);
-    jsondoc_put_text(d, "output_check", verdict_text(s.output));
+    jsondoc_put_text(d, "output_check",
+                     s.output == VERDICT_SPOT_OK ? "spot" : verdict_text(s.output));
     jsondoc_put_text(d, "invariance_check", verdict_text(s.invariance));
     put_checks(d, r);
 }

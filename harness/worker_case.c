@@ -476,7 +476,7 @@ static void judge(struct case_run *k) {
     check_count(out, session_position(k->session));
     if (out->n_output > 0 && config->truth && k->prompt.has_answer)
         check_tokens(&out->check[CHECK_TOKENS], &k->plan->model, &k->prompt, out->output,
-                     out->n_output);
+                     out->n_output, k->c->session.max_tokens);
     if (k->answer) check_logits_finish(k->answer, &out->check[CHECK_LOGITS]);
     k->answer = NULL;
     check_spot_finish(k->spot, &out->check[CHECK_SPOT]);
@@ -530,6 +530,7 @@ enum status worker_run_case(struct engine *e, const struct plan *p, const struct
     if (s == STATUS_OK) judge(&k);
     char no_spans[190] = "";
     if (s == STATUS_OK && p->config.spans) add_spans(&k, no_spans, sizeof no_spans);
+    if (s == STATUS_OK) check_memory(out);
     close_case(&k);
     out->status = s == STATUS_OK            ? CASE_OK
                   : s == STATUS_INTERRUPTED ? CASE_INTERRUPTED

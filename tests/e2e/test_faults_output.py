@@ -42,6 +42,31 @@ class FaultsInTheOutput(drive.BenchTest):
                     expected = failing | (failed & {"tokens"}) if broken else set()
                     self.assertEqual(failed, expected, (fault, case, checks))
 
+    def test_an_answer_that_is_not_known_is_never_called_ok(self):
+        # the spot check sees attention alone: a rank that gives nothing to the sums passes it
+        config = self.write_config(model__path="random:nano", prompt__source="random:1k", sampling__max_tokens=2,
+                                   engine__enforce_eager="true")
+        result = self.expect(self.bench("run", config, "-o", self.file, program=drive.faulty,
+                                        BENCH_TEST_FAULT="zero_rank:1"), 0,
+                             "0 with the right answer, 1 right at the spots checked, 0 not checked",
+                             "spot ok: attention recomputed at sampled rows; the answer itself is not known")
+        with h5py.File(self.file, "r") as f:
+            self.assertEqual([drive.text(row["output_check"]) for row in f["cases"]], ["spot ok"], repr(result))
+
+    def test_a_part_of_the_answer_is_not_called_ok(self):
+        config = self.write_config(sampling__max_tokens=3)
+        self.expect(self.bench("run", config, "-o", self.file), 0, "0 with the right answer, 2 right at the spots")
+        with h5py.File(self.file, "r") as f:
+            for group in f["case"].values():
+                details = dict(zip(map(drive.text, group["outputs/checks/name"][:]),
+                                   map(drive.text, group["outputs/checks/detail"][:])))
+                self.assertRegex(details["tokens"], r"^only 3 of \d+ answer tokens were generated: max_tokens = 3$")
+
+    def test_the_root_of_several_failures_is_named_first(self):
+        result = self.bench("run", self.write_config(), "-o", self.file, "--quiet", program=drive.faulty,
+                            BENCH_TEST_FAULT="nan_logits")
+        self.expect(result, 3, "finite check: ")
+
     def test_without_a_fault_the_same_program_passes(self):
         self.expect(self.bench("run", self.write_config(), "-o", self.file, program=drive.faulty), 0)
         for checks in self.verdicts().values():

@@ -97,6 +97,8 @@ class ResultFile(drive.BenchTest):
     def test_chunks_cover_the_prompt_once_in_each_repeat(self):
         for group in self.groups:
             chunks, tokens = group["chunks"], group.attrs["prompt_tokens"]
+            self.assertEqual(group.attrs["chunk_tokens"], min(tokens, group.attrs["max_num_batched_tokens"]))
+            self.assertIn(f"_c{group.attrs['max_num_batched_tokens']}_", text(group.attrs["id"]))
             per_repeat = -(-tokens // group.attrs["chunk_tokens"])
             self.assertEqual(chunks.attrs["rows"], REPEATS * per_repeat)
             for repeat in range(REPEATS):
@@ -169,7 +171,8 @@ class ResultFile(drive.BenchTest):
             self.assertEqual(outputs["top"]["id"][0], ids[0])
             self.assertTrue((np.diff(outputs["top"]["logprob"][:]) <= 0).all())
             checks = dict(zip(map(text, outputs["checks"]["name"][:]), map(text, outputs["checks"]["verdict"][:])))
-            self.assertEqual(checks, dict.fromkeys(["tokens", "logits", "spot", "finite", "count", "invariance"], "ok"))
+            self.assertEqual(checks, dict.fromkeys(["tokens", "logits", "spot", "finite", "count", "memory",
+                                                     "invariance"], "ok"))
             hashes.add((int(group.attrs["tp"]), int(outputs.attrs["logits_xxh64"])))
         self.assertEqual(len(hashes), 2, "one hash of logits for each degree of tensor parallelism")
 

@@ -27,7 +27,8 @@ class Run(drive.BenchTest):
         result = self.bench("run", self.write_config(), "-o", self.file, "--quiet")
         self.assertEqual(result.code, 0, repr(result))
         self.assertEqual(result.err, "")
-        self.assertEqual(result.out, f"ok: 2 of 2 cases ran, 2 checked and right, 0 not checked: {self.file}\n")
+        self.assertEqual(result.out, "ok: 2 of 2 cases ran: 2 with the right answer, 0 right at the spots "
+                                     f"checked, 0 not checked: {self.file}\n")
 
     def test_only_runs_the_cases_that_match(self):
         result = self.bench("run", self.write_config(), "-o", self.file, "--only", "*_graph_*")

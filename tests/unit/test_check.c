@@ -43,7 +43,7 @@ static int teardown(void **state) {
 
 static struct check_result tokens(const struct prompt *p, const int32_t *ids, int n) {
     struct check_result r = {0};
-    check_tokens(&r, &model, p, ids, n);
+    check_tokens(&r, &model, p, ids, n, 5);
     return r;
 }
 
@@ -76,9 +76,25 @@ static void a_part_of_the_answer_is_not_called_right(void **state) {
     (void)state;
     const struct check_result r = tokens(&prompt, prompt.needle.answer, 5);
     assert_int_equal(r.verdict, VERDICT_NOT_CHECKED);
-    assert_non_null(strstr(r.detail, "5 of 20"));
+    assert_non_null(strstr(r.detail, "only 5 of 20 answer tokens were generated: max_tokens = 5"));
     assert_int_equal(tokens(&prompt, NULL, 0).verdict, VERDICT_NOT_CHECKED);
     assert_int_equal(tokens(&text, prompt.needle.answer, 20).verdict, VERDICT_NOT_CHECKED);
+}
+
+static void a_name_of_a_token_can_always_be_read(void **state) {
+    (void)state;
+    const struct {
+        int32_t id;
+        const char *words;
+    } names[] = {{0, "got 0 (\\x00)"},
+                 {'\n', "got 10 (\\x0a)"},
+                 {'x', "got 120 (x)"},
+                 {200, "got 200 (\\xc8)"}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const struct check_result r = tokens(&prompt, &names[i].id, 1);
+        assert_int_equal(r.verdict, VERDICT_FAILED);
+        if (!strstr(r.detail, names[i].words)) fail_msg("%s", r.detail);
+    }
 }
 
 /* ---- logits */
@@ -131,7 +147,7 @@ static void rows_after_a_wrong_token_have_no_truth(void **state) {
     for (int i = 4 * V; i < 20 * V; i++) rows[i] = 1e6f;
     const struct check_result r = logits(rows, 20);
     assert_int_equal(r.verdict, VERDICT_FAILED);
-    assert_non_null(strstr(r.detail, "answer row 3, logit of x"));
+    assert_non_null(strstr(r.detail, "answer row 3, logit of 120 (x)"));
     free(rows);
 }
 
@@ -229,6 +245,19 @@ static void what_was_left_out_or_came_twice_is_named(void **state) {
     result_free(&r);
 }
 
+/* ---- memory */
+
+static void an_allocation_inside_a_step_is_a_failure(void **state) {
+    (void)state;
+    struct case_result r = {0};
+    check_memory(&r);
+    assert_int_equal(r.check[CHECK_MEMORY].verdict, VERDICT_OK);
+    r.step_allocations = 7;
+    check_memory(&r);
+    assert_int_equal(r.check[CHECK_MEMORY].verdict, VERDICT_FAILED);
+    assert_non_null(strstr(r.check[CHECK_MEMORY].detail, "7 allocations inside steps"));
+}
+
 /* ---- invariance */
 
 enum { CASES = 5 };
@@ -321,12 +350,14 @@ int main(void) {
         cmocka_unit_test(the_right_answer_passes),
         cmocka_unit_test(the_first_wrong_token_is_named),
         cmocka_unit_test(a_part_of_the_answer_is_not_called_right),
+        cmocka_unit_test(a_name_of_a_token_can_always_be_read),
         cmocka_unit_test(analytic_logits_pass_up_to_the_tolerance),
         cmocka_unit_test(rows_after_a_wrong_token_have_no_truth),
         cmocka_unit_test(no_row_is_no_verdict),
         cmocka_unit_test(one_bad_value_is_enough),
         cmocka_unit_test(every_token_once_passes),
         cmocka_unit_test(what_was_left_out_or_came_twice_is_named),
+        cmocka_unit_test(an_allocation_inside_a_step_is_a_failure),
         cmocka_unit_test(same_bits_pass),
         cmocka_unit_test(other_logits_or_tokens_fail_all_that_should_agree),
         cmocka_unit_test(cases_that_differ_in_more_are_not_compared),

@@ -125,6 +125,8 @@ static void chunk_sizes_that_clamp_to_the_same_stay_distinct_cases(void **state)
     assert_string_equal(f->plan.cases[1].id, "needle-2k_c131072_graph_tp1_bf16");
     assert_int_equal(f->plan.cases[0].session.chunk_tokens, 2048);
     assert_int_equal(f->plan.cases[1].session.chunk_tokens, 2048);
+    assert_int_equal(f->plan.cases[0].max_num_batched_tokens, 32768);
+    assert_int_equal(f->plan.cases[1].max_num_batched_tokens, 131072);
     assert_int_equal(f->plan.cases[1].chunks, 1);
     assert_int_equal(f->plan.cases[2].chunks, 3); /* 1000 + 1000 + 48 */
     bool noted = false;

@@ -57,6 +57,7 @@ static struct case_plan plan_of(const char *id) {
     p.engine.prune_last_layer = true;
     p.session.prompt_tokens = 1000;
     p.session.chunk_tokens = 200;
+    p.max_num_batched_tokens = 1ll << 33;
     p.session.graph = true;
     p.predicted_prefill_s = 1.25;
     p.memory.ranks = RANKS;
@@ -185,6 +186,8 @@ static void assert_same_case(const struct case_result *a, const struct case_resu
     assert_true(a->graph == b->graph && a->tp == b->tp && a->repeats == b->repeats);
     assert_true(a->prune_last_layer == b->prune_last_layer && a->coverage == b->coverage);
     assert_string_equal(a->dtype, b->dtype);
+    assert_true(a->chunk_tokens == b->chunk_tokens);
+    assert_true(a->max_num_batched_tokens == b->max_num_batched_tokens);
     assert_true(a->predicted_prefill_s == b->predicted_prefill_s);
     assert_same_prediction(&a->predicted_memory, &b->predicted_memory);
     assert_same_rows(a, b);

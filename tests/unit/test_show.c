@@ -29,7 +29,8 @@ static void make_measured(struct case_result *r) {
     static const int64_t ttft[] = {2000000000, 4000000000};
     strcpy(r->id, "measured"), strcpy(r->prompt, "needle:4000"), strcpy(r->device, "cpu");
     r->status = CASE_OK, r->coverage = COVER_FULL, r->tp = 2, r->devices = 1, r->repeats = 2;
-    r->prompt_tokens = 4000, r->chunk_tokens = 100;
+    r->prompt_tokens = 4000, r->max_num_batched_tokens = r->chunk_tokens = 100;
+    strcpy(r->attention, "avx2"), strcpy(r->linear, "ref");
     r->predicted_prefill_s = 1.5, r->predicted_memory.total_bytes = 4 << 20;
     r->ttft_ns = malloc(sizeof ttft), r->n_ttft = 2;
     assert_non_null(r->ttft_ns);
@@ -51,7 +52,8 @@ static void make_measured(struct case_result *r) {
 static void make_estimated(struct case_result *r) {
     strcpy(r->id, "estimated-one"), strcpy(r->prompt, "needle:1m");
     r->status = CASE_OK, r->coverage = COVER_SAMPLED, r->tp = 2, r->devices = 1;
-    r->prompt_tokens = 1048320, r->chunk_tokens = 8192, r->graph = true;
+    r->prompt_tokens = 1048320, r->max_num_batched_tokens = r->chunk_tokens = 8192;
+    r->graph = true;
     r->ttft_ns = calloc(1, sizeof *r->ttft_ns), r->n_ttft = 1;
     assert_non_null(r->ttft_ns);
     r->ttft_ns[0] = 100000000000, r->ttft_estimated = true, r->ttft_error = 0.02;
@@ -62,7 +64,8 @@ static void make_crashed(struct case_result *r) {
     strcpy(r->id, "crashed-one"), strcpy(r->prompt, "needle:4000");
     strcpy(r->reason, "killed by signal 9\x1b[31m");
     r->status = CASE_CRASHED, r->tp = 2, r->exit_signal = 9, r->prompt_tokens = 4000;
-    r->chunk_tokens = 200;
+    r->chunk_tokens = 4000, r->max_num_batched_tokens = 131072;
+    strcpy(r->attention, "auto"), strcpy(r->linear, "auto");
     r->stderr_tail = strdup("last words\n");
 }
 
@@ -126,6 +129,8 @@ static void the_table_tells_spread_ratio_and_verdicts(void **state) {
     struct printed p;
     show_table(begin(&p), *state, "run.h5", false);
     fclose(p.file);
+    assert_line(&p, "crashed-one", " 131,072 (all) ");
+    assert_line(&p, "measured", " 100 ");
     assert_line(&p, "measured", "3.000"); /* median of 2 and 4 s */
     assert_line(&p, "measured", "2.000-4.000");
     assert_line(&p, "measured", "1,333"); /* 4000 tokens in 3 s */
@@ -157,6 +162,22 @@ static void what_did_not_run_says_why_and_claims_nothing(void **state) {
     assert_null(strstr(line, "ok"));
     assert_line(&p, "crashed-one: crashed", "killed by signal 9\\x1b[31m");
     free(line);
+    free(p.text);
+}
+
+static void a_spot_alone_is_not_called_ok_and_is_explained(void **state) {
+    struct record_run *run = *state;
+    struct printed p;
+    run->cases[0].check[CHECK_TOKENS].verdict = VERDICT_NOT_CHECKED;
+    run->cases[0].check[CHECK_SPOT].verdict = VERDICT_OK;
+    show_table(begin(&p), run, "run.h5", false);
+    fclose(p.file);
+    assert_line(&p, "measured", "spot ok");
+    assert_line(&p, "spot ok: attention recomputed at sampled rows", "answer itself is not known");
+    free(p.text);
+    show_json(begin(&p), run, "run.h5");
+    fclose(p.file);
+    assert_non_null(strstr(p.text, "\"output_check\": \"spot\""));
     free(p.text);
 }
 
@@ -193,6 +214,7 @@ static void a_case_shows_depth_memory_checks_and_time(void **state) {
     assert_line(&p, "linear down", "50.0");  /* % of 4 TFLOP/s */
     assert_line(&p, "attention", "25.0");
     assert_line(&p, "spot", "not checked");
+    assert_line(&p, "kernels", "attention avx2, linear ref");
     assert_line(&p, "text", "Z\xc3\xbcrich\\x1b[2J\\xff\\xc2\\x9b");
     assert_no_escape(&p);
     free(p.text);
@@ -217,6 +239,8 @@ static void a_crashed_case_shows_signal_and_last_words(void **state) {
     assert_line(&p, "signal", "9 (Killed)");
     assert_line(&p, "last words", "");
     assert_line(&p, "TTFT", "not measured");
+    assert_line(&p, "prompt", "sha256 -");
+    assert_line(&p, "kernels", "attention -, linear -");
     free(p.text);
 }
 
@@ -246,6 +270,9 @@ static void json_has_a_version_and_null_for_the_unknown(void **state) {
     ttft = jsondoc_get(jsondoc_at(cases, 2), "ttft");
     assert_false(jsondoc_get_int(ttft, "median_ns", &n));
     assert_string_equal(jsondoc_get_text(jsondoc_at(cases, 2), "output_check"), "not checked");
+    assert_null(jsondoc_get_text(jsondoc_at(cases, 2), "attention"));
+    assert_null(jsondoc_get_text(jsondoc_at(cases, 2), "prompt_sha256"));
+    assert_true(jsondoc_get_int(jsondoc_at(cases, 2), "max_num_batched_tokens", &n) && n == 131072);
     jsondoc_close(d);
     free(p.text);
 }
@@ -307,6 +334,7 @@ int main(void) {
         TEST(the_table_tells_spread_ratio_and_verdicts),
         TEST(estimates_are_marked_and_never_ok),
         TEST(what_did_not_run_says_why_and_claims_nothing),
+        TEST(a_spot_alone_is_not_called_ok_and_is_explained),
         TEST(an_incomplete_run_says_so),
         TEST(colour_is_only_there_when_asked_for),
         TEST(a_case_shows_depth_memory_checks_and_time),
