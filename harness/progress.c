@@ -51,34 +51,52 @@ double progress_eta_s(const struct progress *s, int64_t now_ns, bool *measured) 
 
 /* ---- the line ---- */
 
-static void eta_text(const struct progress *s, int64_t now_ns, char *out, size_t size) {
+/* How much a line says; each level drops what the one after it says more. */
+enum detail { PLACE, PLACE_AND_ETA, WITH_PASS, WITH_RATE, EVERYTHING };
+
+static void eta_text(const struct progress *s, int64_t now_ns, bool brief, char *out, size_t size) {
     char seconds[FORMAT_BYTES];
     bool measured;
     double eta = progress_eta_s(s, now_ns, &measured);
     format_seconds(seconds, (double)(int64_t)(eta + 0.5));
-    snprintf(out, size, measured ? "ETA %s" : "ETA about %s (predicted)",
-             eta < 1 ? "under 1 s" : seconds);
+    snprintf(out, size, "ETA %s%s%s", measured ? "" : "about ", eta < 1 ? "under 1 s" : seconds,
+             measured || brief ? "" : " (predicted)");
 }
 
-/* "chunk 5/8 of repeat 1/3, 812 tok/s, 1.50 GiB, ETA 12 s" */
-static void state_text(const struct progress *s, int64_t now_ns, char *out, size_t size) {
-    char eta[80], rate[FORMAT_BYTES], memory[FORMAT_BYTES], pass[40];
+/* Where it is: "chunk 5/8". */
+static void place_text(const struct progress *s, bool brief, char *out, size_t size) {
     const struct event *e = &s->last;
-    eta_text(s, now_ns, eta, sizeof eta);
-    format_bytes(memory, s->resident_bytes);
-    format_tok_s(rate, stats_tok_s(e->n_tokens, e->latency_ns));
-    if (e->repeat < 0)
-        snprintf(pass, sizeof pass, "warm-up");
-    else
-        snprintf(pass, sizeof pass, "repeat %d/%d", e->repeat + 1, (int)s->plan->config.repeats);
     if (s->loading)
-        snprintf(out, size, "loading the model, %s, %s", memory, eta);
+        snprintf(out, size, "%s", brief ? "loading" : "loading the model");
     else if (e->kind == EVENT_CHUNK || e->kind == EVENT_DECODE)
-        snprintf(out, size, "%s %d/%d, %s, %s tok/s, %s, %s",
-                 e->kind == EVENT_CHUNK ? "chunk" : "token", e->chunk, e->chunks, pass, rate,
-                 memory, eta);
+        snprintf(out, size, "%s %d/%d", e->kind == EVENT_CHUNK ? "chunk" : "token", e->chunk,
+                 e->chunks);
     else
-        snprintf(out, size, "starting, %s", eta);
+        snprintf(out, size, "starting");
+}
+
+/* "chunk 5/8, repeat 1/3, 812 tok/s, 1.50 GiB, ETA 12 s", or the fields of it that `detail` names.
+ */
+static void state_text(const struct progress *s, int64_t now_ns, enum detail detail, char *out,
+                       size_t size) {
+    const struct event *e = &s->last;
+    bool brief = detail <= PLACE_AND_ETA;
+    bool fed = !s->loading && (e->kind == EVENT_CHUNK || e->kind == EVENT_DECODE);
+    char place[60], eta[80], pass[40] = "", rate[FORMAT_BYTES + 10] = "",
+                             memory[FORMAT_BYTES + 4] = "", number[FORMAT_BYTES];
+    place_text(s, brief, place, sizeof place);
+    eta_text(s, now_ns, brief, eta, sizeof eta);
+    if (fed && detail >= WITH_PASS && e->repeat < 0)
+        snprintf(pass, sizeof pass, ", warm-up");
+    else if (fed && detail >= WITH_PASS)
+        snprintf(pass, sizeof pass, ", repeat %d/%d", e->repeat + 1, (int)s->plan->config.repeats);
+    if (fed && detail >= WITH_RATE)
+        snprintf(rate, sizeof rate, ", %s tok/s",
+                 format_tok_s(number, stats_tok_s(e->n_tokens, e->latency_ns)));
+    if ((fed || s->loading) && detail >= EVERYTHING && s->resident_bytes > 0)
+        snprintf(memory, sizeof memory, ", %s", format_bytes(number, s->resident_bytes));
+    snprintf(out, size, "%s%s%s%s%s%s", place, pass, rate, memory, detail > PLACE ? ", " : "",
+             detail > PLACE ? eta : "");
 }
 
 static int line_width(const struct progress *s) {
@@ -89,12 +107,15 @@ static int line_width(const struct progress *s) {
     return FALLBACK_WIDTH;
 }
 
-/* "[2/6] CASE  STATE" in at most width - 1 columns: the id gives way first, then the end is cut. */
+/* "[2/6] CASE  STATE" in at most width - 1 columns: the id gives way first, then field by field. */
 static void live_text(const struct progress *s, int64_t now_ns, int width, char out[LINE_BYTES]) {
     char head[40], state[300];
     int number = s->c || s->number == s->cases ? s->number : s->number + 1; /* the next one loads */
     snprintf(head, sizeof head, "[%d/%d] ", number, s->cases);
-    state_text(s, now_ns, state, sizeof state);
+    for (int detail = EVERYTHING; detail >= PLACE; detail--) {
+        state_text(s, now_ns, (enum detail)detail, state, sizeof state);
+        if ((int)(strlen(head) + strlen(state)) < width) break;
+    }
     const char *id = s->c ? s->c->id : "";
     int room = width - 1 - (int)strlen(head) - (int)strlen(state) - 2, n = (int)strlen(id);
     if (n > 0 && room >= n)
@@ -143,7 +164,7 @@ static void log_begin(struct progress *s, int64_t now_ns) {
 static void log_state(struct progress *s, int64_t now_ns) {
     char text[300];
     if (s->opts.live || s->opts.quiet || now_ns - s->logged_ns < log_ns) return;
-    state_text(s, now_ns, text, sizeof text);
+    state_text(s, now_ns, EVERYTHING, text, sizeof text);
     log_line(s, now_ns, text);
 }
 
@@ -196,9 +217,13 @@ void progress_case_done(struct progress *s, int64_t now_ns, const struct case_pl
     bool wrong = status != CASE_OK && status != CASE_SKIPPED;
     if (wrong || (!s->opts.live && !s->opts.quiet)) {
         char took[FORMAT_BYTES], text[1200];
+        bool sampled = status == CASE_OK && c->coverage == COVER_SAMPLED;
+        if (strcmp(reason, c->reason) == 0 && status == CASE_OK)
+            reason = ""; /* why it was planned so: the plan's matter */
         format_ns(took, now_ns - s->case_begin_ns);
-        snprintf(text, sizeof text, "%s%s%s in %s%s%s", colour(s, status), case_status_text(status),
-                 s->opts.color ? "\033[0m" : "", took, reason[0] ? ": " : "", reason);
+        snprintf(text, sizeof text, "%s%s%s in %s%s%s%s", colour(s, status),
+                 case_status_text(status), s->opts.color ? "\033[0m" : "", took,
+                 sampled ? ", sampled" : "", reason[0] ? ": " : "", reason);
         log_line(s, now_ns, text);
     }
     s->predicted_done_s += c->predicted_total_s;

@@ -161,6 +161,73 @@ static void a_live_line_never_reaches_the_last_column(void **state) {
     }
 }
 
+/* The last line drawn. */
+static void last_line(struct screen *s, char *out, size_t size) {
+    const char *line = strrchr(shown(s), '\r');
+    snprintf(out, size, "%.*s", (int)last_width(s->text), line ? line + 1 : s->text);
+}
+
+static void a_narrow_line_drops_whole_fields(void **state) {
+    (void)state;
+    static const struct {
+        int width;
+        const char *line;
+    } narrow[] = {
+        {80, "[1/2] cas...  chunk 1/4, repeat 1/1, 500 tok/s, 3.00 MiB, ETA "},
+        {66, "[1/2] chunk 1/4, repeat 1/1, 500 tok/s, ETA "},
+        {52, "[1/2] chunk 1/4, repeat 1/1, ETA "},
+        {40, "[1/2] chunk 1/4, ETA "},
+        {24, "[1/2] chunk 1/4"},
+    };
+    for (size_t i = 0; i < sizeof narrow / sizeof narrow[0]; i++) {
+        struct screen s;
+        char line[200];
+        open_screen(&s, (struct progress_opts){.live = true, .width = narrow[i].width});
+        begin(&s, second, 0);
+        chunk(&s, 3 * second, 0, 1);
+        last_line(&s, line, sizeof line);
+        if (i == 0) { /* the id has what room is left */
+            assert_non_null(strstr(line, "chunk 1/4, repeat 1/1, 500 tok/s, 3.00 MiB, ETA "));
+        } else {
+            assert_memory_equal(line, narrow[i].line, strlen(narrow[i].line));
+        }
+        const char last = line[strlen(line) - 1]; /* of "12 s" or "3 min", or of "1/4" */
+        assert_true(last == 's' || last == 'n' || last == 'h' || last == '4');
+        close_screen(&s);
+    }
+}
+
+static void memory_is_not_told_of_before_it_is_known(void **state) {
+    (void)state;
+    for (int width = 40; width <= 80; width += 40) {
+        struct screen s;
+        char line[200];
+        struct event loading = {.kind = EVENT_LOADING};
+        open_screen(&s, (struct progress_opts){.live = true, .width = width});
+        progress_event(s.progress, second, NULL, &loading);
+        last_line(&s, line, sizeof line);
+        assert_null(strstr(line, " B"));
+        assert_non_null(strstr(line, width == 40 ? "[1/2] loading, ETA about "
+                                                 : "[1/2] loading the model, ETA about "));
+        close_screen(&s);
+    }
+}
+
+static void ok_is_not_followed_by_the_reason_of_the_plan(void **state) {
+    (void)state;
+    struct screen s;
+    open_screen(&s, (struct progress_opts){0});
+    s.cases[0].coverage = COVER_SAMPLED;
+    snprintf(s.cases[0].reason, sizeof s.cases[0].reason, "time: all chunks take too long");
+    begin(&s, 0, 0);
+    progress_case_done(s.progress, 5 * second, &s.cases[0], CASE_OK, s.cases[0].reason);
+    begin(&s, 5 * second, 1);
+    progress_case_done(s.progress, 6 * second, &s.cases[1], CASE_OK, "spans are missing: why");
+    assert_non_null(strstr(shown(&s), "ok in 5.00 s, sampled\n"));
+    assert_non_null(strstr(s.text, "ok in 1.00 s: spans are missing: why\n"));
+    close_screen(&s);
+}
+
 static void the_live_line_is_cleared_at_the_end(void **state) {
     (void)state;
     struct screen s;
@@ -249,6 +316,9 @@ int main(void) {
         cmocka_unit_test(quiet_shows_only_what_went_wrong),
         cmocka_unit_test(a_live_line_is_redrawn_at_most_ten_times_a_second),
         cmocka_unit_test(a_live_line_never_reaches_the_last_column),
+        cmocka_unit_test(a_narrow_line_drops_whole_fields),
+        cmocka_unit_test(memory_is_not_told_of_before_it_is_known),
+        cmocka_unit_test(ok_is_not_followed_by_the_reason_of_the_plan),
         cmocka_unit_test(the_live_line_is_cleared_at_the_end),
         cmocka_unit_test(colour_only_when_asked),
         cmocka_unit_test(eta_is_the_prediction_until_something_was_measured),
