@@ -174,9 +174,9 @@ static void a_narrow_line_drops_whole_fields(void **state) {
         const char *line;
     } narrow[] = {
         {80, "[1/2] cas...  chunk 1/4, repeat 1/1, 500 tok/s, 3.00 MiB, ETA "},
-        {66, "[1/2] chunk 1/4, repeat 1/1, 500 tok/s, ETA "},
-        {52, "[1/2] chunk 1/4, repeat 1/1, ETA "},
-        {40, "[1/2] chunk 1/4, ETA "},
+        {56, "[1/2] chunk 1/4, repeat 1/1, 500 tok/s, ETA "},
+        {46, "[1/2] chunk 1/4, repeat 1/1, ETA "},
+        {36, "[1/2] chunk 1/4, ETA "},
         {24, "[1/2] chunk 1/4"},
     };
     for (size_t i = 0; i < sizeof narrow / sizeof narrow[0]; i++) {
