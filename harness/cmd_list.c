@@ -14,7 +14,7 @@ static int list_models(void) {
     const char *name, *description;
     for (int i = 0; engine_builtin_model(i, &name, &description); i++)
         printf("%-28s %s\n", name, description);
-    puts("\nA folder with a Qwen2 checkpoint is a model too: [model] path = /path/to/folder");
+    puts("\nCheckpoints on disk are not read by this version.");
     return 0;
 }
 
