@@ -176,7 +176,7 @@ static void look_at_engine(struct findings *f) {
     struct rates *r = calloc(1, sizeof *r);
     opts.model = "needle";
     enum status s = r ? engine_model_config(opts.model, &model, &err) : STATUS_NO_MEMORY;
-    if (s == STATUS_OK) s = rates_get(r, &opts, &model, &err);
+    if (s == STATUS_OK) s = rates_get(r, &opts, &model, false, &err);
     if (s != STATUS_OK) {
         add(f, "engine", LEVEL_PROBLEM, "", "%.500s", err.text[0] ? err.text : status_text(s));
         free(r);

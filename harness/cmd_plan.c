@@ -14,7 +14,7 @@
 struct request {
     const char *config;
     struct argument_list sets;
-    bool json, verbose, no_color;
+    bool json, verbose, measure, no_color;
 };
 
 static int parse(struct request *r, int argc, char **argv) {
@@ -22,6 +22,8 @@ static int parse(struct request *r, int argc, char **argv) {
         {"--set", ARGUMENT_LIST, &r->sets, "SECTION.KEY=VALUE", "override a key; may be repeated"},
         {"--json", ARGUMENT_FLAG, &r->json, NULL, "print the whole plan as one JSON object"},
         {"--verbose", ARGUMENT_FLAG, &r->verbose, NULL, "memory of every case by category"},
+        {"--measure", ARGUMENT_FLAG, &r->measure, NULL,
+         "measure the kernels now, whatever was kept"},
         {"--no-color", ARGUMENT_FLAG, &r->no_color, NULL, "so does NO_COLOR in the environment"},
     };
     const struct command_line line = {
@@ -142,7 +144,7 @@ static void print_categories(const char *name, const int64_t bytes[MEMORY_CATEGO
 
 static void print_memory(const struct case_plan *c) {
     const struct memory_prediction *m = &c->memory;
-    char name[16], a[FORMAT_BYTES], b[FORMAT_BYTES];
+    char name[24], a[FORMAT_BYTES], b[FORMAT_BYTES];
     printf("\nmemory of %s: %s of %s available\n", c->id, format_bytes(a, m->total_bytes),
            format_bytes(b, m->available_bytes));
     for (int r = 0; r < m->ranks; r++) {
@@ -186,7 +188,10 @@ static enum status make_plan(const struct request *r, struct plan *p) {
     enum status s = STATUS_NO_MEMORY;
     if (c && errors) {
         s = config_load(c, r->config, r->sets.v, r->sets.n, errors);
-        if (s == STATUS_OK) s = plan_make(p, c, errors);
+        if (s == STATUS_OK)
+            s = (r->measure ? plan_make_anew : plan_make)(p, c, errors);
+        else if (s == STATUS_USAGE)
+            plan_check(c, errors);
         config_errors_print(errors);
     }
     free(c);

@@ -17,16 +17,28 @@
 
 enum { FILE_MAX_BYTES = 1 << 20 };
 
-void config_error(struct config_errors *errors, const char *format, ...) {
+/* Findings come by line, then those about defaults, then those about overrides. */
+static int64_t place_of(int32_t from) {
+    if (from > 0) return from;
+    return from == FROM_DEFAULT ? INT32_MAX : (int64_t)INT32_MAX - from;
+}
+
+void config_error(struct config_errors *errors, int32_t from, const char *format, ...) {
+    const int most = (int)(sizeof errors->e / sizeof errors->e[0]);
     if (!errors) return;
-    if (errors->n == (int)(sizeof errors->e / sizeof errors->e[0])) {
-        errors->more++;
-        return;
-    }
-    struct error *e = &errors->e[errors->n++];
+    int at = errors->n;
+    while (at > 0 && place_of(errors->from[at - 1]) > place_of(from)) at--;
+    const bool full = errors->n == most;
+    errors->more += full;
+    if (at == most) return;
+    const size_t behind = (size_t)(errors->n - at - full);
+    memmove(&errors->e[at + 1], &errors->e[at], behind * sizeof errors->e[0]);
+    memmove(&errors->from[at + 1], &errors->from[at], behind * sizeof errors->from[0]);
+    errors->n += !full;
+    errors->from[at] = from;
     va_list ap;
     va_start(ap, format);
-    vsnprintf(e->text, sizeof e->text, format, ap);
+    vsnprintf(errors->e[at].text, sizeof errors->e[at].text, format, ap);
     va_end(ap);
 }
 
@@ -43,13 +55,36 @@ void config_defaults(struct config *out) {
     for (int i = 0; i < n; i++) option_parse(&options[i], options[i].fallback, out, found);
 }
 
+bool config_has(const struct config *c, const char *section, const char *key) {
+    const int i = option_find(section, key);
+    return i >= 0 && !c->refused[i];
+}
+
+int32_t config_from(const struct config *c, const char *section, const char *key) {
+    const int i = option_find(section, key);
+    return i < 0 ? FROM_DEFAULT : c->from[i];
+}
+
+/* "--set engine.isa=amx_bf16" */
+static void print_override(const struct config *c, const char *section, const char *key, char *out,
+                           size_t size) {
+    const struct option *o = &option_table(&(int){0})[option_find(section, key)];
+    char *value = NULL;
+    size_t n = 0;
+    FILE *text = open_memstream(&value, &n);
+    if (text) option_print(o, c, text);
+    const bool ok = text && fclose(text) == 0;
+    snprintf(out, size, "--set %s.%s%s%.200s", section, key, ok ? "=" : "", ok ? value : "");
+    free(value);
+}
+
 char *config_where(const struct config *c, const char *section, const char *key, char *out,
                    size_t size) {
-    const int i = option_find(section, key);
-    if (i >= 0 && c->from[i] > 0)
-        snprintf(out, size, "%s:%d", c->file, (int)c->from[i]);
-    else if (i >= 0 && c->from[i] == FROM_SET)
-        snprintf(out, size, "--set %s.%s", section, key);
+    const int32_t from = config_from(c, section, key);
+    if (from > 0)
+        snprintf(out, size, "%s:%d", c->file, (int)from);
+    else if (from <= FROM_SET)
+        print_override(c, section, key, out, size);
     else
         snprintf(out, size, "%s: default of [%s] %s", c->file, section, key);
     return out;
@@ -73,6 +108,7 @@ struct reading {
     struct entry *entries; /* owned */
     int n, capacity;
     bool no_memory;
+    struct config *config; /* keys that a line without a value names are refused in it */
     struct config_errors *errors;
 };
 
@@ -101,10 +137,23 @@ static bool starts_something(const char *text) {
     return n && text[n + strspn(text + n, " \t")] == '=';
 }
 
+/* A line that could not be read began with these words: it may have been about such a key. */
+static void refuse_named(struct config *c, const char *text) {
+    int n;
+    const struct option *options = option_table(&n);
+    const size_t word = strcspn(text, " \t=:");
+    for (int i = 0; i < n; i++)
+        if (strlen(options[i].key) == word && !strncmp(options[i].key, text, word))
+            c->refused[i] = true;
+}
+
 static void check_answered(struct reading *r) {
-    if (r->unanswered)
-        config_error(r->errors, "%s:%d: found \"%s\", expected key = value or [section]", r->file,
+    if (r->unanswered) {
+        config_error(r->errors, r->unanswered,
+                     "%s:%d: found \"%s\", expected key = value or [section]", r->file,
                      r->unanswered, r->unanswered_text);
+        refuse_named(r->config, r->unanswered_text);
+    }
     r->unanswered = 0;
 }
 
@@ -130,14 +179,15 @@ static char *read_line(char *str, int size, void *stream) {
     const size_t n = strlen(text), room = (size_t)size - 3;
     str[0] = 0;
     r->continued = *text && (r->joined || (indented && !starts_something(text))) && r->n > 0;
-    if (n > room)
-        config_error(r->errors,
+    if (n > room) {
+        config_error(r->errors, r->line,
                      "%s:%d: found a line of %zu bytes, expected at most %zu: a value goes on in "
                      "the next line if that is indented",
                      r->file, r->line, n, room);
-    else if (*text == '[' && !r->continued && !strchr(text, ']')) {
-        config_error(r->errors, "%s:%d: found \"%.60s\", expected [section]", r->file, r->line,
-                     text);
+        refuse_named(r->config, r->continued ? r->entries[r->n - 1].key : text);
+    } else if (*text == '[' && !r->continued && !strchr(text, ']')) {
+        config_error(r->errors, r->line, "%s:%d: found \"%.60s\", expected [section]", r->file,
+                     r->line, text);
         snprintf(str, (size_t)size, "%s]", text); /* its keys are no findings of their own */
     } else if (*text) {
         snprintf(str, (size_t)size, "%s%s", r->continued ? " " : "", text);
@@ -207,38 +257,40 @@ static void take_value(struct config *out, const struct entry *e, struct config_
     const int i = option_find(e->section, e->key);
     char expected[400], found[300];
     if (i < 0) {
-        option_suggest(e->section, e->key, expected);
+        const int meant = option_suggest(e->section, e->key, expected);
+        if (meant >= 0 && !out->from[meant]) out->refused[meant] = true;
         if (!*e->section)
-            config_error(errors, "%s:%d: found key %.60s before any section, expected %s",
+            config_error(errors, e->line, "%s:%d: found key %.60s before any section, expected %s",
                          out->file, e->line, e->key, expected);
         else
-            config_error(errors, "%s:%d: found key %.60s in [%.60s], expected %s", out->file,
-                         e->line, e->key, e->section, expected);
+            config_error(errors, e->line, "%s:%d: found key %.60s in [%.60s], expected %s",
+                         out->file, e->line, e->key, e->section, expected);
         return;
     }
     const struct option *o = &option_table(&(int){0})[i];
     if (out->from[i]) {
-        config_error(errors,
+        config_error(errors, e->line,
                      "%s:%d: found a second value for [%s] %s, expected one: the first is in line "
                      "%d",
                      out->file, e->line, o->section, o->key, (int)out->from[i]);
         return;
     }
     out->from[i] = e->line;
-    if (option_parse(o, e->value, out, found)) return;
+    out->refused[i] = !option_parse(o, e->value, out, found);
+    if (!out->refused[i]) return;
     option_expected(o, expected);
-    config_error(errors, "%s:%d: [%s] %s: found %s, expected %s", out->file, e->line, o->section,
-                 o->key, found, expected);
+    config_error(errors, e->line, "%s:%d: [%s] %s: found %s, expected %s", out->file, e->line,
+                 o->section, o->key, found, expected);
 }
 
 static enum status parse_text_of_file(struct config *out, const char *text,
                                       struct config_errors *errors) {
-    struct reading r = {.file = out->file, .next = text, .errors = errors};
+    struct reading r = {.file = out->file, .next = text, .config = out, .errors = errors};
     if (!strncmp(text, "\xef\xbb\xbf", 3)) r.next += 3; /* a byte order mark */
     ini_parse_stream(read_line, &r, take_entry, &r);
     check_answered(&r);
     if (r.no_memory)
-        config_error(errors, "%s: out of memory", out->file);
+        config_error(errors, FROM_DEFAULT, "%s: out of memory", out->file);
     else
         for (int i = 0; i < r.n; i++) take_value(out, &r.entries[i], errors);
     entries_free(&r);
@@ -250,13 +302,16 @@ static char *read_file(const char *path, enum status *status, struct config_erro
     *status = STATUS_IO;
     FILE *file = fopen(path, "rbe");
     if (!file) {
-        config_error(errors, "cannot open the configuration %s: %s", path, strerror(errno));
+        config_error(errors, FROM_DEFAULT, "cannot open the configuration %s: %s", path,
+                     strerror(errno));
         return NULL;
     }
     char *text = malloc(FILE_MAX_BYTES + 1);
     const size_t n = text ? fread(text, 1, FILE_MAX_BYTES + 1, file) : 0;
     const bool failed = !text || ferror(file);
-    if (failed) config_error(errors, "cannot read the configuration %s: %s", path, strerror(errno));
+    if (failed)
+        config_error(errors, FROM_DEFAULT, "cannot read the configuration %s: %s", path,
+                     strerror(errno));
     fclose(file);
     if (!failed && n <= FILE_MAX_BYTES) {
         text[n] = 0;
@@ -267,63 +322,82 @@ static char *read_file(const char *path, enum status *status, struct config_erro
         }
         int line = 1;
         for (size_t i = 0; i < bytes; i++) line += text[i] == '\n';
-        config_error(errors, "%s:%d: found a NUL byte, expected text", path, line);
+        config_error(errors, line, "%s:%d: found a NUL byte, expected text", path, line);
         *status = STATUS_USAGE;
     } else if (!failed) {
-        config_error(errors, "%s: found more than %d bytes, expected a configuration", path,
-                     FILE_MAX_BYTES);
+        config_error(errors, FROM_DEFAULT, "%s: found more than %d bytes, expected a configuration",
+                     path, FILE_MAX_BYTES);
         *status = STATUS_USAGE;
     }
     free(text);
     return NULL;
 }
 
-/* "section.key=value" */
-static void take_override(struct config *out, const char *set, struct config_errors *errors) {
+/* "section.key=value", the i-th of them */
+static void take_override(struct config *out, const char *set, int number,
+                          struct config_errors *errors) {
+    const int32_t from = FROM_SET - number;
     const char *dot = strchr(set, '.'), *equals = strchr(set, '=');
     char section[64], key[64], expected[400], found[300];
     if (!dot || !equals || dot > equals || dot - set >= (int)sizeof section ||
         equals - dot > (int)sizeof key) {
-        config_error(errors, "--set %.200s: expected section.key=value", set);
+        config_error(errors, from, "--set %.200s: expected section.key=value", set);
         return;
     }
     snprintf(section, sizeof section, "%.*s", (int)(dot - set), set);
     snprintf(key, sizeof key, "%.*s", (int)(equals - dot - 1), dot + 1);
     const int i = option_find(section, key);
     if (i < 0) {
-        option_suggest(section, key, expected);
-        config_error(errors, "--set %.200s: found key %s in [%s], expected %s", set, key, section,
-                     expected);
+        const int meant = option_suggest(section, key, expected);
+        if (meant >= 0) out->refused[meant] = true;
+        config_error(errors, from, "--set %.200s: found key %s in [%s], expected %s", set, key,
+                     section, expected);
         return;
     }
     const struct option *o = &option_table(&(int){0})[i];
-    out->from[i] = FROM_SET;
-    if (option_parse(o, equals + 1, out, found)) return;
+    out->from[i] = from;
+    out->refused[i] = !option_parse(o, equals + 1, out, found);
+    if (!out->refused[i]) return;
     option_expected(o, expected);
-    config_error(errors, "--set %.200s: found %s, expected %s", set, found, expected);
+    config_error(errors, from, "--set %.200s: found %s, expected %s", set, found, expected);
 }
 
 /* ---- values that are right alone and wrong together */
 
-static void check_combinations(const struct config *c, struct config_errors *errors) {
+static void check_chunk_sizes(const struct config *c, struct config_errors *errors) {
     char where[PATH_MAX_BYTES + 64], other[PATH_MAX_BYTES + 64];
-    if (!c->enable_chunked_prefill && c->max_num_batched_tokens.n > 1)
-        config_error(errors,
-                     "%s: found %d chunk sizes with enable_chunked_prefill = false (%s), expected "
-                     "one: without chunks the prompt is prefilled in one step",
-                     config_where(c, "engine", "max_num_batched_tokens", where, sizeof where),
-                     c->max_num_batched_tokens.n,
-                     config_where(c, "engine", "enable_chunked_prefill", other, sizeof other));
+    if (!config_has(c, "engine", "max_num_batched_tokens") ||
+        !config_has(c, "engine", "enable_chunked_prefill") || c->enable_chunked_prefill ||
+        c->max_num_batched_tokens.n == 1)
+        return;
+    config_error(errors, config_from(c, "engine", "max_num_batched_tokens"),
+                 "%s: found %d chunk sizes with enable_chunked_prefill = false (%s), expected "
+                 "one: without chunks the prompt is prefilled in one step",
+                 config_where(c, "engine", "max_num_batched_tokens", where, sizeof where),
+                 c->max_num_batched_tokens.n,
+                 config_where(c, "engine", "enable_chunked_prefill", other, sizeof other));
+}
+
+static void check_room(const struct config *c, struct config_errors *errors) {
+    char where[PATH_MAX_BYTES + 64], other[PATH_MAX_BYTES + 64];
+    if (!config_has(c, "model", "max_model_len") || !config_has(c, "sampling", "max_tokens") ||
+        !c->max_model_len || c->max_tokens < c->max_model_len)
+        return;
+    config_error(errors, config_from(c, "sampling", "max_tokens"),
+                 "%s: found max_tokens = %" PRId64 " under max_model_len = %" PRId64
+                 " (%s), expected room for a prompt",
+                 config_where(c, "sampling", "max_tokens", where, sizeof where), c->max_tokens,
+                 c->max_model_len, config_where(c, "model", "max_model_len", other, sizeof other));
+}
+
+static void check_combinations(const struct config *c, struct config_errors *errors) {
+    char where[PATH_MAX_BYTES + 64];
+    check_chunk_sizes(c, errors);
+    check_room(c, errors);
     if (!strcmp(c->model_gpu, "auto"))
-        config_error(errors, "%s: found path_gpu = auto, expected the model that auto stands for",
+        config_error(errors, config_from(c, "model", "path_gpu"),
+                     "%s: found path_gpu = auto, expected the model that auto stands for",
                      config_where(c, "model", "path_gpu", where, sizeof where));
-    if (c->max_model_len && c->max_tokens >= c->max_model_len)
-        config_error(errors,
-                     "%s: found max_tokens = %" PRId64 " under max_model_len = %" PRId64
-                     " (%s), expected room for a prompt",
-                     config_where(c, "sampling", "max_tokens", where, sizeof where), c->max_tokens,
-                     c->max_model_len,
-                     config_where(c, "model", "max_model_len", other, sizeof other));
 }
 
 enum status config_load(struct config *out, const char *path, const char *const *sets, int n_sets,
@@ -337,11 +411,11 @@ enum status config_load(struct config *out, const char *path, const char *const 
     if (text) status = parse_text_of_file(out, text, own);
     free(text);
     if (status == STATUS_OK) {
-        for (int i = 0; i < n_sets; i++) take_override(out, sets[i], own);
-        if (!own->n) check_combinations(out, own);
+        for (int i = 0; i < n_sets; i++) take_override(out, sets[i], i, own);
+        check_combinations(out, own);
         if (own->n) status = STATUS_USAGE;
     }
-    for (int i = 0; i < own->n; i++) config_error(errors, "%s", own->e[i].text);
+    for (int i = 0; i < own->n; i++) config_error(errors, own->from[i], "%s", own->e[i].text);
     if (errors) errors->more += own->more;
     free(own);
     return status;

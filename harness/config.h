@@ -21,14 +21,17 @@ struct text_axis {
     char v[AXIS_MAX][NAME_MAX_BYTES];
 };
 
-/* Where each option got its value, by its number in the option table. */
-enum { OPTIONS_MAX = 64, FROM_DEFAULT = 0, FROM_SET = -1 }; /* else a line of the file */
+/* Where each option got its value, by its number in the option table: a line of the file, nowhere,
+ * or the i-th --set as FROM_SET - i. */
+enum { OPTIONS_MAX = 64, FROM_DEFAULT = 0, FROM_SET = -1 };
 
 enum coverage_kind { COVERAGE_AUTO, COVERAGE_FULL, COVERAGE_SAMPLE };
 
 struct config {
     char file[PATH_MAX_BYTES]; /* where it came from, for messages */
-    int32_t from[OPTIONS_MAX]; /* line in it, FROM_DEFAULT or FROM_SET; see config_where */
+    int32_t from[OPTIONS_MAX]; /* see config_where */
+    bool refused[OPTIONS_MAX]; /* a finding stands where its value should: what is in its place is
+                                  not what was meant; see config_has */
 
     /* [model] */
     char model_path[PATH_MAX_BYTES]; /* path: needle, random:PRESET, folder; "auto": by device, see
@@ -78,28 +81,36 @@ struct config {
     bool truth; /* needle answer and analytic logits, where the model knows them */
 };
 
-/* Collected messages of a parse: all of them, not only the first. */
+/* Collected messages: all of them, not only the first, by line of the file; then those about
+ * defaults, then those about overrides. Where they are too many, the first of this order are kept.
+ */
 struct config_errors {
     int n;
     struct error e[64];
-    int more; /* beyond the array */
+    int32_t from[64]; /* what each is about, as in struct config */
+    int more;         /* beyond the array */
 };
-/* Adds one message; `errors` may be NULL. */
+/* Adds one message in its place, behind those about the same; `errors` may be NULL. */
 #if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
+__attribute__((format(printf, 3, 4)))
 #endif
-void config_error(struct config_errors *errors, const char *format, ...);
+void config_error(struct config_errors *errors, int32_t from, const char *format, ...);
 /* All messages on stderr, one a line, and how many were left out. */
 void config_errors_print(const struct config_errors *errors);
 
 /* Defaults, then the file, then the overrides "section.key=value" in order. Every finding is one
  * message "file:line: what was found, what was expected" (overrides: "--set section.key=value:
- * ..."). STATUS_USAGE if there is any, STATUS_IO if the file can't be read. */
+ * ..."). STATUS_USAGE if there is any, STATUS_IO if the file can't be read. With STATUS_USAGE *out
+ * holds what is good: plan_check judges that further. */
 enum status config_load(struct config *out, const char *path, const char *const *sets, int n_sets,
                         struct config_errors *errors);
 void config_defaults(struct config *out);
 
-/* Where a value stands, for messages: "sweep.ini:12", "--set engine.threads", or "default of
+/* Whether the value of a key is what was meant: none of the findings is about it. */
+bool config_has(const struct config *c, const char *section, const char *key);
+/* Where a value stands: a line, FROM_DEFAULT, or FROM_SET - i. */
+int32_t config_from(const struct config *c, const char *section, const char *key);
+/* The same for messages: "sweep.ini:12", "--set engine.threads=2", or "sweep.ini: default of
  * [engine] threads" for a value that nobody wrote. Returns out. */
 char *config_where(const struct config *c, const char *section, const char *key, char *out,
                    size_t size);

@@ -19,7 +19,8 @@
 static const struct option options[] = {
     {"model", "path", OPTION_TEXT, AT(model_path), 1, 0, NULL, "auto",
      "Model: `needle` (embedded, knows the right answer), `random:PRESET` (real shapes, seeded "
-     "random weights), or a folder with a checkpoint; `bench list models` shows the names. `auto`: "
+     "random weights); `bench list models` shows the names. A folder with a checkpoint is not read "
+     "by this version. `auto`: "
      "`path_gpu` where there is a GPU, `needle` elsewhere.",
      "model|model_path|name"},
     {"model", "path_gpu", OPTION_TEXT, AT(model_gpu), 1, 0, NULL, "random:qwen2.5-7b-1m",
@@ -521,7 +522,7 @@ static void list_sections(char *out, size_t size) {
         }
 }
 
-void option_suggest(const char *section, const char *key, char *out) {
+int option_suggest(const char *section, const char *key, char *out) {
     if (!section_exists(section)) {
         char all[200];
         list_sections(all, sizeof all);
@@ -532,13 +533,13 @@ void option_suggest(const char *section, const char *key, char *out) {
             snprintf(out, 400, "[%s] (there are %s)", names[near], all);
         else
             snprintf(out, 400, "one of %s", all);
-        return;
+        return near < 0 ? -1 : option_find(names[near], key);
     }
     for (int i = 0; i < OPTIONS; i++)
         if (!strcmp(options[i].key, key)) {
             snprintf(out, 400, "a key of [%s]: %s belongs in [%s]", section, key,
                      options[i].section);
-            return;
+            return i;
         }
     int row = find_also(section, key);
     if (row < 0) row = find_nearest(section, key);
@@ -548,6 +549,7 @@ void option_suggest(const char *section, const char *key, char *out) {
         snprintf(out, 400, "%s, which belongs in [%s]", options[row].key, options[row].section);
     else
         snprintf(out, 400, "%s", options[row].key);
+    return row;
 }
 
 /* ---- for people */

@@ -41,7 +41,8 @@ bool option_parse(const struct option *o, const char *text, struct config *c, ch
 void option_expected(const struct option *o, char *out);
 /* The value in c, as a file would say it. */
 void option_print(const struct option *o, const struct config *c, FILE *out);
-/* For a section and key that do not exist: what was expected instead. At least 400 bytes. */
-void option_suggest(const char *section, const char *key, char *out);
+/* For a section and key that do not exist: what was expected instead, at least 400 bytes, and the
+ * row that was probably meant, or -1. */
+int option_suggest(const char *section, const char *key, char *out);
 
 #endif

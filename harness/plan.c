@@ -26,6 +26,8 @@ struct making {
     struct rates *rates;     /* [launches], owned */
     struct case_time *times; /* [n], owned */
     int64_t max_model_len;
+    bool device_known, model_known; /* what depends on them can be judged */
+    bool measure_anew;              /* kept rates are not good enough */
 };
 
 #if defined(__GNUC__)
@@ -40,7 +42,7 @@ finding(struct making *m, enum status status, const char *section, const char *k
     vsnprintf(text, sizeof text, format, ap);
     va_end(ap);
     config_where(&m->p->config, section, key, where, sizeof where);
-    config_error(m->errors, "%s: %s", where, text);
+    config_error(m->errors, config_from(&m->p->config, section, key), "%s: %s", where, text);
     if (m->status == STATUS_OK || status == STATUS_USAGE) m->status = status;
 }
 
@@ -70,11 +72,18 @@ static bool cuda_usable(const char **why) {
     return false;
 }
 
+/* Whether a value is what was meant, so that a finding about it would be true. */
+static bool has(const struct making *m, const char *section, const char *key) {
+    return config_has(&m->p->config, section, key);
+}
+
 static void choose_device(struct making *m) {
     struct plan *p = m->p;
     const char *why;
     const bool cuda = cuda_usable(&why);
     p->device = cuda && strcmp(p->config.device, "cpu") != 0 ? DEVICE_CUDA : DEVICE_CPU;
+    m->device_known = has(m, "engine", "device") && (cuda || strcmp(p->config.device, "cuda") != 0);
+    if (!has(m, "engine", "device")) return;
     if (!strcmp(p->config.device, "cuda") && !cuda)
         finding(m, STATUS_UNSUPPORTED, "engine", "device", "found cuda, expected cpu or auto: %s",
                 why);
@@ -92,7 +101,11 @@ static void read_model(struct making *m) {
     struct error err = {""};
     const char *path = plan_model_path(&p->config, p->device);
     const bool automatic = !strcmp(p->config.model_path, "auto");
+    if (!has(m, "model", "path") || (automatic && !m->device_known) ||
+        (automatic && p->device == DEVICE_CUDA && !has(m, "model", "path_gpu")))
+        return;
     const enum status s = engine_model_config(path, &p->model, &err);
+    m->model_known = s == STATUS_OK;
     if (s != STATUS_OK)
         finding(m, s, "model", automatic && p->device == DEVICE_CUDA ? "path_gpu" : "path", "%s",
                 err.text);
@@ -102,7 +115,44 @@ static void read_model(struct making *m) {
 
 /* ---- what needs the model to be judged */
 
-static void check_kernel_name(struct making *m, enum op op, const char *name, const char *key) {
+/* Opens the device with these kernels, and with one thread: what it refuses is about that key. */
+static bool try_device(struct making *m, const struct device_opts *opts, const char *key) {
+    struct error err = {""};
+    struct device *dev;
+    const enum status s = device_open(&dev, opts, &err);
+    if (s == STATUS_OK)
+        device_close(dev);
+    else
+        finding(m, s, "engine", key, "%s", err.text);
+    return s == STATUS_OK;
+}
+
+static bool check_isa(struct making *m) {
+    struct device_opts opts = device_opts_defaults();
+    if (!has(m, "engine", "isa")) return false;
+    if (m->p->device != DEVICE_CPU || !strcmp(m->p->config.isa, "auto")) return true;
+    opts.threads = 1;
+    opts.isa = m->p->config.isa;
+    return try_device(m, &opts, "isa");
+}
+
+/* Whether a kernel that runs here serves every dtype of the configuration, under its isa. */
+static void check_kernel_serves(struct making *m, enum op op, const char *name, const char *key) {
+    const struct plan *p = m->p;
+    struct device_opts opts = device_opts_defaults();
+    opts.kind = p->device;
+    opts.threads = 1;
+    opts.isa = p->config.isa;
+    opts.head_dim = m->model_known ? p->model.D : 0;
+    *(op == OP_LINEAR ? &opts.linear : &opts.attention) = name;
+    for (int i = 0; i < p->config.dtype.n; i++) {
+        opts.dtype = strcmp(p->config.dtype.v[i], "float32") != 0 ? DTYPE_BF16 : DTYPE_F32;
+        if (!try_device(m, &opts, key)) return;
+    }
+}
+
+/* Whether there is such a kernel, and it runs here. */
+static bool check_kernel_name(struct making *m, enum op op, const char *name, const char *key) {
     char names[400] = "auto";
     struct variant_info v;
     bool here = !strcmp(name, "auto");
@@ -114,25 +164,40 @@ static void check_kernel_name(struct making *m, enum op op, const char *name, co
         const size_t used = strlen(names);
         snprintf(names + used, sizeof names - used, ", %s", v.name);
     }
-    if (here) return;
+    if (here) return true;
     if (why)
         finding(m, STATUS_UNSUPPORTED, "engine", key, "found %s, which cannot run here: %s", name,
                 why);
     else
         finding(m, STATUS_USAGE, "engine", key, "found \"%s\", expected one of %s", name, names);
+    return false;
 }
 
-static void check_engine(struct making *m) {
+static void check_kernel(struct making *m, enum op op, const char *name, const char *key,
+                         bool isa_usable) {
+    if (!check_kernel_name(m, op, name, key) || !strcmp(name, "auto")) return;
+    if (isa_usable && has(m, "model", "dtype")) check_kernel_serves(m, op, name, key);
+}
+
+static void check_kernels(struct making *m) {
+    const struct config *c = &m->p->config;
+    if (!m->device_known) return;
+    const bool isa_usable = check_isa(m);
+    for (int i = 0; has(m, "engine", "attention_backend") && i < c->attention_backend.n; i++)
+        check_kernel(m, OP_ATTENTION, c->attention_backend.v[i], "attention_backend", isa_usable);
+    if (has(m, "engine", "linear_backend"))
+        check_kernel(m, OP_LINEAR, c->linear_backend, "linear_backend", isa_usable);
+}
+
+static void check_parallel(struct making *m) {
     const struct config *c = &m->p->config;
     struct error err = {""};
+    if (!m->model_known || !has(m, "engine", "tensor_parallel_size")) return;
     for (int i = 0; i < c->tensor_parallel_size.n; i++) {
         const int tp = (int)c->tensor_parallel_size.v[i];
         const enum status s = engine_check_parallel(&m->p->model, tp, &err);
         if (s != STATUS_OK) finding(m, s, "engine", "tensor_parallel_size", "%s", err.text);
     }
-    for (int i = 0; i < c->attention_backend.n; i++)
-        check_kernel_name(m, OP_ATTENTION, c->attention_backend.v[i], "attention_backend");
-    check_kernel_name(m, OP_LINEAR, c->linear_backend, "linear_backend");
 }
 
 static bool switched_on(const char *variable) {
@@ -149,8 +214,12 @@ static const char opt_in[] = "allow_long_max_model_len = true in [model], or "
                              "BENCH_ALLOW_LONG_MAX_MODEL_LEN=1 or VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 "
                              "in the environment";
 
+/* Leaves max_model_len at 0 where it cannot be known. */
 static void check_lengths(struct making *m) {
     struct plan *p = m->p;
+    if (!m->model_known || !has(m, "model", "max_model_len") ||
+        !has(m, "model", "allow_long_max_model_len"))
+        return;
     const int64_t most = p->model.max_position_embeddings;
     char found[FORMAT_BYTES], expected[FORMAT_BYTES];
     m->max_model_len = p->config.max_model_len ? p->config.max_model_len : most;
@@ -179,18 +248,26 @@ static int64_t named_length(const char *source) {
     return parse_tokens(text, &n) ? n : 0;
 }
 
+/* Prompts are judged without the model, and without a limit, where these are not known. */
 static void check_prompts(struct making *m) {
+    static const struct model_config any_model = {.name = "any model", .V = INT32_MAX};
     struct plan *p = m->p;
     const struct config *c = &p->config;
     char a[FORMAT_BYTES], b[FORMAT_BYTES], d[FORMAT_BYTES];
+    const struct model_config *model = m->model_known ? &p->model : &any_model;
+    const bool room_known = m->max_model_len && has(m, "sampling", "max_tokens");
+    const int64_t length = room_known ? m->max_model_len : INT32_MAX;
+    const int64_t new_tokens = room_known ? c->max_tokens : 1;
+    if (!has(m, "prompt", "source")) return;
     for (int i = 0; i < c->prompt.n; i++) {
         struct error err = {""};
         bool clamped = false;
         const char *source = c->prompt.v[i];
-        const enum status s = prompt_length(source, &p->model, m->max_model_len, c->max_tokens,
-                                            &p->prompt_tokens[i], &clamped, &err);
-        const bool too_long =
-            named_length(source) > p->model.max_position_embeddings && !long_lengths_allowed(c);
+        const enum status s =
+            prompt_length(source, model, length, new_tokens, &p->prompt_tokens[i], &clamped, &err);
+        const bool too_long = room_known &&
+                              named_length(source) > p->model.max_position_embeddings &&
+                              !long_lengths_allowed(c);
         if (s != STATUS_OK)
             finding(m, s, "prompt", "source", "%s%s%s", err.text,
                     too_long ? "; above the model's max_position_embeddings max_model_len needs "
@@ -361,7 +438,7 @@ static void measure_rates(struct making *m) {
             continue;
         }
         const struct engine_opts *engine = &first_of_launch(p, i)->engine;
-        const enum status s = rates_get(&m->rates[i], engine, &p->model, &err);
+        const enum status s = rates_get(&m->rates[i], engine, &p->model, m->measure_anew, &err);
         if (s != STATUS_OK)
             finding(m, s, "engine", "attention_backend", "%s, %s: %s", dtype_name(engine->dtype),
                     engine->attention_backend, err.text);
@@ -374,7 +451,7 @@ static void measure_rates(struct making *m) {
     for (int i = 0; i < p->launches; i++)
         if (m->rates[i].busy) {
             note(p, "other programs held the cores while the rates were measured: they are too "
-                    "low, and predicted times too long");
+                    "low, and predicted times too long; `bench plan --measure` measures anew");
             break;
         }
     p->device_info = m->rates[0].info;
@@ -588,14 +665,19 @@ static void add_notes(struct making *m) {
 
 /* ---- all of it */
 
-static void make(struct making *m) {
-    struct error err = {""};
+/* Everything that can be found without measuring; each check where it knows what it needs. */
+static void check(struct making *m) {
     choose_device(m);
-    if (m->status == STATUS_OK) read_model(m);
-    if (m->status != STATUS_OK) return;
-    check_engine(m);
+    read_model(m);
+    check_parallel(m);
+    check_kernels(m);
     check_lengths(m);
     check_prompts(m);
+}
+
+static void make(struct making *m) {
+    struct error err = {""};
+    check(m);
     if (m->status != STATUS_OK) return;
     const enum status s = plan_build_cases(m->p, &err);
     if (s != STATUS_OK) {
@@ -614,15 +696,34 @@ static void make(struct making *m) {
     if (m->status == STATUS_OK) add_notes(m);
 }
 
-enum status plan_make(struct plan *out, const struct config *c, struct config_errors *errors) {
+static enum status make_with(struct plan *out, const struct config *c, bool measure_anew,
+                             struct config_errors *errors) {
     memset(out, 0, sizeof *out);
     out->config = *c;
-    struct making m = {.p = out, .errors = errors};
+    struct making m = {.p = out, .errors = errors, .measure_anew = measure_anew};
     make(&m);
     free(m.rates);
     free(m.times);
     if (m.status != STATUS_OK) plan_free(out);
     return m.status;
+}
+
+enum status plan_make(struct plan *out, const struct config *c, struct config_errors *errors) {
+    return make_with(out, c, false, errors);
+}
+
+enum status plan_make_anew(struct plan *out, const struct config *c, struct config_errors *errors) {
+    return make_with(out, c, true, errors);
+}
+
+void plan_check(const struct config *c, struct config_errors *errors) {
+    struct plan *p = calloc(1, sizeof *p);
+    if (!p) return;
+    p->config = *c;
+    struct making m = {.p = p, .errors = errors};
+    check(&m);
+    plan_free(p);
+    free(p);
 }
 
 void plan_free(struct plan *p) {

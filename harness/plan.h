@@ -57,6 +57,11 @@ struct plan {
  * unreadable or empty file, not UTF-8) are all found here, before anything runs, and reported with
  * file:line where the key stands. */
 enum status plan_make(struct plan *out, const struct config *c, struct config_errors *errors);
+/* The same with rates measured now, whatever the cache holds; it holds these afterwards. */
+enum status plan_make_anew(struct plan *out, const struct config *c, struct config_errors *errors);
+/* For a configuration that config_load refused: adds what plan_make would find in the values that
+ * are good, without measuring. What depends on a refused value is not judged. */
+void plan_check(const struct config *c, struct config_errors *errors);
 void plan_free(struct plan *p); /* zeroed struct is legal */
 
 /* The decisions as a small JSON file, written by rename: device, rates, and per case coverage,

@@ -190,14 +190,14 @@ static enum status measure(struct rates *out, const struct engine_opts *opts, st
 }
 
 enum status rates_get(struct rates *out, const struct engine_opts *opts,
-                      const struct model_config *model, struct error *err) {
+                      const struct model_config *model, bool anew, struct error *err) {
     char key[KEY_BYTES], hash[65], folder[4096], path[4200];
     memset(out, 0, sizeof *out);
     key_text(opts, model, key);
     sha256_hex(key, strlen(key), hash);
     const bool keep = cache_folder(folder, sizeof folder);
     snprintf(path, sizeof path, "%s/rates-%.16s.json", keep ? folder : "", hash);
-    if (keep && read_cache(path, key, out)) return STATUS_OK;
+    if (keep && !anew && read_cache(path, key, out)) return STATUS_OK;
 
     memset(out, 0, sizeof *out);
     const enum status status = measure(out, opts, err);

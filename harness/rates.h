@@ -17,9 +17,10 @@ struct rates {
     char note[300]; /* why the cache could not be written, or "" */
 };
 
-/* Errors are engine_measure's. *out must not move afterwards (info points into it). */
+/* From the cache, unless `anew`. Errors are engine_measure's. *out must not move afterwards (info
+ * points into it). */
 enum status rates_get(struct rates *out, const struct engine_opts *opts,
-                      const struct model_config *model, struct error *err);
+                      const struct model_config *model, bool anew, struct error *err);
 
 /* As a JSON object and back; false: not all of it is there and sensible. For plan files too. */
 struct jsondoc;

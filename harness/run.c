@@ -21,6 +21,7 @@
 enum status run_load_config(struct run *r, struct error *err) {
     enum status s =
         config_load(&r->config, r->config_path, r->sets.v, r->sets.n, &r->config_errors);
+    if (s == STATUS_USAGE) plan_check(&r->config, &r->config_errors);
     if (s != STATUS_IO || r->config_errors.n != 1)
         return s == STATUS_OK ? s : error_set(err, s, "%s is not valid", r->config_path);
     *err = r->config_errors.e[0]; /* no finding in the file: there is none to read */

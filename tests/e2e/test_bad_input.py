@@ -39,6 +39,30 @@ class BadInput(drive.BenchTest):
         for key in ("tensor_parallel_size", "repeats", "spot"):
             self.assertIn(self.line_of(key), result.err)
 
+    def test_what_needs_the_model_comes_with_the_rest_by_line(self):
+        config = self.write_config(model__path="needel", run__repeats="-1", check__spot="x",
+                                   engine__tensor_parallel_size="two", prompt__source="needle:1")
+        for command in ("run", "plan"):
+            output = ["-o", self.file] if command == "run" else []
+            result = self.expect(self.bench(command, config, *output, "--set", "run.spans=maybe"), 2)
+            where = [line.split(": ")[0].split("/")[-1] for line in result.err.splitlines()]
+            expected = [self.line_of(key).rstrip(":") for key in
+                        ("path", "tensor_parallel_size", "source", "repeats", "spot")]
+            self.assertEqual(where, [*expected, "--set run.spans=maybe"], repr(result))
+        self.write_config(model__path="needle", run__repeats="-1", engine__tensor_parallel_size="3")
+        result = self.expect(self.bench("plan", config), 2)
+        for key in ("tensor_parallel_size", "repeats"):
+            self.assertIn(self.line_of(key), result.err)
+
+    def test_instruction_set_that_is_not_here(self):
+        kernels = self.bench("list", "kernels").out.splitlines()
+        if any("amx_bf16" in line and line.rstrip().endswith("yes") for line in kernels):
+            self.skipTest("this machine has amx_bf16")
+        for command in ("run", "plan"):
+            result = self.bench(command, drive.source / "configs" / "smoke.ini", "--set", "engine.isa=amx_bf16")
+            self.expect(result, 2, "--set engine.isa=amx_bf16: ", "this machine has ")
+            self.assertNotIn("attention_backend", result.err)
+
     def test_override_that_is_wrong(self):
         self.expect(self.bench("run", self.write_config(), "-o", self.file, "--set", "engine.thread=2"), 2,
                     "--set engine.thread", "threads")

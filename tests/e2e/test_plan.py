@@ -51,6 +51,12 @@ class Plan(drive.BenchTest):
             self.assertIn("are left", case["reason"])
         self.assertLessEqual(plan["predicted_total_s"], 2)
 
+    def test_rates_are_kept_and_measured_anew_on_demand(self):
+        self.expect(self.plan(), 0)
+        self.expect(self.plan(), 0, "rates measured before")
+        self.expect(self.plan("--measure"), 0, "rates measured now")
+        self.expect(self.plan(), 0, "rates measured before")
+
     def test_overrides_apply(self):
         plan = self.document("--set", "engine.max_num_batched_tokens=1000", "--set=engine.enforce_eager=false")
         self.assertEqual([case["id"] for case in plan["cases"]], ["needle-1k_c1000_graph_tp2_bf16"])
@@ -76,7 +82,8 @@ class Plan(drive.BenchTest):
 
 class List(drive.BenchTest):
     def test_models(self):
-        self.expect(self.bench("list", "models"), 0, "needle", "random:qwen2.5-7b-1m", "random:nano")
+        self.expect(self.bench("list", "models"), 0, "needle", "random:qwen2.5-7b-1m", "random:nano",
+                    "not read by this version")
 
     def test_kernels_say_what_is_usable_and_why_not(self):
         result = self.expect(self.bench("list", "kernels"), 0, "attention", "linear", "all_reduce")

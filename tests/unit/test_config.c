@@ -260,6 +260,65 @@ static void all_findings_come_at_once_and_in_order(void **state) {
     assert_int_equal(f->errors.more, 36);
 }
 
+static void findings_are_kept_by_line_then_defaults_then_overrides(void **state) {
+    struct fixture *f = *state;
+    static const int32_t from[] = {7, FROM_SET - 1, 2, FROM_DEFAULT, 7, FROM_SET, FROM_SET - 1};
+    static const char *const sorted[] = {"2", "0", "4", "3", "5", "1", "6"};
+    memset(&f->errors, 0, sizeof f->errors);
+    for (int i = 0; i < 7; i++) config_error(&f->errors, from[i], "%d", i);
+    for (int i = 0; i < 7; i++) assert_string_equal(f->errors.e[i].text, sorted[i]);
+
+    /* full: what comes first stays, whenever it was found */
+    memset(&f->errors, 0, sizeof f->errors);
+    for (int line = 100; line > 0; line--) config_error(&f->errors, line, "%d", line);
+    config_error(&f->errors, FROM_SET, "last");
+    assert_int_equal(f->errors.n, 64);
+    assert_int_equal(f->errors.more, 37);
+    assert_string_equal(f->errors.e[0].text, "1");
+    assert_string_equal(f->errors.e[63].text, "64");
+}
+
+static void a_refused_value_is_marked_and_so_is_the_key_that_was_meant(void **state) {
+    struct fixture *f = *state;
+    static const struct {
+        const char *text, *section, *key;
+        bool has;
+    } files[] = {
+        {"[run]\nrepeats = 3\nspans = x\n", "run", "repeats", true},
+        {"[run]\nrepeats = 3\nspans = x\n", "run", "spans", false},
+        {"[engine]\ntensor_paralel_size = 3\n", "engine", "tensor_parallel_size", false},
+        {"[engine]\ntensor_paralel_size = 3\ntensor_parallel_size = 2\n", "engine",
+         "tensor_parallel_size", true},
+        {"[engin]\nisa = avx2\n", "engine", "isa", false},
+        {"[model]\nisa = avx2\n", "engine", "isa", false},
+        {"[engine]\nisa avx2\n", "engine", "isa", false},
+        {"[engine]\nisa avx2\n", "engine", "threads", true},
+        {"[engine]\nisa = none\nisa = avx2\n", "engine", "isa", true},
+    };
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        assert_int_equal(load(f, files[i].text), STATUS_USAGE);
+        assert_int_equal(config_has(&f->config, files[i].section, files[i].key), files[i].has);
+    }
+    const char *const good[] = {"run.spans=true"};
+    load_with(f, "[run]\nspans = x\n", good, 1);
+    assert_true(config_has(&f->config, "run", "spans"));
+    const char *const bad[] = {"run.spans=y"};
+    load_with(f, "[run]\nspans = true\n", bad, 1);
+    assert_false(config_has(&f->config, "run", "spans"));
+    assert_false(config_has(&f->config, "run", "nothing"));
+}
+
+static void contradictions_are_found_beside_other_findings(void **state) {
+    struct fixture *f = *state;
+    load(f, "[model]\nseed = x\npath_gpu = auto\nmax_model_len = 64\n"
+            "[sampling]\nmax_tokens = 64\ntop_k = y\n");
+    assert_int_equal(f->errors.n, 4);
+    static const char *const where[] = {":2: ", ":3: ", ":6: ", ":7: "};
+    for (int i = 0; i < 4; i++) assert_has(f->errors.e[i].text, where[i]);
+    load(f, "[model]\nmax_model_len = x\n[sampling]\nmax_tokens = 64\n");
+    assert_int_equal(f->errors.n, 1);
+}
+
 static void comments_and_long_values(void **state) {
     struct fixture *f = *state;
     assert_ok(f, "\xef\xbb\xbf; why\n  # this\n[run] ; a section\nrepeats = 2 # two\n\n"
@@ -286,7 +345,7 @@ static void overrides_win_and_are_checked_alike(void **state) {
     assert_int_equal(f->config.repeats, 6);
     assert_int_equal(f->config.tensor_parallel_size.n, 2);
     assert_string_equal(config_where(&f->config, "run", "repeats", where, sizeof where),
-                        "--set run.repeats");
+                        "--set run.repeats=6");
     assert_has(config_where(&f->config, "run", "warmup", where, sizeof where), ":2");
     assert_has(config_where(&f->config, "run", "spans", where, sizeof where),
                "default of [run] spans");
@@ -510,6 +569,9 @@ int main(void) {
         cmocka_unit_test(a_second_value_names_both_lines),
         cmocka_unit_test(lines_that_are_nothing_are_findings),
         cmocka_unit_test(all_findings_come_at_once_and_in_order),
+        cmocka_unit_test(findings_are_kept_by_line_then_defaults_then_overrides),
+        cmocka_unit_test(a_refused_value_is_marked_and_so_is_the_key_that_was_meant),
+        cmocka_unit_test(contradictions_are_found_beside_other_findings),
         cmocka_unit_test(comments_and_long_values),
         cmocka_unit_test(overrides_win_and_are_checked_alike),
         cmocka_unit_test(values_that_contradict_each_other_are_findings),

@@ -181,22 +181,22 @@ static void assert_finding(struct fixture *f, const char *const *sets, int n, en
 static void what_needs_the_model_is_found_before_anything_runs(void **state) {
     struct fixture *f = *state;
     char set[300], line[300];
-    assert_finding(f, SETS("model.path=nedle"), STATUS_USAGE, "--set model.path: ", "nedle");
+    assert_finding(f, SETS("model.path=nedle"), STATUS_USAGE, "--set model.path=", "nedle");
     assert_finding(f, SETS("engine.tensor_parallel_size=1,3"), STATUS_USAGE,
-                   "--set engine.tensor_parallel_size: ", "3");
+                   "--set engine.tensor_parallel_size=", "3");
     assert_finding(f, SETS("engine.attention_backend=nothing"), STATUS_USAGE,
-                   "--set engine.attention_backend: ", "found \"nothing\", expected one of auto, ");
+                   "--set engine.attention_backend=", "found \"nothing\", expected one of auto, ");
     assert_finding(f, SETS("engine.linear_backend=nothing"), STATUS_USAGE,
-                   "--set engine.linear_backend: ", "expected one of auto, ");
-    assert_finding(f, SETS("prompt.source=needle:0"), STATUS_USAGE, "--set prompt.source: ", "0");
-    assert_finding(f, SETS("prompt.source=needle:10"), STATUS_USAGE, "--set prompt.source: ", "10");
+                   "--set engine.linear_backend=", "expected one of auto, ");
+    assert_finding(f, SETS("prompt.source=needle:0"), STATUS_USAGE, "--set prompt.source=", "0");
+    assert_finding(f, SETS("prompt.source=needle:10"), STATUS_USAGE, "--set prompt.source=", "10");
     assert_finding(f, SETS("prompt.source=file:/no/such"), STATUS_IO,
-                   "--set prompt.source: ", "/no/such");
+                   "--set prompt.source=", "/no/such");
     snprintf(set, sizeof set, "prompt.source=file:%s", f->file);
     write_file(f->file, "", 0);
-    assert_finding(f, SETS(set), STATUS_USAGE, "--set prompt.source: ", f->file);
+    assert_finding(f, SETS(set), STATUS_USAGE, "--set prompt.source=", f->file);
     write_file(f->file, "ok \xff", 4);
-    assert_finding(f, SETS(set), STATUS_USAGE, "--set prompt.source: ", "UTF-8");
+    assert_finding(f, SETS(set), STATUS_USAGE, "--set prompt.source=", "UTF-8");
 
     /* all at once, with the line of the file */
     write_file(f->ini,
@@ -215,6 +215,110 @@ static void what_needs_the_model_is_found_before_anything_runs(void **state) {
     }
 }
 
+/* Findings of both kinds, of a file and overrides: their number, and what each one begins with. */
+static void assert_all_found(struct fixture *f, const char *text, const char *const *sets,
+                             int n_sets, const char *const *where, int n) {
+    char begin[300];
+    write_file(f->ini, text, strlen(text));
+    memset(&f->errors, 0, sizeof f->errors);
+    assert_int_equal(config_load(&f->config, f->ini, sets, n_sets, &f->errors), STATUS_USAGE);
+    plan_check(&f->config, &f->errors);
+    for (int i = 0; i < n && i < f->errors.n; i++) {
+        const bool line = *where[i] == ':';
+        snprintf(begin, sizeof begin, "%s%s", line ? f->ini : "", where[i]);
+        if (strncmp(f->errors.e[i].text, begin, strlen(begin)) != 0)
+            fail_msg("expected \"%s\" at \"%s\"", begin, f->errors.e[i].text);
+    }
+    if (f->errors.n != n)
+        fail_msg("%d findings, expected %d; last \"%s\"", f->errors.n, n,
+                 f->errors.e[f->errors.n - 1].text);
+}
+
+static void good_values_are_judged_beside_refused_ones(void **state) {
+    struct fixture *f = *state;
+    assert_all_found(f,
+                     "[model]\npath = needel\nseed = x\n[engine]\nthread = 1\n"
+                     "linear_backend = none\ndevice = cpu\n[prompt]\n"
+                     "source = needle:1, file:/no/such\n[run]\nrepeats = -1\n",
+                     SETS("run.spans=2", "engine.attention_backend=nothing"),
+                     (const char *const[]){
+                         ":2: model \"needel\"", ":3: ", ":5: ", ":6: ", ":9: ", ":9: ", ":11: ",
+                         "--set run.spans=2: ", "--set engine.attention_backend=nothing: "},
+                     9);
+    assert_all_found(f,
+                     "[model]\npath = needle\n[run]\nrepeats = x\n[engine]\n"
+                     "tensor_parallel_size = 2, 3\n[prompt]\nsource = needle:2m\n",
+                     NULL, 0, (const char *const[]){":4: ", ":6: ", ":8: "}, 3);
+    assert_all_found(f, "[run]\nrepeats = x\n[model]\npath = random:nano\nmax_model_len = 4m\n",
+                     NULL, 0, (const char *const[]){":2: ", ":5: "}, 2);
+}
+
+static void what_depends_on_a_refused_value_is_not_judged(void **state) {
+    struct fixture *f = *state;
+    static const char *const files[] = {
+        "[model]\npaht = random:x\n[engine]\ntensor_parallel_size = 3\n",
+        "[model]\npath\n[engine]\ntensor_parallel_size = 3\n",
+        "[model]\npath = needle\n[engine]\ntensor_parallel_size = three\n",
+        "[model]\npath = needle\nmax_model_len = x\n[prompt]\nsource = random:100m\n",
+        "[model]\npath = random:nano\nallow_long_max_model_len = yes\nmax_model_len = 4m\n",
+        "[sampling]\nmax_tokens = x\n[model]\nmax_model_len = 1k\n[prompt]\nsource = needle:1k\n",
+        "[engine]\ndevice = gpu\nattention_backend = flash\n",
+        "[engine]\nisa = sse\nattention_backend = auto\n",
+        "[prompt]\nsources = file:/no/such\n",
+    };
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        write_file(f->ini, files[i], strlen(files[i]));
+        memset(&f->errors, 0, sizeof f->errors);
+        assert_int_equal(config_load(&f->config, f->ini, NULL, 0, &f->errors), STATUS_USAGE);
+        plan_check(&f->config, &f->errors);
+        if (f->errors.n != 1)
+            fail_msg("%s: %d findings, last %s", files[i], f->errors.n,
+                     f->errors.e[f->errors.n - 1].text);
+    }
+}
+
+/* Whether some kernel that needs this instruction set can run here. */
+static bool has_isa(const char *isa) {
+    struct variant_info v;
+    for (int i = 0; variant_info(i, &v); i++)
+        if (!strcmp(v.needs, isa) && v.usable) return true;
+    return false;
+}
+
+static void an_isa_that_is_not_here_is_named_with_what_is(void **state) {
+    struct fixture *f = *state;
+    if (has_isa("amx_bf16")) {
+        print_message("this machine has amx_bf16\n");
+        skip();
+    }
+    const char *const isa[] = {"engine.isa=amx_bf16"};
+    assert_finding(f, isa, 1, STATUS_UNSUPPORTED,
+                   "--set engine.isa=amx_bf16: ", "this machine has ");
+    assert_int_equal(f->errors.n, 1);
+    const char *const both[] = {"engine.isa=amx_bf16", "run.repeats=x"};
+    assert_all_found(f, base, both, 2,
+                     (const char *const[]){"--set engine.isa=amx_bf16: ", "--set run.repeats=x: "},
+                     2);
+    assert_all_found(f, "[engine]\nisa = amx_bf16\ndevice = cpu\nthreads = x\n", NULL, 0,
+                     (const char *const[]){":2: isa = amx_bf16: this machine has ", ":4: "}, 2);
+}
+
+static void a_kernel_above_the_isa_is_named_at_its_own_key(void **state) {
+    struct fixture *f = *state;
+    if (!has_isa("avx2")) {
+        print_message("this machine has no avx2\n");
+        skip();
+    }
+    const char *const attention[] = {"engine.isa=none", "engine.attention_backend=avx2"};
+    assert_finding(f, attention, 2, STATUS_UNSUPPORTED,
+                   "--set engine.attention_backend=avx2: ", "above the isa");
+    assert_int_equal(f->errors.n, 1);
+    const char *const linear[] = {"engine.isa=none", "engine.linear_backend=avx2"};
+    assert_finding(f, linear, 2, STATUS_UNSUPPORTED,
+                   "--set engine.linear_backend=avx2: ", "above the isa");
+    assert_int_equal(f->errors.n, 1);
+}
+
 static void lengths_above_the_models_need_one_of_three_switches(void **state) {
     struct fixture *f = *state;
     const char *const too_long[] = {"model.path=random:qwen2.5-7b-1m", "model.max_model_len=1m",
@@ -224,11 +328,11 @@ static void lengths_above_the_models_need_one_of_three_switches(void **state) {
                                            "BENCH_ALLOW_LONG_MAX_MODEL_LEN=1",
                                            "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"};
     for (int i = 0; i < 3; i++)
-        assert_finding(f, too_long, 4, STATUS_USAGE, "--set model.max_model_len: ", switches[i]);
+        assert_finding(f, too_long, 4, STATUS_USAGE, "--set model.max_model_len=", switches[i]);
     assert_has(f->errors.e[0].text, "found max_model_len = 1,048,576, expected at most 1,010,000");
     const char *const by_prompt[] = {"model.path=random:qwen2.5-7b-1m", "prompt.source=random:1m"};
     for (int i = 0; i < 3; i++)
-        assert_finding(f, by_prompt, 2, STATUS_USAGE, "--set prompt.source: ", switches[i]);
+        assert_finding(f, by_prompt, 2, STATUS_USAGE, "--set prompt.source=", switches[i]);
 
     make_ok(f, too_long, 5);
     setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1", 1);
@@ -252,7 +356,7 @@ static void a_prompt_of_the_whole_length_leaves_room_and_says_so(void **state) {
         noted |= strstr(f->plan.notes[i], "needle:4k means 3,840 prompt tokens") != NULL;
     assert_true(noted);
     assert_finding(f, SETS("model.max_model_len=4k", "prompt.source=needle:5k"), STATUS_USAGE,
-                   "--set prompt.source: ", "5");
+                   "--set prompt.source=", "5");
     plan_free(&f->plan);
 }
 
@@ -555,6 +659,13 @@ static void rates_are_kept_and_measured_again_when_damaged(void **state) {
     assert_memory_equal(&first, &f->plan.rates, sizeof first);
     assert_non_null(f->plan.device_info.variant[OP_LINEAR]);
 
+    load(f, NULL, 0); /* on demand, and kept again */
+    assert_int_equal(plan_make_anew(&f->plan, &f->config, &f->errors), STATUS_OK);
+    assert_true(f->plan.rates_measured);
+    make_ok(f, NULL, 0);
+    assert_false(f->plan.rates_measured);
+    assert_memory_not_equal(&first, &f->plan.rates, sizeof first);
+
     cache_path(f, path, sizeof path);
     write_file(path, "{\"linear_flops\": ", 17);
     make_ok(f, NULL, 0);
@@ -605,6 +716,10 @@ int main(void) {
         cmocka_unit_test(chunk_sizes_that_clamp_to_the_same_stay_distinct_cases),
         cmocka_unit_test(ids_are_file_names_and_tell_prompts_apart),
         cmocka_unit_test(what_needs_the_model_is_found_before_anything_runs),
+        cmocka_unit_test(good_values_are_judged_beside_refused_ones),
+        cmocka_unit_test(what_depends_on_a_refused_value_is_not_judged),
+        cmocka_unit_test(an_isa_that_is_not_here_is_named_with_what_is),
+        cmocka_unit_test(a_kernel_above_the_isa_is_named_at_its_own_key),
         cmocka_unit_test(lengths_above_the_models_need_one_of_three_switches),
         cmocka_unit_test(a_prompt_of_the_whole_length_leaves_room_and_says_so),
         cmocka_unit_test(sampled_chunks_hold_both_ends_and_spread),
