@@ -7,6 +7,10 @@
 #include "kernels/cpu_features.h"
 #include "kernels/thread_pool.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* A kernel: one variant of one op; args points to the op's argument struct. The call was checked
  * when it was built, so a kernel cannot fail on the CPU; on a GPU errors surface at device_sync. */
 typedef void op_function(struct device *dev, const void *args);
@@ -35,13 +39,17 @@ struct weight_layout {
     void (*release)(struct weight *w); /* NULL: nothing to free */
 };
 
+/* Least GPU that a CUDA variant needs, as ten times its compute capability. Code for sm_90a runs on
+ * exactly that. */
+enum gpu_isa { ISA_SM80 = 80, ISA_SM90A = 90 };
+
 /* A row of ops.inc. */
 enum variant_dtypes { SERVES_BF16 = 1 << DTYPE_BF16, SERVES_F32 = 1 << DTYPE_F32, SERVES_BOTH = 3 };
 struct variant {
     enum op op;
     const char *name;
     enum device_kind device;
-    enum cpu_isa isa;
+    int isa; /* enum cpu_isa or enum gpu_isa */
     enum variant_dtypes dtypes;
     op_function *run;
     const struct kv_layout *kv_layout;         /* attention */
@@ -65,5 +73,9 @@ bool variant_usable(const struct variant *v, const char **why);
 #undef VARIANT
 #undef VARIANT_KV
 #undef VARIANT_W
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -27,6 +27,13 @@
 
 #include "kernels/types.h"
 
+/* Functions of this header that GPU code calls as well. */
+#ifdef __CUDACC__
+#define HOST_DEVICE __host__ __device__
+#else
+#define HOST_DEVICE
+#endif
+
 /* name, text */
 #define OP_TABLE(X)                                                                                \
     X(OP_EMBED, "embed")                                                                           \
@@ -102,14 +109,20 @@ struct attention_segment {
 /* Segments of position p in ascending key order; returns their number (1 for plain causal, at most
  * 3). The definition, for kernels on every device and for checks of kernels (checks of the
  * definition itself write their own). */
-static inline int attention_segments(struct attention_pattern a, int32_t p,
-                                     struct attention_segment s[Q_COPIES]) {
+static inline HOST_DEVICE int attention_segments(struct attention_pattern a, int32_t p,
+                                                 struct attention_segment s[Q_COPIES]) {
     int n = 0;
     int32_t c = a.chunk ? p / a.chunk : 0;
-    if (c >= 2) s[n++] = (struct attention_segment){2, 0, (c - 1) * a.chunk};
-    if (c >= 1) s[n++] = (struct attention_segment){1, (c - 1) * a.chunk, c * a.chunk};
-    s[n++] = (struct attention_segment){0, c * a.chunk, p + 1};
-    return n;
+    if (c >= 2) {
+        s[n].copy = 2, s[n].begin = 0, s[n].end = (c - 1) * a.chunk;
+        n++;
+    }
+    if (c >= 1) {
+        s[n].copy = 1, s[n].begin = (c - 1) * a.chunk, s[n].end = c * a.chunk;
+        n++;
+    }
+    s[n].copy = 0, s[n].begin = c * a.chunk, s[n].end = p + 1;
+    return n + 1;
 }
 
 /* How an attention variant keeps keys and values. One view is one layer of one rank. The layout

@@ -8,7 +8,13 @@
 
 #include <stdint.h>
 
-static inline void philox4x32(uint64_t key, const uint32_t counter[4], uint32_t out[4]) {
+#ifdef __CUDACC__
+#define RANDOM_FUNCTION static inline __host__ __device__
+#else
+#define RANDOM_FUNCTION static inline
+#endif
+
+RANDOM_FUNCTION void philox4x32(uint64_t key, const uint32_t counter[4], uint32_t out[4]) {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
     for (int round = 0; round < 10; round++) {
@@ -27,7 +33,7 @@ static inline void philox4x32(uint64_t key, const uint32_t counter[4], uint32_t 
 /* Four almost normal values (mean 0, variance 1) of a stream: values 4*index4 .. 4*index4+3. Each
  * is the sum of the four bytes of a Philox word, shifted and scaled: 1,021 levels within +-3.45,
  * exact in integers up to one multiplication, hence the same bits on every device. */
-static inline void random_normal4(uint64_t seed, uint64_t stream, uint64_t index4, float out[4]) {
+RANDOM_FUNCTION void random_normal4(uint64_t seed, uint64_t stream, uint64_t index4, float out[4]) {
     uint32_t c[4] = {(uint32_t)index4, (uint32_t)(index4 >> 32), (uint32_t)stream,
                      (uint32_t)(stream >> 32)};
     uint32_t w[4];

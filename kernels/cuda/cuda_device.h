@@ -1,0 +1,50 @@
+/* A GPU as the host sides of its kernels see it. C and CUDA C.
+ *
+ * A CUDA variant is an op_function like any other: it gets the op's arguments (pointers into device
+ * memory) and issues work on the device's one stream, in order. It must not wait, allocate, or read
+ * device memory from the host, since the same call may be issued into a stream that is being
+ * captured into a graph: whatever changes from step to step is read by the kernel from
+ * `struct step_params`. Errors of launches go to cuda_check() and surface at device_sync(). */
+#ifndef KERNELS_CUDA_DEVICE_H
+#define KERNELS_CUDA_DEVICE_H
+
+#include "kernels/device.h"
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    CUDA_WORKSPACE_BYTES = 64 << 20,
+    CUDA_COUNTERS = 256 /* words */
+};
+
+struct cuda_device {
+    int ordinal;
+    int sm_count;
+    int capability;       /* ten times it: 90 for 9.0 */
+    int shared_bytes;     /* most of a block, by opt-in */
+    cudaStream_t stream;
+    void *workspace;      /* CUDA_WORKSPACE_BYTES of device memory; contents do not outlive a call */
+    uint32_t *counters;   /* CUDA_COUNTERS words of device memory, zero before every call: a kernel
+                             that uses them leaves them zero */
+    uint64_t *heartbeat;  /* a word of host memory, at its device address: a kernel that may run
+                             longer than a second stores a new value (%globaltimer) there, from one
+                             thread, several times a second */
+    void *linears;        /* of linear_cublas.c */
+};
+
+/* Of a device of kind DEVICE_CUDA. */
+struct cuda_device *cuda_device(struct device *dev);
+
+/* Keeps the first error; `what` names the kernel or call. After a launch:
+ * cuda_check(dev, cudaGetLastError(), "attention_sm90"). */
+void cuda_check(struct device *dev, cudaError_t e, const char *what);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,32 @@
+/* For the tests of CUDA kernels: a GPU beside a CPU device, arrays on the GPU, and the comparison of
+ * a CUDA variant with its reference. A program without a GPU ends with 77, a named skip. */
+#ifndef GPU_TEST_H
+#define GPU_TEST_H
+
+#include "kernels/device.h"
+
+struct gpu_test {
+    struct device *gpu, *cpu;
+    struct arena *arena;
+};
+
+/* Opens both devices and an arena of `bytes` on the GPU; exits with 77 and the reason where there is
+ * none. attention: a CUDA variant or "auto". */
+void gpu_test_open(struct gpu_test *t, enum dtype dtype, int head_dim, const char *attention,
+                   size_t bytes);
+void gpu_test_close(struct gpu_test *t);
+/* Forgets all arrays: they are taken anew, zeroed, from the same arena size. */
+void gpu_test_reset(struct gpu_test *t, size_t bytes);
+
+void *gpu_new(struct gpu_test *t, size_t bytes); /* zeroed */
+void *gpu_put(struct gpu_test *t, const void *host, size_t bytes);
+void gpu_get(struct gpu_test *t, void *host, const void *device, size_t bytes);
+
+/* A row of ops.inc; the test fails where there is none. */
+const struct variant *variant_named(enum device_kind kind, enum op op, const char *name);
+/* Runs a CUDA variant and waits; the test fails on an error. args: the op's argument struct. */
+void gpu_run(struct gpu_test *t, const struct variant *v, const void *args);
+/* Median time of `repeats` runs after one, each between two events. */
+double gpu_time_ns(struct gpu_test *t, const struct variant *v, const void *args, int repeats);
+
+#endif
