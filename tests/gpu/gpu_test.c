@@ -17,7 +17,7 @@
 
 enum { SKIPPED = 77 };
 
-static void skip(const char *why) {
+static void leave(const char *why) {
     printf("skipped: %s\n", why);
     exit(SKIPPED);
 }
@@ -27,8 +27,8 @@ static void skip(const char *why) {
 static struct device *open_gpu(enum dtype dtype, int head_dim, const char *attention) {
     int gpus = 0;
     cudaError_t e = cudaGetDeviceCount(&gpus);
-    if (e != cudaSuccess) skip(cudaGetErrorString(e));
-    if (gpus == 0) skip("no GPU");
+    if (e != cudaSuccess) leave(cudaGetErrorString(e));
+    if (gpus == 0) leave("no GPU");
     struct device_opts opts = device_opts_defaults();
     opts.kind = DEVICE_CUDA;
     opts.dtype = dtype;
@@ -37,7 +37,7 @@ static struct device *open_gpu(enum dtype dtype, int head_dim, const char *atten
     struct device *dev = NULL;
     struct error err = {""};
     enum status s = device_open(&dev, &opts, &err);
-    if (s == STATUS_UNSUPPORTED && strcmp(attention, "auto") != 0) skip(err.text);
+    if (s == STATUS_UNSUPPORTED && strcmp(attention, "auto") != 0) leave(err.text);
     if (s != STATUS_OK) fail_msg("%s", err.text);
     return dev;
 }
