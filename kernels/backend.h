@@ -39,6 +39,7 @@ struct device_opts device_opts_defaults(void);
 struct device_info {
     char name[96];        /* "AMD EPYC ...", "NVIDIA H200" */
     char isa[64];         /* best instruction set in use: "avx512_bf16", "sm_90a" */
+    char bus_id[32];      /* of a GPU, as the driver writes it: "0000:07:00.0"; "" on the CPU */
     int threads;          /* 0 on a GPU */
     int64_t memory_bytes; /* in all: physical memory, or the cgroup's limit where that is lower */
     int64_t available_bytes;  /* now */
