@@ -1,6 +1,7 @@
 /* The table of kernels: ops.inc as data, names of ops and roles, and what can run here. Owns
  * nothing. device.c chooses from it, `bench list kernels` prints it. */
 #include "kernels/device_core.h"
+#include "kernels/gpu_list.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -64,6 +65,13 @@ int variant_index(const struct variant *v) {
     return index;
 }
 
+/* By the driver's word alone: no CUDA context is made. */
+static const char *gpu_lacks(int isa) {
+    const struct gpu_list *gpus = gpu_list_machine();
+    const char *why = isa == ISA_SM90A ? gpus->why_sm90a : gpus->why_sm80;
+    return why[0] ? why : NULL;
+}
+
 bool variant_usable(const struct variant *v, const char **why) {
     static const char *const lacks[CPU_ISAS] = {
 #define X(name, text) "this machine has no " text,
@@ -73,8 +81,10 @@ bool variant_usable(const struct variant *v, const char **why) {
     const char *reason = NULL;
     if (!backend_of(v->device))
         reason = "this program was built without the backend";
-    else if (v->device == DEVICE_CPU && v->isa > cpu_isa_best())
+    else if (v->device == DEVICE_CPU && v->isa > (int)cpu_isa_best())
         reason = lacks[v->isa];
+    else if (v->device == DEVICE_CUDA)
+        reason = gpu_lacks(v->isa);
     if (why) *why = reason;
     return !reason;
 }
@@ -85,7 +95,8 @@ static const char *variant_needs(const struct variant *v) {
         {"onednn", "oneDNN"}, {"cublas", "cuBLAS"}, {"cudnn", "cuDNN"}};
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++)
         if (strcmp(v->name, libraries[i][0]) == 0) return libraries[i][1];
-    return v->isa == ISA_NONE ? "" : cpu_isa_name(v->isa);
+    if (v->device == DEVICE_CUDA) return v->isa == ISA_SM90A ? "sm_90a" : "sm_80";
+    return v->isa == ISA_NONE ? "" : cpu_isa_name((enum cpu_isa)v->isa);
 }
 
 bool variant_info(int i, struct variant_info *out) {
@@ -106,7 +117,8 @@ bool variant_info(int i, struct variant_info *out) {
 static const char *why_unfit(const struct device *dev, const struct variant *v) {
     const char *why;
     if (!variant_usable(v, &why)) return why;
-    if (v->device == DEVICE_CPU && v->isa > dev->isa) return "above the isa that was asked for";
+    if (v->device == DEVICE_CPU && v->isa > (int)dev->isa)
+        return "above the isa that was asked for";
     if (!(v->dtypes & (1 << dev->dtype)))
         return dev->dtype == DTYPE_BF16 ? "does not serve bfloat16" : "does not serve float32";
     if (v->kv_layout && dev->head_dim > 0 &&

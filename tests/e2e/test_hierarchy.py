@@ -9,11 +9,12 @@ from pathlib import Path
 root = Path(os.environ.get("BENCH_SOURCE_DIR", Path(__file__).resolve().parents[2]))
 layers = ["kernels", "engine", "harness"]
 
-# What a file of a folder may include of the folders below it. Everything of its own folder is allowed.
+# What a file of a folder may include of the folders below it. Everything of its own folder is allowed. The list of GPUs
+# and NVML tell of the machine, not of kernels: the harness asks them for the facts of a run.
 doors = {
     "kernels": set(),
     "engine": {f"kernels/{name}.h" for name in ("error", "types", "ops", "backend", "cost", "bf16", "random")},
-    "harness": {"engine/engine.h", "engine/needle.h"},
+    "harness": {"engine/engine.h", "engine/needle.h", "kernels/gpu_list.h", "kernels/nvml.h"},
 }
 # Headers that are not ours: who may include them. One home each.
 homes = {
@@ -21,6 +22,7 @@ homes = {
     "ini.h": {"harness/config.c"},
     "oneapi/dnnl/dnnl.h": {"kernels/linear/linear_onednn.c"},
     "dnnl.h": {"kernels/linear/linear_onednn.c"},
+    "dlfcn.h": {"kernels/nvml.c", "harness/library_probe.c"},
 }
 # Libraries whose plain C interface several files use on purpose.
 shared = {"jansson.h", "xxhash.h"}
