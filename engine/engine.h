@@ -170,7 +170,7 @@ enum status session_logits_at(struct session *s, int32_t i, float *out, struct e
 
 struct graph_info {
     int graphs;
-    int64_t nodes, bytes, capture_ns, instantiate_ns;
+    int64_t nodes, bytes, capture_ns, instantiate_ns, upload_ns;
 };
 void session_graph_info(const struct session *s, struct graph_info *out); /* zeros in eager mode */
 

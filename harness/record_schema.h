@@ -201,6 +201,7 @@ static const struct column case_facts[] = {
     FACT("graph_bytes", SIGNED, graph_info.bytes),
     FACT("graph_capture_ns", SIGNED, graph_info.capture_ns),
     FACT("graph_instantiate_ns", SIGNED, graph_info.instantiate_ns),
+    FACT("graph_upload_ns", SIGNED, graph_info.upload_ns),
 };
 static const struct column status_facts[] = {
     FACT("reason", TEXT, reason),

@@ -6,7 +6,7 @@
  * device_close
  *
  * The functions below are implemented once, in device.c, over `struct backend` (device_core.h): the
- * CPU backend lives in backend_cpu.c, a CUDA backend sits beside it and is compiled in where the
+ * CPU backend lives in backend_cpu.c, the CUDA backend in backend_cuda.c, compiled in where the
  * toolkit is found. */
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
@@ -43,6 +43,7 @@ struct device_info {
     int threads;          /* 0 on a GPU */
     int64_t memory_bytes; /* in all: physical memory, or the cgroup's limit where that is lower */
     int64_t available_bytes;  /* now */
+    char bus_id[32];          /* PCI address of a GPU; "" on the CPU */
     const char *variant[OPS]; /* chosen kernel of each op */
 };
 
@@ -86,6 +87,11 @@ void device_write(struct device *dev, void *dst, const void *src, size_t bytes);
 void device_read(struct device *dev, void *dst, const void *src, size_t bytes); /* waits */
 /* Waits for everything issued; returns the first error of any op since the last call. */
 enum status device_sync(struct device *dev, struct error *err);
+/* Time by the device's own clock between the points where _begin and _end were issued; _ns only
+ * after a device_sync. One interval at a time. */
+void device_clock_begin(struct device *dev);
+void device_clock_end(struct device *dev);
+int64_t device_clock_ns(struct device *dev);
 
 /* ---- weights of linears
  * --------------------------------------------------------------------------- The linear variant
@@ -125,10 +131,13 @@ void device_kv_read(struct device *dev, const struct kv_view *view, int head, in
 enum status device_run(struct device *dev, const struct op_call *call, struct error *err);
 /* Runs a call now, past the interposer: for interposers. */
 enum status device_execute(struct device *dev, const struct op_call *call, struct error *err);
+/* Whether a kernel's first run costs more than the next: its code is loaded then. A session runs
+ * each once before anything is timed. */
+bool device_loads_lazily(const struct device *dev);
 
 struct device_graph;
 struct device_graph_info {
-    int64_t nodes, bytes, capture_ns, instantiate_ns;
+    int64_t nodes, bytes, capture_ns, instantiate_ns, upload_ns;
 };
 enum status device_capture_begin(struct device *dev, struct error *err);
 /* On error nothing is recorded and *out is NULL; the device is out of capture either way. */

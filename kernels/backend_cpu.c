@@ -1,5 +1,6 @@
 /* The CPU as a device: a pool of threads, memory from mmap, kernels called directly. Owns the pool,
  * the workers' scratch and the pages of arenas. Below device.c, above the kernels. */
+#include "kernels/cost.h"
 #include "kernels/device_core.h"
 #include "kernels/host_memory.h"
 #include "kernels/random.h"
@@ -33,6 +34,7 @@ struct cpu {
     size_t scratch_bytes;
     bool peak_resets;      /* the kernel lets us reset VmHWM */
     int64_t sampled_bytes; /* otherwise: most that was seen since the reset */
+    int64_t clock_begin_ns, clock_end_ns;
 };
 
 static const size_t huge_page = 2 << 20;
@@ -192,8 +194,21 @@ static enum status cpu_execute(struct device *dev, const struct op_call *call, s
     }
     int64_t begin_ns = monotonic_ns();
     run(dev, args);
-    span_add(dev, call, begin_ns, monotonic_ns());
+    span_add(dev, call, op_step(call), begin_ns, monotonic_ns());
     return STATUS_OK;
+}
+
+static void cpu_clock_begin(struct device *dev) {
+    ((struct cpu *)dev->state)->clock_begin_ns = monotonic_ns();
+}
+
+static void cpu_clock_end(struct device *dev) {
+    ((struct cpu *)dev->state)->clock_end_ns = monotonic_ns();
+}
+
+static int64_t cpu_clock_ns(struct device *dev) {
+    const struct cpu *c = dev->state;
+    return c->clock_end_ns - c->clock_begin_ns;
 }
 
 static uint64_t cpu_progress(const struct device *dev) {
@@ -417,6 +432,9 @@ const struct backend backend_cpu = {
     .write = cpu_write,
     .read = cpu_read,
     .sync = cpu_sync,
+    .clock_begin = cpu_clock_begin,
+    .clock_end = cpu_clock_end,
+    .clock_ns = cpu_clock_ns,
     .execute = cpu_execute,
     .kv_fill = cpu_kv_fill,
     .kv_read = cpu_kv_read,

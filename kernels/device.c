@@ -10,6 +10,9 @@
 /* ---- opening and closing */
 
 const struct backend *backend_of(enum device_kind kind) {
+#ifdef HAVE_CUDA
+    if (kind == DEVICE_CUDA) return &backend_cuda;
+#endif
     return kind == DEVICE_CPU ? &backend_cpu : NULL;
 }
 
@@ -188,6 +191,18 @@ enum status device_sync(struct device *dev, struct error *err) {
     return dev->backend->sync(dev, err);
 }
 
+void device_clock_begin(struct device *dev) {
+    dev->backend->clock_begin(dev);
+}
+
+void device_clock_end(struct device *dev) {
+    dev->backend->clock_end(dev);
+}
+
+int64_t device_clock_ns(struct device *dev) {
+    return dev->backend->clock_ns(dev);
+}
+
 /* ---- weights */
 
 static size_t bias_bytes(struct weight_shape s) {
@@ -299,6 +314,10 @@ enum status device_run(struct device *dev, const struct op_call *call, struct er
     return dev->recording ? record(dev, call, err) : run_now(dev, call, err);
 }
 
+bool device_loads_lazily(const struct device *dev) {
+    return dev->backend->loads_lazily;
+}
+
 uint64_t device_progress(const struct device *dev) {
     return dev->backend->progress(dev) +
            atomic_load_explicit(&dev->calls_done, memory_order_relaxed);
@@ -364,7 +383,8 @@ static enum status instantiate(struct device *dev, struct device_graph *g, struc
     if (s != STATUS_OK) return s;
     g->info.nodes = g->n;
     g->info.bytes = device_graph_bytes(dev, g->n);
-    return dev->backend->graph_open ? dev->backend->graph_open(dev, g, err) : STATUS_OK;
+    if (dev->backend->graph_open) return dev->backend->graph_open(dev, g, err);
+    return STATUS_OK;
 }
 
 enum status device_capture_end(struct device *dev, struct device_graph **out, struct error *err) {
@@ -372,15 +392,15 @@ enum status device_capture_end(struct device *dev, struct device_graph **out, st
     struct device_graph *g = dev->recording;
     assert(g && "device_capture_begin comes first");
     dev->recording = NULL;
-    int64_t end_ns = monotonic_ns();
-    g->info.capture_ns = end_ns - dev->capture_begin_ns;
+    g->info.capture_ns = monotonic_ns() - dev->capture_begin_ns;
+    const int64_t begin_ns = monotonic_ns();
     enum status s = g->n < 0 ? error_set(err, STATUS_NO_MEMORY, "no memory to record the step")
                              : instantiate(dev, g, err);
     if (s != STATUS_OK) {
         graph_free(g);
         return s;
     }
-    g->info.instantiate_ns = monotonic_ns() - end_ns;
+    if (!g->native) g->info.instantiate_ns = monotonic_ns() - begin_ns;
     ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_GRAPH, g->info.bytes);
     *out = g;
     return STATUS_OK;

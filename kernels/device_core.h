@@ -2,9 +2,8 @@
  * into. Kernels include device.h and see none of this.
  *
  * What is the same on every kind of device (choice of kernels, recorded calls, accounting, spans)
- * lives in device.c; what differs is a `struct backend`: the CPU's in backend_cpu.c. A CUDA backend
- * adds its row to backend_of(): streams and events behind execute and sync, device memory behind
- * memory_open, write and read, a captured graph behind graph_open. */
+ * lives in device.c; what differs is a `struct backend`: the CPU's in backend_cpu.c, the GPU's in
+ * backend_cuda.c. */
 #ifndef KERNELS_DEVICE_CORE_H
 #define KERNELS_DEVICE_CORE_H
 
@@ -40,8 +39,9 @@ struct weight_node {
 
 struct device {
     const struct backend *backend;
-    void *state; /* the backend's own */
-    enum cpu_isa isa;
+    void *state;      /* the backend's own */
+    enum cpu_isa isa; /* of a CPU */
+    int capability;   /* of a GPU, ten times it */
     enum dtype dtype;
     int head_dim;
     op_interposer *interpose;
@@ -61,6 +61,7 @@ struct device {
 /* One kind of device. Every function but those marked is there. */
 struct backend {
     enum device_kind kind;
+    bool loads_lazily; /* a kernel's first run costs more than the next */
     /* Fills dev->state; dev->isa is known. */
     enum status (*open)(struct device *dev, const struct device_opts *opts, struct error *err);
     void (*close)(struct device *dev); /* also after a failed open */
@@ -75,10 +76,20 @@ struct backend {
     void (*read)(struct device *dev, void *dst, const void *src, size_t bytes);
     enum status (*sync)(struct device *dev, struct error *err);
 
-    /* Issues a call with the chosen variant; adds its span where spans are kept. */
+    /* The device's own clock between two points of what was issued; clock_ns after a sync. */
+    void (*clock_begin)(struct device *dev);
+    void (*clock_end)(struct device *dev);
+    int64_t (*clock_ns)(struct device *dev);
+
+    /* Issues a call with the chosen variant; adds its span where spans are kept, at the latest when
+     * the device is next synchronised. */
     enum status (*execute)(struct device *dev, const struct op_call *call, struct error *err);
-    /* Makes graph->native of graph->calls; fills info.nodes and adds to info.bytes. Or NULL, all
-     * three. */
+    /* What spans need beside their buffer, and the moment from which they are kept. Or NULL, both.
+     */
+    enum status (*spans_open)(struct device *dev, int64_t capacity, struct error *err);
+    void (*spans_begin)(struct device *dev);
+    /* Makes graph->native of graph->calls, or leaves it NULL; fills info.nodes, instantiate_ns and
+     * upload_ns, adds to info.bytes and capture_ns. Or NULL, all three. */
     enum status (*graph_open)(struct device *dev, struct device_graph *g, struct error *err);
     enum status (*graph_launch)(struct device *dev, struct device_graph *g, struct error *err);
     void (*graph_close)(struct device *dev, struct device_graph *g);
@@ -96,13 +107,18 @@ struct backend {
 /* NULL: not in this program. */
 const struct backend *backend_of(enum device_kind kind);
 extern const struct backend backend_cpu;
+#ifdef HAVE_CUDA
+extern const struct backend backend_cuda;
+#endif
 
 /* Place of a variant among the variants of its op. */
 int variant_index(const struct variant *v);
 /* Fills dev->chosen as the options ask; STATUS_UNSUPPORTED. */
 enum status variants_choose(struct device *dev, const struct device_opts *opts, struct error *err);
 
-void span_add(struct device *dev, const struct op_call *call, int64_t begin_ns, int64_t end_ns);
+/* step: host copy of what the call's step pointer holds. */
+void span_add(struct device *dev, const struct op_call *call, const struct step_params *step,
+              int64_t begin_ns, int64_t end_ns);
 int64_t monotonic_ns(void);
 
 /* Frees a weight before the device closes. */

@@ -9,23 +9,45 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Seconds for each rate. */
-static const double linear_s = 0.2, attention_s = 0.2, copy_s = 0.2, roof_s = 0.2;
-static const double overhead_s = 0.02;
-enum {
-    LINEAR_N = 1024,
-    LINEAR_K = 1024,
-    BLOCK_ROWS = 256,
-    KEYS = 8192,
-    QUERY_HEADS = 8,
-    KEY_HEADS = 2,
-    QUERY_ROWS = 1024,
-    TINY_ROWS = 1,
-    TINY_C = 64
+/* What is run for how long. A GPU wants large shapes, and time to leave the fast first moments of a
+ * cool card: its rate is the mean over the second half, a CPU's the best run. */
+struct shapes {
+    double linear_s, attention_s, copy_s, roof_s;
+    bool steady;
+    int32_t N, K, rows;                        /* linear; rows: for each pair of threads on a CPU */
+    int32_t keys, heads, kv_heads, query_rows; /* attention */
 };
+static const struct shapes shapes_of[] = {
+    [DEVICE_CPU] = {.linear_s = 0.2,
+                    .attention_s = 0.2,
+                    .copy_s = 0.2,
+                    .roof_s = 0.2,
+                    .N = 1024,
+                    .K = 1024,
+                    .rows = 256,
+                    .keys = 8192,
+                    .heads = 8,
+                    .kv_heads = 2,
+                    .query_rows = 1024},
+    [DEVICE_CUDA] = {.linear_s = 2,
+                     .attention_s = 4,
+                     .copy_s = 0.5,
+                     .roof_s = 2,
+                     .steady = true,
+                     .N = 9472,
+                     .K = 3584,
+                     .rows = 8192,
+                     .keys = 131072,
+                     .heads = 28,
+                     .kv_heads = 4,
+                     .query_rows = 8192},
+};
+static const double overhead_s = 0.02;
+enum { TINY_ROWS = 1, TINY_C = 64 };
 
 struct measurement {
     struct device *dev;
+    const struct shapes *shapes;
     struct arena *arena;
     struct step_params host_step, *step; /* and its copy on the device */
     struct error *err;
@@ -65,19 +87,24 @@ static enum status run_once(struct measurement *m, const struct op_call *call, i
     return s;
 }
 
-/* The best rate among as many runs as fit the time; at least one. */
-static enum status best_rate(struct measurement *m, const struct op_call *call, double seconds,
-                             double *flops_per_s) {
-    double flops = (double)op_cost(call, &m->host_step).flops;
-    const int64_t end_ns = monotonic_ns() + (int64_t)(seconds * 1e9);
-    *flops_per_s = 0;
+/* The best rate among as many runs as fit the time, at least one; or the mean over those that end
+ * in its second half. */
+static enum status rate_of(struct measurement *m, const struct op_call *call, double seconds,
+                           double *flops_per_s) {
+    const double flops = (double)op_cost(call, &m->host_step).flops;
+    const int64_t begin_ns = monotonic_ns(), span_ns = (int64_t)(seconds * 1e9);
+    double best = 0, sum_flops = 0, sum_ns = 0;
     do {
         int64_t ns;
         enum status s = run_once(m, call, &ns);
         if (s != STATUS_OK) return s;
-        double rate = flops / (double)(ns > 0 ? ns : 1) * 1e9;
-        if (rate > *flops_per_s) *flops_per_s = rate;
-    } while (monotonic_ns() < end_ns);
+        if (ns < 1) ns = 1;
+        if (flops / (double)ns > best) best = flops / (double)ns;
+        if (monotonic_ns() < begin_ns + span_ns / 2) continue;
+        sum_flops += flops;
+        sum_ns += (double)ns;
+    } while (monotonic_ns() < begin_ns + span_ns);
+    *flops_per_s = (m->shapes->steady ? sum_flops / sum_ns : best) * 1e9;
     return STATUS_OK;
 }
 
@@ -97,7 +124,7 @@ static enum status measure_growing(struct measurement *m, struct op_call *call,
         if (s != STATUS_OK) return s;
         if (rows == most || ns >= long_enough_ns) break;
     }
-    return best_rate(m, call, seconds, flops_per_s);
+    return rate_of(m, call, seconds, flops_per_s);
 }
 
 /* ---- linear */
@@ -110,20 +137,22 @@ static void set_linear_rows(struct measurement *m, struct op_call *call, int32_t
 static int32_t linear_rows(const struct measurement *m) {
     struct device_info info;
     device_info(m->dev, &info);
-    return BLOCK_ROWS * (info.threads > 2 ? 2 * info.threads : 4);
+    if (info.threads == 0) return m->shapes->rows;
+    return m->shapes->rows * (info.threads > 2 ? 2 * info.threads : 4);
 }
 
 static size_t linear_arena_bytes(struct measurement *m, struct weight_shape shape, int32_t rows) {
     size_t size = dtype_bytes(m->dev->dtype);
-    return device_weight_bytes(m->dev, shape) + arena_bytes((size_t)rows * LINEAR_K * size) +
-           arena_bytes((size_t)rows * LINEAR_N * size) +
-           arena_bytes((size_t)LINEAR_N * LINEAR_K * size);
+    return device_weight_bytes(m->dev, shape) + arena_bytes((size_t)rows * m->shapes->K * size) +
+           arena_bytes((size_t)rows * m->shapes->N * size) +
+           arena_bytes((size_t)m->shapes->N * m->shapes->K * size);
 }
 
 static enum status time_linear(struct measurement *m, struct weight_shape shape, int32_t rows,
                                double *rate) {
-    void *plain = take_normal(m, (size_t)LINEAR_N * LINEAR_K, 1);
-    void *x = take_normal(m, (size_t)rows * LINEAR_K, 2), *y = take(m, (size_t)rows * LINEAR_N);
+    void *plain = take_normal(m, (size_t)m->shapes->N * m->shapes->K, 1);
+    void *x = take_normal(m, (size_t)rows * m->shapes->K, 2),
+         *y = take(m, (size_t)rows * m->shapes->N);
     const struct weight *w;
     if (!plain || !x || !y) return no_memory(m);
     enum status s =
@@ -131,14 +160,14 @@ static enum status time_linear(struct measurement *m, struct weight_shape shape,
     if (s != STATUS_OK) return s;
     struct op_call call = {
         .op = OP_LINEAR,
-        .linear = {.w = w, .x = x, .y = y, .ldx = LINEAR_K, .ldy = LINEAR_N, .rows = rows}};
-    s = measure_growing(m, &call, set_linear_rows, rows, linear_s, rate);
+        .linear = {.w = w, .x = x, .y = y, .ldx = m->shapes->K, .ldy = m->shapes->N, .rows = rows}};
+    s = measure_growing(m, &call, set_linear_rows, rows, m->shapes->linear_s, rate);
     device_weight_drop(m->dev, w);
     return s;
 }
 
 static enum status measure_linear(struct measurement *m, double *rate) {
-    const struct weight_shape shape = {LINEAR_N, LINEAR_K, m->dev->dtype, false};
+    const struct weight_shape shape = {m->shapes->N, m->shapes->K, m->dev->dtype, false};
     int32_t rows = linear_rows(m);
     enum status s =
         arena_open(&m->arena, m->dev, MEMORY_WORKSPACE, linear_arena_bytes(m, shape, rows), m->err);
@@ -150,12 +179,12 @@ static enum status measure_linear(struct measurement *m, double *rate) {
 
 /* ---- attention */
 
-/* The last rows of KEYS positions: each sees nearly all keys. */
+/* The last rows of all keys: each sees nearly all keys. */
 static void set_attention_rows(struct measurement *m, struct op_call *call, int32_t rows) {
-    m->host_step = (struct step_params){.q_start = KEYS - rows,
+    m->host_step = (struct step_params){.q_start = m->shapes->keys - rows,
                                         .n_tokens = rows,
-                                        .kv_len = KEYS,
-                                        .prompt_tokens = KEYS,
+                                        .kv_len = m->shapes->keys,
+                                        .prompt_tokens = m->shapes->keys,
                                         .key_factor = 1,
                                         .query_factor = 1,
                                         .tap_row = {-1, -1, -1, -1, -1, -1, -1, -1}};
@@ -164,10 +193,10 @@ static void set_attention_rows(struct measurement *m, struct op_call *call, int3
 }
 
 static enum status time_attention(struct measurement *m, int32_t D, size_t kv_bytes, double *rate) {
-    const size_t elements = (size_t)QUERY_ROWS * QUERY_HEADS * (size_t)D;
+    const size_t elements = (size_t)m->shapes->query_rows * m->shapes->heads * (size_t)D;
     struct kv_view kv = {.layout = device_kv_layout(m->dev),
-                         .capacity = KEYS,
-                         .heads = KEY_HEADS,
+                         .capacity = m->shapes->keys,
+                         .heads = m->shapes->kv_heads,
                          .head_dim = D,
                          .dtype = m->dev->dtype};
     kv.k = arena_take(m->arena, SHARED_RANK, kv_bytes);
@@ -175,25 +204,28 @@ static enum status time_attention(struct measurement *m, int32_t D, size_t kv_by
     void *q = take_normal(m, elements, 3), *out = take(m, elements);
     m->step = arena_take(m->arena, SHARED_RANK, sizeof *m->step);
     if (!kv.k || !kv.v || !q || !out || !m->step) return no_memory(m);
-    device_kv_fill(m->dev, &kv, 0, KEYS, 4);
+    device_kv_fill(m->dev, &kv, 0, m->shapes->keys, 4);
     struct op_call call = {.op = OP_ATTENTION,
                            .attention = {.q = {q},
-                                         .ldq = (int64_t)QUERY_HEADS * D,
+                                         .ldq = (int64_t)m->shapes->heads * D,
                                          .kv = kv,
                                          .out = out,
-                                         .ldo = (int64_t)QUERY_HEADS * D,
+                                         .ldo = (int64_t)m->shapes->heads * D,
                                          .step = m->step,
-                                         .H = QUERY_HEADS,
+                                         .H = m->shapes->heads,
                                          .D = D,
                                          .scale = 1.0f / 16,
                                          .dtype = m->dev->dtype}};
-    return measure_growing(m, &call, set_attention_rows, QUERY_ROWS, attention_s, rate);
+    return measure_growing(m, &call, set_attention_rows, m->shapes->query_rows,
+                           m->shapes->attention_s, rate);
 }
 
 static enum status measure_attention(struct measurement *m, double *rate) {
     const int32_t D = m->dev->head_dim > 0 ? m->dev->head_dim : 128;
-    size_t kv_bytes = device_kv_layout(m->dev)->bytes(KEYS, KEY_HEADS, D, m->dev->dtype);
-    size_t rows = (size_t)QUERY_ROWS * QUERY_HEADS * (size_t)D * dtype_bytes(m->dev->dtype);
+    size_t kv_bytes =
+        device_kv_layout(m->dev)->bytes(m->shapes->keys, m->shapes->kv_heads, D, m->dev->dtype);
+    size_t rows =
+        (size_t)m->shapes->query_rows * m->shapes->heads * (size_t)D * dtype_bytes(m->dev->dtype);
     size_t bytes = 2 * arena_bytes(kv_bytes) + 2 * arena_bytes(rows) + arena_bytes(sizeof *m->step);
     enum status s = arena_open(&m->arena, m->dev, MEMORY_WORKSPACE, bytes, m->err);
     if (s != STATUS_OK) return s;
@@ -243,12 +275,13 @@ static enum status measure_overhead(struct measurement *m, double *ns_of_an_op) 
 }
 
 enum status device_measure(struct device *dev, struct device_rates *out, struct error *err) {
-    struct measurement m = {.dev = dev, .err = err};
+    struct measurement m = {.dev = dev, .shapes = &shapes_of[dev->backend->kind], .err = err};
     memset(out, 0, sizeof *out);
     enum status s = measure_linear(&m, &out->linear_flops);
     if (s == STATUS_OK) s = measure_attention(&m, &out->attention_flops);
     if (s == STATUS_OK) s = measure_overhead(&m, &out->op_overhead_ns);
-    if (s == STATUS_OK) s = dev->backend->measure_copy(dev, copy_s, &out->copy_bytes, err);
-    if (s == STATUS_OK) out->roof_flops = dev->backend->measure_roof(dev, roof_s);
+    if (s == STATUS_OK)
+        s = dev->backend->measure_copy(dev, m.shapes->copy_s, &out->copy_bytes, err);
+    if (s == STATUS_OK) out->roof_flops = dev->backend->measure_roof(dev, m.shapes->roof_s);
     return s;
 }

@@ -17,6 +17,7 @@ static void release(struct device *dev) {
     struct span_buffer *b = &dev->spans;
     ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_OTHER,
                   -b->capacity * (int64_t)sizeof *b->spans);
+    if (b->capacity > 0 && dev->backend->spans_open) dev->backend->spans_open(dev, 0, NULL);
     free(b->spans);
     *b = (struct span_buffer){0};
 }
@@ -34,16 +35,17 @@ enum status device_spans_enable(struct device *dev, int64_t capacity, struct err
     b->capacity = capacity;
     dev->allocations++;
     ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_OTHER, capacity * (int64_t)sizeof *b->spans);
-    return STATUS_OK;
+    return dev->backend->spans_open ? dev->backend->spans_open(dev, capacity, err) : STATUS_OK;
 }
 
-void span_add(struct device *dev, const struct op_call *call, int64_t begin_ns, int64_t end_ns) {
+void span_add(struct device *dev, const struct op_call *call, const struct step_params *step,
+              int64_t begin_ns, int64_t end_ns) {
     struct span_buffer *b = &dev->spans;
     if (b->n == b->capacity) {
         b->dropped++;
         return;
     }
-    struct cost cost = op_cost(call, op_step(call));
+    struct cost cost = op_cost(call, step);
     b->spans[b->n++] = (struct span){.begin_ns = begin_ns,
                                      .end_ns = end_ns,
                                      .flops = cost.flops,
@@ -63,4 +65,5 @@ const struct span *device_spans(struct device *dev, int64_t *n, int64_t *dropped
 
 void device_spans_reset(struct device *dev) {
     dev->spans.n = dev->spans.dropped = 0;
+    if (dev->backend->spans_begin && dev->spans.capacity > 0) dev->backend->spans_begin(dev);
 }

@@ -119,6 +119,10 @@ static const char *why_unfit(const struct device *dev, const struct variant *v) 
     if (!variant_usable(v, &why)) return why;
     if (v->device == DEVICE_CPU && v->isa > (int)dev->isa)
         return "above the isa that was asked for";
+    if (v->device == DEVICE_CUDA && v->isa > dev->capability)
+        return "this GPU's compute capability is too low";
+    if (v->isa == ISA_SM90A && v->device == DEVICE_CUDA && dev->capability != ISA_SM90A)
+        return "this GPU's compute capability is not 9.0";
     if (!(v->dtypes & (1 << dev->dtype)))
         return dev->dtype == DTYPE_BF16 ? "does not serve bfloat16" : "does not serve float32";
     if (v->kv_layout && dev->head_dim > 0 &&

@@ -24,16 +24,19 @@ enum {
 struct cuda_device {
     int ordinal;
     int sm_count;
-    int capability;       /* ten times it: 90 for 9.0 */
-    int shared_bytes;     /* most of a block, by opt-in */
+    int capability;   /* ten times it: 90 for 9.0 */
+    int shared_bytes; /* most of a block, by opt-in */
     cudaStream_t stream;
-    void *workspace;      /* CUDA_WORKSPACE_BYTES of device memory; contents do not outlive a call */
-    uint32_t *counters;   /* CUDA_COUNTERS words of device memory, zero before every call: a kernel
-                             that uses them leaves them zero */
-    uint64_t *heartbeat;  /* a word of host memory, at its device address: a kernel that may run
-                             longer than a second stores a new value (%globaltimer) there, from one
-                             thread, several times a second */
-    void *linears;        /* of linear_cublas.c */
+    void *workspace;     /* CUDA_WORKSPACE_BYTES of device memory; contents do not outlive a call */
+    uint32_t *counters;  /* CUDA_COUNTERS words of device memory, zero before every call: a kernel
+                            that uses them leaves them zero */
+    uint64_t *heartbeat; /* a word of host memory, at its device address: a kernel that may run
+                            longer than a second stores a new value (%globaltimer) there, from one
+                            thread, several times a second */
+    /* State of linear_cublas.c: NULL until it opens it with its first weight. It sets the function
+     * too, which the device calls before it closes. */
+    void *linears;
+    void (*close_linears)(struct cuda_device *gpu);
 };
 
 /* Of a device of kind DEVICE_CUDA. */
@@ -42,6 +45,11 @@ struct cuda_device *cuda_device(struct device *dev);
 /* Keeps the first error; `what` names the kernel or call. After a launch:
  * cuda_check(dev, cudaGetLastError(), "attention_sm90"). */
 void cuda_check(struct device *dev, cudaError_t e, const char *what);
+
+/* Synthetic keys and values at [begin, end) of all heads, layout rows: the same bits as the CPU
+ * backend's. */
+void cuda_kv_fill(struct device *dev, const struct kv_view *view, int32_t begin, int32_t end,
+                  uint64_t seed);
 
 #ifdef __cplusplus
 }

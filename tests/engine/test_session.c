@@ -311,7 +311,7 @@ static void equal_chunks_are_replayed_and_a_ragged_one_is_not(void **state) {
         assert_int_equal(session_prefill(s, prompt() + at, tokens, &r, NULL), STATUS_OK);
         assert_true(r.replayed == (tokens == 128));
         assert_true(r.start_token == at && r.n_tokens == tokens);
-        assert_true(r.latency_ns > 0 && r.device_latency_ns[0] == r.latency_ns);
+        assert_true(r.device_latency_ns[0] > 0 && r.device_latency_ns[0] <= r.latency_ns);
         assert_true(r.host_ns > 0 && r.host_ns <= r.latency_ns);
     }
     session_close(s);

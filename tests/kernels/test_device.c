@@ -79,7 +79,7 @@ static const char *first_row(enum op op, enum cpu_isa isa, enum dtype dtype) {
     int n;
     const struct variant *v = variant_table(&n);
     for (int i = 0; i < n; i++)
-        if (v[i].op == op && v[i].device == DEVICE_CPU && v[i].isa <= isa &&
+        if (v[i].op == op && v[i].device == DEVICE_CPU && v[i].isa <= (int)isa &&
             (v[i].dtypes & (1 << dtype)))
             return v[i].name;
     return NULL;

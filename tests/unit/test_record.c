@@ -121,7 +121,7 @@ static void make_case(struct case_result *r, const char *id) {
     r->n_top = 2, r->logits_hash = 0xfedcba9876543210u;
     r->fit = (struct affine_fit){1.5, 2.5, 0.01, 5};
     r->ttft_error = 0.02, r->load_ns = 11, r->session_ns = 12, r->step_allocations = 3;
-    r->graph_info = (struct graph_info){2, 300, 4096, 55, 66};
+    r->graph_info = (struct graph_info){2, 300, 4096, 55, 66, 77};
     r->dropped_spans = 4;
     r->check[CHECK_TOKENS].verdict = VERDICT_OK;
     r->check[CHECK_SPOT] = (struct check_result){VERDICT_FAILED, 0.5, 0.25, "layer 3, head 1"};
@@ -175,7 +175,8 @@ static void assert_same_prediction(const struct memory_prediction *a,
 
 static void assert_same_graph(const struct graph_info *a, const struct graph_info *b) {
     assert_true(a->graphs == b->graphs && a->nodes == b->nodes && a->bytes == b->bytes);
-    assert_true(a->capture_ns == b->capture_ns && a->instantiate_ns == b->instantiate_ns);
+    assert_true(a->capture_ns == b->capture_ns && a->instantiate_ns == b->instantiate_ns &&
+                a->upload_ns == b->upload_ns);
 }
 
 static void assert_same_case(const struct case_result *a, const struct case_result *b) {

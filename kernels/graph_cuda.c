@@ -1,0 +1,76 @@
+/* A recorded step as a CUDA graph: its calls issued once into a capturing stream, instantiated,
+ * uploaded, then launched whole. Kernels read what changes from device memory, so one graph serves
+ * every equal chunk. Before it: device.c, which recorded the calls. */
+#include "kernels/cuda/cuda_core.h"
+
+#include <stdlib.h>
+
+struct cuda_graph {
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+};
+
+static int64_t free_bytes(void) {
+    size_t left = 0, all = 0;
+    return cudaMemGetInfo(&left, &all) == cudaSuccess ? (int64_t)left : 0;
+}
+
+/* The capture ends whatever happened in it: a stream must not stay in capture. */
+static enum status capture(struct device *dev, const struct device_graph *g, cudaGraph_t *out,
+                           struct error *err) {
+    cudaStream_t stream = cuda_of(dev)->gpu.stream;
+    enum status s = cuda_status(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
+                                "capture", err);
+    if (s != STATUS_OK) return s;
+    for (int64_t i = 0; i < g->n; i++) dev->chosen[g->calls[i].op]->run(dev, &g->calls[i].embed);
+    const cudaError_t e = cudaStreamEndCapture(stream, out);
+    s = cuda_take_error(dev, err);
+    if (s == STATUS_OK) s = cuda_status(e, "end of capture", err);
+    return s == STATUS_OK ? s : error_prefix(err, s, "recording the step as a CUDA graph");
+}
+
+static enum status instantiate(struct device *dev, struct device_graph *g, struct cuda_graph *c,
+                               struct error *err) {
+    const int64_t before = free_bytes(), begin_ns = monotonic_ns();
+    size_t nodes = 0;
+    cudaError_t e = cudaGraphInstantiate(&c->exec, c->graph, 0);
+    const int64_t made_ns = monotonic_ns();
+    if (e == cudaSuccess) e = cudaGraphUpload(c->exec, cuda_of(dev)->gpu.stream);
+    if (e == cudaSuccess) e = cudaStreamSynchronize(cuda_of(dev)->gpu.stream);
+    const int64_t end_ns = monotonic_ns(), taken = before - free_bytes();
+    if (e == cudaSuccess) e = cudaGraphGetNodes(c->graph, NULL, &nodes);
+    g->info.nodes = (int64_t)nodes;
+    g->info.instantiate_ns = made_ns - begin_ns;
+    g->info.upload_ns = end_ns - made_ns;
+    if (taken > 0) g->info.bytes += taken;
+    return cuda_status(e, "making a CUDA graph", err);
+}
+
+/* With spans the calls are replayed one by one, each between two events. */
+enum status cuda_graph_open(struct device *dev, struct device_graph *g, struct error *err) {
+    if (dev->spans.capacity > 0) return STATUS_OK;
+    struct cuda_graph *c = calloc(1, sizeof *c);
+    if (!c) return error_set(err, STATUS_NO_MEMORY, "no memory for a CUDA graph");
+    const int64_t begin_ns = monotonic_ns();
+    g->native = c;
+    enum status s = capture(dev, g, &c->graph, err);
+    g->info.capture_ns += monotonic_ns() - begin_ns;
+    if (s == STATUS_OK) s = instantiate(dev, g, c, err);
+    if (s != STATUS_OK) cuda_graph_close(dev, g);
+    return s;
+}
+
+enum status cuda_graph_launch(struct device *dev, struct device_graph *g, struct error *err) {
+    const struct cuda_graph *c = g->native;
+    return cuda_status(cudaGraphLaunch(c->exec, cuda_of(dev)->gpu.stream), "graph launch", err);
+}
+
+void cuda_graph_close(struct device *dev, struct device_graph *g) {
+    struct cuda_graph *c = g->native;
+    (void)dev;
+    if (!c) return;
+    if (c->exec) cudaGraphExecDestroy(c->exec);
+    if (c->graph) cudaGraphDestroy(c->graph);
+    free(c);
+    g->native = NULL;
+}
