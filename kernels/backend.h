@@ -43,7 +43,6 @@ struct device_info {
     int threads;          /* 0 on a GPU */
     int64_t memory_bytes; /* in all: physical memory, or the cgroup's limit where that is lower */
     int64_t available_bytes;  /* now */
-    char bus_id[32];          /* PCI address of a GPU; "" on the CPU */
     const char *variant[OPS]; /* chosen kernel of each op */
 };
 
