@@ -1,0 +1,272 @@
+/* The whole forward pass on a GPU: against the CPU backend, and against itself bit for bit over
+ * chunk sizes, modes and pruning. `--7b` compares two layers of the 7B model's shape at 4,096
+ * tokens: the GPU's bf16 error beside the CPU's own, both against the CPU in float32. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "engine/engine.h"
+#include "gpu_test.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DECODED = 4 };
+
+struct forwarding {
+    const char *model;
+    enum device_kind device;
+    enum dtype dtype;
+    const char *attention;
+    int tp;
+    int32_t tokens, chunk;
+    bool graph, whole, dual; /* whole: the last layer is not pruned */
+};
+
+/* Logits of the first DECODED tokens, greedy, and their ids. */
+struct answer {
+    int32_t V;
+    float *logits; /* [DECODED][V], owned */
+    int32_t ids[DECODED];
+};
+
+static void must(enum status s, const struct error *err) {
+    if (s != STATUS_OK) fail_msg("%s", err->text);
+}
+
+static struct engine *open_engine(const struct forwarding *f) {
+    struct engine_opts eo = engine_opts_defaults();
+    struct engine *e = NULL;
+    struct error err = {""};
+    eo.model = f->model;
+    eo.device = f->device;
+    eo.dtype = f->dtype;
+    eo.seed = 7;
+    eo.tensor_parallel_size = f->tp;
+    eo.dual_chunk_attention = f->dual;
+    eo.prune_last_layer = !f->whole;
+    eo.block_rows = 640;
+    if (f->device == DEVICE_CUDA && f->attention) eo.attention_backend = f->attention;
+    must(engine_open(&e, &eo, &err), &err);
+    return e;
+}
+
+static struct session *open_session(struct engine *e, const struct forwarding *f) {
+    struct session_opts so = session_opts_defaults();
+    struct session *s = NULL;
+    struct error err = {""};
+    so.prompt_tokens = f->tokens;
+    so.chunk_tokens = f->chunk;
+    so.graph = f->graph;
+    so.max_tokens = DECODED;
+    so.sampling = (struct sampling_opts){.temperature = 0, .top_p = 1, .repetition_penalty = 1};
+    must(session_open(&s, e, &so, &err), &err);
+    return s;
+}
+
+static void prefill(struct engine *e, struct session *s, const struct forwarding *f) {
+    struct error err = {""};
+    const int32_t V = engine_info(e)->model.V;
+    int32_t *ids = malloc((size_t)f->tokens * sizeof *ids);
+    assert_non_null(ids);
+    engine_random_tokens(3, V, f->tokens, ids);
+    const int64_t allocations = engine_allocations(e);
+    for (int32_t at = 0; at < f->tokens;) {
+        struct chunk_result r;
+        const int32_t n = f->tokens - at < f->chunk ? f->tokens - at : f->chunk;
+        must(session_prefill(s, ids + at, n, &r, &err), &err);
+        assert_true(r.replayed == (f->graph && n == f->chunk));
+        assert_true(r.device_latency_ns[0] > 0);
+        at += n;
+    }
+    assert_int_equal(engine_allocations(e), allocations);
+    free(ids);
+}
+
+static void run(const struct forwarding *f, struct answer *out) {
+    struct error err = {""};
+    struct engine *e = open_engine(f);
+    struct session *s = open_session(e, f);
+    out->V = engine_info(e)->model.V;
+    out->logits = malloc((size_t)DECODED * (size_t)out->V * sizeof *out->logits);
+    assert_non_null(out->logits);
+    prefill(e, s, f);
+    for (int i = 0; i < DECODED; i++) {
+        struct token_result t;
+        must(session_generate(s, &t, &err), &err);
+        must(session_logits(s, out->logits + (size_t)i * (size_t)out->V, &err), &err);
+        out->ids[i] = t.id;
+    }
+    session_close(s);
+    engine_close(e);
+}
+
+/* Root mean square of the difference over that of the right ones, of the first row. */
+static double relative_error(const struct answer *a, const struct answer *right) {
+    double difference = 0, size = 0;
+    for (int32_t i = 0; i < right->V; i++) {
+        const double d = (double)a->logits[i] - (double)right->logits[i];
+        difference += d * d;
+        size += (double)right->logits[i] * (double)right->logits[i];
+    }
+    return sqrt(difference / size);
+}
+
+static void assert_same_bits(const struct answer *a, const struct answer *b, const char *what) {
+    for (int i = 0; i < DECODED; i++)
+        if (memcmp(a->logits + (size_t)i * (size_t)a->V, b->logits + (size_t)i * (size_t)b->V,
+                   (size_t)a->V * sizeof(float)) != 0)
+            fail_msg("%s: logits of token %d have other bits", what, i);
+    assert_memory_equal(a->ids, b->ids, sizeof a->ids);
+}
+
+static const char small[] = "random:3x256x8x4x32x320x512/dual:256:64:512";
+static const char large_heads[] = "random:2x512x8x2x128x704x1024/dual:512:128:1024";
+
+static void float32_is_the_cpu_s(void **state) {
+    (void)state;
+    for (int tp = 1; tp <= 8; tp *= 2)
+        for (int dual = 0; dual < 2; dual++) {
+            const struct forwarding f = {.model = small,
+                                         .device = DEVICE_CUDA,
+                                         .dtype = DTYPE_F32,
+                                         .tp = tp,
+                                         .tokens = 1000,
+                                         .chunk = 300,
+                                         .dual = dual};
+            struct forwarding on_cpu = f;
+            struct answer gpu, cpu;
+            on_cpu.device = DEVICE_CPU;
+            run(&f, &gpu);
+            run(&on_cpu, &cpu);
+            const double error = relative_error(&gpu, &cpu);
+            if (!(error < 2e-5)) fail_msg("TP %d, dual %d: relative error %.3g", tp, dual, error);
+            assert_memory_equal(gpu.ids, cpu.ids, sizeof gpu.ids);
+            free(gpu.logits);
+            free(cpu.logits);
+        }
+}
+
+/* The GPU's bf16 may be as far from float32 as the CPU's bf16, and half as far again. */
+static void compare_bf16(const char *model, int tp, int32_t tokens, const char *attention) {
+    struct forwarding f = {.model = model,
+                           .device = DEVICE_CPU,
+                           .dtype = DTYPE_F32,
+                           .tp = tp,
+                           .tokens = tokens,
+                           .chunk = tokens};
+    struct answer right, cpu, gpu;
+    run(&f, &right);
+    f.dtype = DTYPE_BF16;
+    run(&f, &cpu);
+    f.device = DEVICE_CUDA;
+    f.attention = attention;
+    run(&f, &gpu);
+    const double of_cpu = relative_error(&cpu, &right), of_gpu = relative_error(&gpu, &right);
+    print_message("%s TP %d, %d tokens: bf16 error GPU %.3e, CPU %.3e, ratio %.2f\n", model, tp,
+                  tokens, of_gpu, of_cpu, of_gpu / of_cpu);
+    assert_true(of_gpu <= 1.5 * of_cpu);
+    free(right.logits);
+    free(cpu.logits);
+    free(gpu.logits);
+}
+
+static void bf16_is_as_near_to_float32_as_the_cpu_s(void **state) {
+    (void)state;
+    compare_bf16(large_heads, 1, 1500, "auto");
+    compare_bf16(large_heads, 2, 1500, "cuda");
+    compare_bf16(small, 4, 1000, "auto");
+}
+
+static void bits_do_not_depend_on_chunks_modes_or_pruning(const char *model, const char *attention,
+                                                          bool dual) {
+    struct forwarding f = {.model = model,
+                           .device = DEVICE_CUDA,
+                           .dtype = DTYPE_BF16,
+                           .attention = attention,
+                           .tp = 2,
+                           .tokens = 1500,
+                           .chunk = 1500,
+                           .dual = dual};
+    static const int32_t chunks[] = {100, 128, 500, 1024, 2000};
+    struct answer first, other;
+    char what[120];
+    run(&f, &first);
+    for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++)
+        for (int mode = 0; mode < 3; mode++) {
+            f.chunk = chunks[i] < f.tokens ? chunks[i] : f.tokens;
+            f.graph = mode == 1;
+            f.whole = mode == 2;
+            snprintf(what, sizeof what, "%s, chunk %d, %s", attention, f.chunk,
+                     mode == 1   ? "graph"
+                     : mode == 2 ? "not pruned"
+                                 : "eager");
+            run(&f, &other);
+            assert_same_bits(&other, &first, what);
+            free(other.logits);
+        }
+    free(first.logits);
+}
+
+static void bits_are_the_same(void **state) {
+    (void)state;
+    bits_do_not_depend_on_chunks_modes_or_pruning(large_heads, "auto", false);
+    bits_do_not_depend_on_chunks_modes_or_pruning(large_heads, "auto", true);
+    bits_do_not_depend_on_chunks_modes_or_pruning(large_heads, "cuda", true);
+    bits_do_not_depend_on_chunks_modes_or_pruning(small, "cuda", true);
+}
+
+static void memory_is_as_predicted(void **state) {
+    (void)state;
+    struct engine_opts eo = engine_opts_defaults();
+    struct session_opts so = session_opts_defaults();
+    struct memory_prediction predicted;
+    struct error err = {""};
+    eo.model = large_heads;
+    eo.device = DEVICE_CUDA;
+    eo.tensor_parallel_size = 2;
+    so.prompt_tokens = 8192;
+    must(engine_predict_memory(&eo, &so, &predicted, &err), &err);
+    struct engine *e = NULL;
+    struct session *s = NULL;
+    must(engine_open(&e, &eo, &err), &err);
+    must(session_open(&s, e, &so, &err), &err);
+    int64_t accounted = 0;
+    for (int rank = SHARED_RANK; rank < 2; rank++) {
+        struct memory_use use;
+        engine_memory(e, rank, &use);
+        for (int c = 0; c < MEMORY_CATEGORIES; c++) accounted += use.bytes[c];
+    }
+    print_message("predicted %lld bytes, accounted %lld\n", (long long)predicted.total_bytes,
+                  (long long)accounted);
+    assert_true(llabs(accounted - predicted.total_bytes) <= predicted.total_bytes / 33);
+    session_close(s);
+    engine_close(e);
+}
+
+static void two_layers_of_the_7b(void **state) {
+    (void)state;
+    compare_bf16("random:2x3584x28x4x128x18944x152064", 4, 4096, "auto");
+    compare_bf16("random:2x3584x28x4x128x18944x152064", 1, 4096, "cuda");
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(float32_is_the_cpu_s),
+        cmocka_unit_test(bf16_is_as_near_to_float32_as_the_cpu_s),
+        cmocka_unit_test(bits_are_the_same),
+        cmocka_unit_test(memory_is_as_predicted),
+    };
+    const struct CMUnitTest on_demand[] = {cmocka_unit_test(two_layers_of_the_7b)};
+    struct gpu_test probe;
+    gpu_test_open(&probe, DTYPE_BF16, 128, "auto", 1 << 20); /* ends here without a GPU */
+    gpu_test_close(&probe);
+    if (argc > 1 && strcmp(argv[1], "--7b") == 0)
+        return cmocka_run_group_tests(on_demand, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
