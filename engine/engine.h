@@ -100,7 +100,7 @@ struct session_opts {
 struct session_opts session_opts_defaults(void);
 
 /* Memory, per rank and shared, that engine_open + session_open will account for: the arithmetic of
- * the allocation itself. Opens the device to ask for layouts; loads nothing. */
+ * the allocation itself. */
 struct memory_prediction {
     int ranks;
     int64_t rank_bytes[MAX_RANKS][MEMORY_CATEGORIES];
@@ -108,8 +108,15 @@ struct memory_prediction {
     int64_t total_bytes;
     int64_t available_bytes; /* on the device, now */
 };
-enum status engine_predict_memory(const struct engine_opts *eo, const struct session_opts *so,
-                                  struct memory_prediction *out, struct error *err);
+/* Predicts for the sessions of one engine. Opens its device, to ask for layouts, and loads nothing:
+ * on a GPU that takes a second and half a GiB, so one planner serves all cases of a launch. Errors
+ * of opening: engine_open's, but for loading. `opts` is borrowed until the close. */
+struct engine_planner;
+enum status engine_planner_open(struct engine_planner **out, const struct engine_opts *opts,
+                                struct error *err);
+enum status engine_planner_predict(struct engine_planner *p, const struct session_opts *so,
+                                   struct memory_prediction *out, struct error *err);
+void engine_planner_close(struct engine_planner *p); /* NULL is legal */
 
 /* What one chunk [start, start + n) of a prompt executes, all ranks together. */
 struct chunk_cost {

@@ -1,6 +1,14 @@
-/* What a run will be charged, before it: the walks that size the arenas, on a device that is opened
- * to ask for layouts and closed again. Before it: the plan of the harness. */
+/* What a run will be charged, before it: the walks that size the arenas, on a device that is open
+ * to be asked for layouts and carries nothing. Before it: the plan of the harness. */
 #include "engine/engine_core.h"
+
+#include <stdlib.h>
+
+struct engine_planner {
+    const struct engine_opts *opts; /* borrowed */
+    struct model_config model;
+    struct device *dev; /* owned */
+};
 
 static void add_layout(struct memory_prediction *p, enum memory_category c,
                        const struct layout *l) {
@@ -59,16 +67,30 @@ static enum status predict(struct memory_prediction *p, struct device *dev,
     return STATUS_OK;
 }
 
-enum status engine_predict_memory(const struct engine_opts *eo, const struct session_opts *so,
-                                  struct memory_prediction *out, struct error *err) {
-    struct model_config m;
-    struct device *dev;
-    *out = (struct memory_prediction){.ranks = eo->tensor_parallel_size};
-    enum status s = engine_model_config(eo->model, &m, err);
-    if (s == STATUS_OK) s = engine_check_parallel(&m, eo->tensor_parallel_size, err);
-    if (s == STATUS_OK) s = engine_device_open(&dev, eo, &m, err);
-    if (s != STATUS_OK) return s;
-    s = predict(out, dev, eo, &m, so, err);
-    device_close(dev);
+enum status engine_planner_predict(struct engine_planner *p, const struct session_opts *so,
+                                   struct memory_prediction *out, struct error *err) {
+    *out = (struct memory_prediction){.ranks = p->opts->tensor_parallel_size};
+    return predict(out, p->dev, p->opts, &p->model, so, err);
+}
+
+enum status engine_planner_open(struct engine_planner **out, const struct engine_opts *opts,
+                                struct error *err) {
+    *out = NULL;
+    struct engine_planner *p = calloc(1, sizeof *p);
+    if (!p) return error_set(err, STATUS_NO_MEMORY, "no memory for a planner");
+    p->opts = opts;
+    enum status s = engine_model_config(opts->model, &p->model, err);
+    if (s == STATUS_OK) s = engine_check_parallel(&p->model, opts->tensor_parallel_size, err);
+    if (s == STATUS_OK) s = engine_device_open(&p->dev, opts, &p->model, err);
+    if (s == STATUS_OK)
+        *out = p;
+    else
+        engine_planner_close(p);
     return s;
+}
+
+void engine_planner_close(struct engine_planner *p) {
+    if (!p) return;
+    device_close(p->dev);
+    free(p);
 }

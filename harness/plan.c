@@ -5,6 +5,8 @@
 
 #include "harness/budget.h"
 #include "harness/format.h"
+#include "harness/machine.h"
+#include "harness/plan_apart.h"
 #include "harness/predict.h"
 #include "harness/prompt.h"
 #include "harness/rates.h"
@@ -486,33 +488,45 @@ static int64_t session_bytes(const struct memory_prediction *m) {
     return bytes;
 }
 
+static void predict_time(struct making *m, int i) {
+    const struct plan *p = m->p;
+    const struct config *c = &p->config;
+    struct case_plan *one = &m->p->cases[i];
+    const struct rates *rates = &m->rates[one->launch];
+    const struct case_work work = {
+        .model = &p->model,
+        .engine = &one->engine,
+        .session = &one->session,
+        .rates = &rates->rates,
+        .session_bytes = session_bytes(&one->memory),
+        .threads = rates->info.threads > 0 ? rates->info.threads : 1,
+        .passes = (int)(c->warmup + c->repeats) + c->spans,
+        .spot = c->spot,
+        .k = c->sample_chunks > 0 ? (int)c->sample_chunks : 1,
+    };
+    predict_case(&work, &m->times[i]);
+    one->predicted_prefill_s = m->times[i].full_prefill_s;
+}
+
+/* Cases of a launch stand together: each launch opens its device once. */
 static void predict_cases(struct making *m) {
     struct plan *p = m->p;
-    const struct config *c = &p->config;
-    for (int i = 0; i < p->n; i++) {
+    struct engine_planner *planner = NULL;
+    enum status s = STATUS_OK;
+    for (int i = 0; s == STATUS_OK && i < p->n; i++) {
         struct case_plan *one = &p->cases[i];
         struct error err = {""};
-        const enum status s =
-            engine_predict_memory(&one->engine, &one->session, &one->memory, &err);
-        if (s != STATUS_OK) {
-            finding(m, s, "engine", "tensor_parallel_size", "%s: %s", one->id, err.text);
-            return;
+        if (i == 0 || one->launch != p->cases[i - 1].launch) {
+            engine_planner_close(planner);
+            s = engine_planner_open(&planner, &one->engine, &err);
         }
-        const struct rates *rates = &m->rates[one->launch];
-        const struct case_work work = {
-            .model = &p->model,
-            .engine = &one->engine,
-            .session = &one->session,
-            .rates = &rates->rates,
-            .session_bytes = session_bytes(&one->memory),
-            .threads = rates->info.threads > 0 ? rates->info.threads : 1,
-            .passes = (int)(c->warmup + c->repeats) + c->spans,
-            .spot = c->spot,
-            .k = c->sample_chunks > 0 ? (int)c->sample_chunks : 1,
-        };
-        predict_case(&work, &m->times[i]);
-        one->predicted_prefill_s = m->times[i].full_prefill_s;
+        if (s == STATUS_OK) s = engine_planner_predict(planner, &one->session, &one->memory, &err);
+        if (s == STATUS_OK)
+            predict_time(m, i);
+        else
+            finding(m, s, "engine", "tensor_parallel_size", "%s: %s", one->id, err.text);
     }
+    engine_planner_close(planner);
 }
 
 /* ---- what is done with them */
@@ -627,8 +641,8 @@ static bool launch_runs(const struct plan *p, int launch) {
 static void decide_coverage(struct making *m) {
     struct plan *p = m->p;
     struct budget_case *offers = calloc((size_t)p->n, sizeof *offers);
-    const int threads = p->device_info.threads > 0 ? p->device_info.threads : 1;
-    const double load = predict_load_s(&p->model, threads);
+    const int threads = p->device_info.threads > 0 ? p->device_info.threads : machine_cores();
+    const double load = predict_load_s(&p->model, p->device, threads);
     const double budget =
         p->config.time_budget_s ? usable_budget(p) - p->launches * load : INFINITY;
     if (!offers) {
@@ -696,7 +710,7 @@ static void make(struct making *m) {
     if (m->status == STATUS_OK) add_notes(m);
 }
 
-static enum status make_with(struct plan *out, const struct config *c, bool measure_anew,
+static enum status make_here(struct plan *out, const struct config *c, bool measure_anew,
                              struct config_errors *errors) {
     memset(out, 0, sizeof *out);
     out->config = *c;
@@ -708,21 +722,40 @@ static enum status make_with(struct plan *out, const struct config *c, bool meas
     return m.status;
 }
 
+/* There is no plan of a configuration that was refused: only what else is to be said about it. */
+static enum status check_here(struct plan *out, const struct config *c, bool measure_anew,
+                              struct config_errors *errors) {
+    memset(out, 0, sizeof *out);
+    out->config = *c;
+    struct making m = {.p = out, .errors = errors, .measure_anew = measure_anew};
+    check(&m);
+    plan_free(out);
+    return STATUS_USAGE;
+}
+
+/* Whether the device would be a GPU, which is not opened in this process. */
+static bool opens_gpu(const struct config *c) {
+    const char *why;
+    return strcmp(c->device, "cpu") != 0 && cuda_usable(&why);
+}
+
+static enum status make_with(struct plan *out, const struct config *c, bool measure_anew,
+                             struct config_errors *errors, plan_maker *maker) {
+    if (opens_gpu(c)) return plan_apart(out, c, measure_anew, errors, maker, PLAN_APART_LIMIT_S);
+    return maker(out, c, measure_anew, errors);
+}
+
 enum status plan_make(struct plan *out, const struct config *c, struct config_errors *errors) {
-    return make_with(out, c, false, errors);
+    return make_with(out, c, false, errors, make_here);
 }
 
 enum status plan_make_anew(struct plan *out, const struct config *c, struct config_errors *errors) {
-    return make_with(out, c, true, errors);
+    return make_with(out, c, true, errors, make_here);
 }
 
 void plan_check(const struct config *c, struct config_errors *errors) {
     struct plan *p = calloc(1, sizeof *p);
-    if (!p) return;
-    p->config = *c;
-    struct making m = {.p = p, .errors = errors};
-    check(&m);
-    plan_free(p);
+    if (p) make_with(p, c, false, errors, check_here);
     free(p);
 }
 

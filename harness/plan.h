@@ -53,7 +53,9 @@ struct plan {
     double total_s;                       /* predicted: everything that runs, loading included */
 };
 
-/* Config errors that need the model or the prompts (length over the limit, tp that does not divide,
+/* A device that is a GPU is opened in a child process alone (plan_apart.h), never in this one.
+ *
+ * Config errors that need the model or the prompts (length over the limit, tp that does not divide,
  * unreadable or empty file, not UTF-8) are all found here, before anything runs, and reported with
  * file:line where the key stands. */
 enum status plan_make(struct plan *out, const struct config *c, struct config_errors *errors);
@@ -73,6 +75,11 @@ char *plan_to_json(const struct plan *p);
  * file. Errors: STATUS_IO (unreadable, damaged), STATUS_USAGE (made from another configuration). */
 enum status plan_read(struct plan *out, const struct config *c, const char *path,
                       struct error *err);
+/* Both as a JSON object, into one that is there and from one; `path` is its name in messages. */
+struct jsondoc;
+void plan_put(struct jsondoc *object, const struct plan *p);
+enum status plan_take(struct plan *out, const struct config *c, const struct jsondoc *object,
+                      const char *path, struct error *err);
 
 /* The cases alone, for plan_make and plan_read: needs config, model, device and prompt_tokens.
  * Order, outermost first: dtype, tensor_parallel_size, attention_backend (these three share a

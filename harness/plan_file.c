@@ -55,9 +55,8 @@ static void put_case(struct jsondoc *object, const struct case_plan *c) {
     put_memory(jsondoc_put_object(object, "predicted_memory"), &c->memory);
 }
 
-static struct jsondoc *document_of(const struct plan *p) {
+void plan_put(struct jsondoc *d, const struct plan *p) {
     char hash[65];
-    struct jsondoc *d = jsondoc_object();
     config_hash(&p->config, hash);
     jsondoc_put_text(d, "schema", "chunkbench plan");
     jsondoc_put_int(d, "schema_version", PLAN_SCHEMA_VERSION);
@@ -82,6 +81,11 @@ static struct jsondoc *document_of(const struct plan *p) {
     }
     jsondoc_put_real(d, "predicted_load_s", p->load_s);
     jsondoc_put_real(d, "predicted_total_s", p->total_s);
+}
+
+static struct jsondoc *document_of(const struct plan *p) {
+    struct jsondoc *d = jsondoc_object();
+    plan_put(d, p);
     return d;
 }
 
@@ -204,19 +208,28 @@ static void take_notes(struct plan *p, const struct jsondoc *d) {
     }
 }
 
+enum status plan_take(struct plan *out, const struct config *c, const struct jsondoc *d,
+                      const char *path, struct error *err) {
+    memset(out, 0, sizeof *out);
+    out->config = *c;
+    enum status s = take_head(out, d, path, err);
+    if (s == STATUS_OK) s = take_prompts(out, d, path, err);
+    if (s == STATUS_OK) s = plan_build_cases(out, err);
+    if (s == STATUS_OK) s = take_cases(out, d, path, err);
+    if (s == STATUS_OK)
+        take_notes(out, d);
+    else
+        plan_free(out);
+    return s;
+}
+
 enum status plan_read(struct plan *out, const struct config *c, const char *path,
                       struct error *err) {
     struct jsondoc *d;
     memset(out, 0, sizeof *out);
     enum status s = jsondoc_read(&d, path, err);
     if (s != STATUS_OK) return s;
-    out->config = *c;
-    s = take_head(out, d, path, err);
-    if (s == STATUS_OK) s = take_prompts(out, d, path, err);
-    if (s == STATUS_OK) s = plan_build_cases(out, err);
-    if (s == STATUS_OK) s = take_cases(out, d, path, err);
-    if (s == STATUS_OK) take_notes(out, d);
+    s = plan_take(out, c, d, path, err);
     jsondoc_close(d);
-    if (s != STATUS_OK) plan_free(out);
     return s;
 }

@@ -4,13 +4,32 @@
 
 #include "harness/plan.h"
 
-/* One core; measured on a Zen 4 at 3.5 GHz. They only have to be of the right size. */
-static const double LOAD_NS_PER_PARAMETER = 8; /* generate, round, pack */
-static const double OPEN_NS_PER_BYTE = 1;      /* the system clears pages as they become resident */
-static const double FILL_NS_PER_VALUE = 6;     /* synthetic keys and values */
-static const double SPOT_NS_PER_KEY_VALUE = 4; /* float64 plain loop over one key element */
-/* Attention kernels work on whole groups of query rows: one row costs about as much as these. */
-static const double DECODE_ROWS = 32;
+/* What device_rates does not hold. It only has to be of the right size.
+ * CPU: of one core, measured on a Zen 4 at 3.5 GHz.
+ * GPU: values are made by the host's cores and copied (a tenth of a nanosecond a parameter, which
+ * the making hides); memory is cleared and filled at about 1 TB/s. */
+struct unit_costs {
+    double load_ns_per_parameter; /* generate, round, pack; divided by the host's cores */
+    double open_ns_per_byte;      /* pages are cleared as they become resident */
+    double fill_ns_per_value;     /* synthetic keys and values */
+    double open_s;                /* the device itself, per launch */
+    /* Attention kernels work on whole groups of query rows: one row costs about as much as these.
+     */
+    double decode_rows;
+};
+static const struct unit_costs unit_costs[] = {
+    [DEVICE_CPU] = {.load_ns_per_parameter = 8,
+                    .open_ns_per_byte = 1,
+                    .fill_ns_per_value = 6,
+                    .decode_rows = 32},
+    [DEVICE_CUDA] = {.load_ns_per_parameter = 8,
+                     .open_ns_per_byte = 0.001,
+                     .fill_ns_per_value = 0.004,
+                     .open_s = 2,
+                     .decode_rows = 64},
+};
+/* On the host, whatever the device: a plain loop in float64 over one key element. */
+static const double SPOT_NS_PER_KEY_VALUE = 4;
 
 int64_t predict_parameters(const struct model_config *m) {
     const int64_t C = m->C, q = (int64_t)m->H * m->D, kv = (int64_t)m->K * m->D;
@@ -23,6 +42,10 @@ double predict_chunk_s(const struct chunk_cost *cost, const struct device_rates 
            (double)cost->attention_flops / rates->attention_flops +
            (double)cost->bytes / rates->copy_bytes +
            (double)cost->ops * rates->op_overhead_ns * 1e-9;
+}
+
+static const struct unit_costs *costs_of(const struct case_work *w) {
+    return &unit_costs[w->engine->device];
 }
 
 static double chunk_at(const struct case_work *w, int64_t start) {
@@ -55,8 +78,8 @@ static double sampled_prefill(const struct case_work *w) {
     double s = 0;
     for (int i = 0; i < n; i++) s += chunk_at(w, chunks[i] * chunk);
     const int64_t filled = tokens > n * chunk ? tokens - n * chunk : 0;
-    return s +
-           (double)(filled * kv_values_per_token(w->model)) * FILL_NS_PER_VALUE * 1e-9 / w->threads;
+    return s + (double)(filled * kv_values_per_token(w->model)) * costs_of(w)->fill_ns_per_value *
+                   1e-9 / w->threads;
 }
 
 /* One generated token reads all weights and the whole cache once, which binds its linears to the
@@ -65,7 +88,7 @@ static double sampled_prefill(const struct case_work *w) {
 static double decode_token(const struct case_work *w) {
     const int64_t at = w->session->prompt_tokens;
     struct chunk_cost cost = engine_chunk_cost(w->model, w->engine, at, 1, true);
-    cost.attention_flops = (int64_t)((double)cost.attention_flops * DECODE_ROWS);
+    cost.attention_flops = (int64_t)((double)cost.attention_flops * costs_of(w)->decode_rows);
     const double bytes =
         (double)(predict_parameters(w->model) + at * kv_values_per_token(w->model)) *
         (double)dtype_bytes(w->engine->dtype);
@@ -78,7 +101,7 @@ static double spot_check(const struct case_work *w) {
 }
 
 void predict_case(const struct case_work *w, struct case_time *out) {
-    const double opening = (double)w->session_bytes * OPEN_NS_PER_BYTE * 1e-9;
+    const double opening = (double)w->session_bytes * costs_of(w)->open_ns_per_byte * 1e-9;
     out->full_prefill_s = full_prefill(w);
     out->sampled_prefill_s = sampled_prefill(w);
     out->sampled_fixed_s = opening + spot_check(w);
@@ -86,6 +109,7 @@ void predict_case(const struct case_work *w, struct case_time *out) {
         out->sampled_fixed_s + w->passes * (double)w->session->max_tokens * decode_token(w);
 }
 
-double predict_load_s(const struct model_config *m, int threads) {
-    return (double)predict_parameters(m) * LOAD_NS_PER_PARAMETER * 1e-9 / threads;
+double predict_load_s(const struct model_config *m, enum device_kind device, int cores) {
+    const struct unit_costs *u = &unit_costs[device];
+    return u->open_s + (double)predict_parameters(m) * u->load_ns_per_parameter * 1e-9 / cores;
 }

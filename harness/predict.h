@@ -23,14 +23,15 @@ struct case_work {
     const struct session_opts *session;
     const struct device_rates *rates;
     int64_t session_bytes; /* that session_open makes resident */
-    int threads;
-    int passes; /* warm-up, repeats, spans */
+    int threads;           /* of a CPU device; 1 on a GPU */
+    int passes;            /* warm-up, repeats, spans */
     int64_t spot;
     int k; /* chunks of a sampled pass */
 };
 void predict_case(const struct case_work *w, struct case_time *out);
 
-/* Loading the model once. */
-double predict_load_s(const struct model_config *m, int threads);
+/* Opening a device and loading the model once. cores: of the host, which makes or reads the values.
+ */
+double predict_load_s(const struct model_config *m, enum device_kind device, int cores);
 
 #endif

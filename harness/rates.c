@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { KEY_BYTES = 8192, KEEP_SECONDS = 24 * 3600, KEEP_BUSY_SECONDS = 300 };
+enum { KEEP_SECONDS = 24 * 3600, KEEP_BUSY_SECONDS = 300 };
 
 /* Times that the scheduler took a core away, per second of computing: about 15 on an idle machine,
  * 100 with one competitor on two cores, 330 with several (Linux, slices of 3 ms). */
@@ -45,17 +45,35 @@ static int cores_in_use(const struct engine_opts *opts) {
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
 }
 
-static void key_text(const struct engine_opts *opts, const struct model_config *model, char *out) {
-    char processor[KEY_BYTES - 600];
+/* Of a CPU device: the processor, and how much of it. */
+static void cpu_text(const struct engine_opts *opts, char *out, size_t size) {
+    const int used = snprintf(out, size, "cores %d isa %s\n", cores_in_use(opts), opts->isa);
+    processor_text(out + used, size - (size_t)used);
+}
+
+/* Of a GPU: which one, its driver and its power cap; the host's processor does not matter. */
+static void gpu_text(const struct gpu_list *gpus, char *out, size_t size) {
+    const int first = gpu_list_first(gpus);
+    snprintf(out, size, "gpu %s driver %s power cap %.0f W\n",
+             first >= 0 ? gpus->gpu[first].name : "unknown", gpus->driver.version,
+             first >= 0 ? gpus->gpu[first].power_limit_w : 0.0);
+}
+
+void rates_key(const struct engine_opts *opts, const struct model_config *model,
+               const struct gpu_list *gpus, char out[RATES_KEY_BYTES]) {
+    char device[RATES_KEY_BYTES - 600];
     struct stat binary = {0};
     stat("/proc/self/exe", &binary);
-    processor_text(processor, sizeof processor);
-    snprintf(out, KEY_BYTES,
-             "binary %lld bytes of %lld.%09ld\ncores %d\ndevice %s isa %s attention %s linear %s\n"
+    if (opts->device == DEVICE_CUDA)
+        gpu_text(gpus, device, sizeof device);
+    else
+        cpu_text(opts, device, sizeof device);
+    snprintf(out, RATES_KEY_BYTES,
+             "binary %lld bytes of %lld.%09ld\ndevice %s attention %s linear %s\n"
              "dtype %s head_dim %d\n%s",
              (long long)binary.st_size, (long long)binary.st_mtim.tv_sec, binary.st_mtim.tv_nsec,
-             cores_in_use(opts), device_kind_name(opts->device), opts->isa, opts->attention_backend,
-             opts->linear_backend, dtype_name(opts->dtype), (int)model->D, processor);
+             device_kind_name(opts->device), opts->attention_backend, opts->linear_backend,
+             dtype_name(opts->dtype), (int)model->D, device);
 }
 
 /* ---- the cache */
@@ -97,6 +115,7 @@ void rates_put(struct jsondoc *object, const struct device_rates *r, const struc
     struct jsondoc *device = jsondoc_put_object(object, "device");
     jsondoc_put_text(device, "name", i->name);
     jsondoc_put_text(device, "isa", i->isa);
+    jsondoc_put_text(device, "bus_id", i->bus_id);
     jsondoc_put_int(device, "threads", i->threads);
     jsondoc_put_int(device, "memory_bytes", i->memory_bytes);
     jsondoc_put_int(device, "available_bytes", i->available_bytes);
@@ -125,6 +144,7 @@ bool rates_take(const struct jsondoc *object, struct device_rates *r, struct dev
     int64_t threads;
     if (!take_text(device, "name", i->name, sizeof i->name) ||
         !take_text(device, "isa", i->isa, sizeof i->isa) ||
+        !take_text(device, "bus_id", i->bus_id, sizeof i->bus_id) ||
         !jsondoc_get_int(device, "threads", &threads) || threads < 0 || threads > 1 << 20 ||
         !jsondoc_get_int(device, "memory_bytes", &i->memory_bytes) ||
         !jsondoc_get_int(device, "available_bytes", &i->available_bytes))
@@ -184,16 +204,17 @@ static enum status measure(struct rates *out, const struct engine_opts *opts, st
     const enum status status = engine_measure(opts, &out->rates, &out->info, err);
     getrusage(RUSAGE_SELF, &after);
     out->measured = true;
-    out->busy = (double)(after.ru_nivcsw - before.ru_nivcsw) >
-                BUSY_INTERRUPTIONS * (cpu_seconds(&after) - cpu_seconds(&before)) + 10;
+    out->busy = opts->device == DEVICE_CPU &&
+                (double)(after.ru_nivcsw - before.ru_nivcsw) >
+                    BUSY_INTERRUPTIONS * (cpu_seconds(&after) - cpu_seconds(&before)) + 10;
     return status;
 }
 
 enum status rates_get(struct rates *out, const struct engine_opts *opts,
                       const struct model_config *model, bool anew, struct error *err) {
-    char key[KEY_BYTES], hash[65], folder[4096], path[4200];
+    char key[RATES_KEY_BYTES], hash[65], folder[4096], path[4200];
     memset(out, 0, sizeof *out);
-    key_text(opts, model, key);
+    rates_key(opts, model, gpu_list_machine(), key);
     sha256_hex(key, strlen(key), hash);
     const bool keep = cache_folder(folder, sizeof folder);
     snprintf(path, sizeof path, "%s/rates-%.16s.json", keep ? folder : "", hash);

@@ -217,6 +217,15 @@ static void info_describes_what_was_loaded(void **state) {
 
 /* ---- memory */
 
+static enum status predict(const struct engine_opts *o, const struct session_opts *so,
+                           struct memory_prediction *out) {
+    struct engine_planner *p;
+    enum status s = engine_planner_open(&p, o, NULL);
+    if (s == STATUS_OK) s = engine_planner_predict(p, so, out, NULL);
+    engine_planner_close(p);
+    return s;
+}
+
 static void memory_is_as_predicted(struct engine *e, const struct memory_prediction *p) {
     int64_t total = 0;
     for (int rank = SHARED_RANK; rank < p->ranks; rank++) {
@@ -292,7 +301,7 @@ static void prediction_equals_accounting(void **state) {
         struct memory_prediction p;
         struct engine *e;
         struct session *s;
-        assert_int_equal(engine_predict_memory(&o, &so, &p, NULL), STATUS_OK);
+        assert_int_equal(predict(&o, &so, &p), STATUS_OK);
         assert_true(p.available_bytes > 0 && p.total_bytes > 0);
         assert_int_equal(engine_open(&e, &o, NULL), STATUS_OK);
         assert_int_equal(session_open(&s, e, &so, NULL), STATUS_OK);
@@ -308,6 +317,27 @@ static void prediction_equals_accounting(void **state) {
     }
 }
 
+/* One planner serves every session of an engine, in any order, and each as if it were alone. */
+static void a_planner_predicts_again_and_again(void **state) {
+    (void)state;
+    struct engine_opts o = options("random:nano", 2);
+    struct session_opts a = session_opts_defaults(), b = a;
+    a.prompt_tokens = 1000, b.prompt_tokens = 4000, b.graph = true;
+    struct engine_planner *p;
+    struct memory_prediction first, second, again, alone;
+    assert_int_equal(engine_planner_open(&p, &o, NULL), STATUS_OK);
+    assert_int_equal(engine_planner_predict(p, &a, &first, NULL), STATUS_OK);
+    assert_int_equal(engine_planner_predict(p, &b, &second, NULL), STATUS_OK);
+    assert_int_equal(engine_planner_predict(p, &a, &again, NULL), STATUS_OK);
+    engine_planner_close(p);
+    engine_planner_close(NULL);
+    assert_true(second.total_bytes > first.total_bytes);
+    assert_int_equal(again.total_bytes, first.total_bytes);
+    assert_memory_equal(again.rank_bytes, first.rank_bytes, sizeof first.rank_bytes);
+    assert_int_equal(predict(&o, &b, &alone), STATUS_OK);
+    assert_int_equal(alone.total_bytes, second.total_bytes);
+}
+
 static void prediction_knows_the_published_sizes(void **state) {
     (void)state;
     struct engine_opts o = options("random:qwen2.5-7b-1m", 4);
@@ -316,7 +346,7 @@ static void prediction_knows_the_published_sizes(void **state) {
     so.max_tokens = 256;
     so.chunk_tokens = 131072;
     struct memory_prediction p;
-    assert_int_equal(engine_predict_memory(&o, &so, &p, NULL), STATUS_OK);
+    assert_int_equal(predict(&o, &so, &p), STATUS_OK);
     for (int rank = 0; rank < 4; rank++) /* 57,344 B a token in all: 14.0 GiB a rank */
         assert_true(p.rank_bytes[rank][MEMORY_KV] == (int64_t)14 << 30);
     int64_t weights = p.shared_bytes[MEMORY_WEIGHTS];
@@ -330,10 +360,10 @@ static void a_prediction_of_nonsense_is_refused(void **state) {
     struct session_opts so = session_opts_defaults();
     struct memory_prediction p;
     so.prompt_tokens = 0;
-    assert_int_equal(engine_predict_memory(&o, &so, &p, NULL), STATUS_USAGE);
+    assert_int_equal(predict(&o, &so, &p), STATUS_USAGE);
     o.tensor_parallel_size = 3;
     so.prompt_tokens = 10;
-    assert_int_equal(engine_predict_memory(&o, &so, &p, NULL), STATUS_USAGE);
+    assert_int_equal(predict(&o, &so, &p), STATUS_USAGE);
 }
 
 /* ---- costs */
@@ -380,6 +410,7 @@ int main(void) {
         cmocka_unit_test(a_model_that_does_not_fit_says_how_much_it_needs),
         cmocka_unit_test(info_describes_what_was_loaded),
         cmocka_unit_test(prediction_equals_accounting),
+        cmocka_unit_test(a_planner_predicts_again_and_again),
         cmocka_unit_test(prediction_knows_the_published_sizes),
         cmocka_unit_test(a_prediction_of_nonsense_is_refused),
         cmocka_unit_test(costs_of_chunks_add_up_to_the_published_formulas),

@@ -1,6 +1,7 @@
 /* The plan: cases and their ids, findings that need the model or the prompts, what the budget buys,
  * predictions, and the decisions that a worker reads back. */
 #include "harness/budget.h"
+#include "harness/jsondoc.h"
 #include "harness/plan.h"
 #include "harness/predict.h"
 #include "harness/rates.h"
@@ -549,6 +550,39 @@ static void parameters_are_those_of_the_model_card(void **state) {
     assert_int_equal(predict_parameters(&model), 7615616512);
 }
 
+/* What the rates do not hold differs by kind of device: a GPU opens at a cost and fills its memory
+ * faster, and its loading is the host's work. */
+static void a_gpu_is_predicted_by_constants_of_its_own(void **state) {
+    (void)state;
+    struct model_config model;
+    struct error err;
+    assert_int_equal(engine_model_config("random:nano", &model, &err), STATUS_OK);
+    struct engine_opts engine = engine_opts_defaults();
+    struct session_opts session = session_opts_defaults();
+    const struct device_rates rates = {1e12, 1e12, 1e11, 1e12, 1000};
+    session.prompt_tokens = 1 << 20;
+    session.chunk_tokens = 8192;
+    struct case_work work = {.model = &model,
+                             .engine = &engine,
+                             .session = &session,
+                             .rates = &rates,
+                             .session_bytes = 1 << 30,
+                             .threads = 1,
+                             .passes = 1,
+                             .k = 4};
+    struct case_time cpu, gpu;
+    predict_case(&work, &cpu);
+    engine.device = DEVICE_CUDA;
+    predict_case(&work, &gpu);
+    assert_true(gpu.full_prefill_s == cpu.full_prefill_s); /* the rates alone */
+    assert_true(gpu.sampled_prefill_s < cpu.sampled_prefill_s);
+    assert_true(gpu.sampled_fixed_s < cpu.sampled_fixed_s);
+    const double one = predict_load_s(&model, DEVICE_CUDA, 1);
+    const double many = predict_load_s(&model, DEVICE_CUDA, 16);
+    assert_true(many < one && many > 1); /* opening does not shrink with the cores */
+    assert_true(predict_load_s(&model, DEVICE_CPU, 16) < 1);
+}
+
 /* ---- the decisions as a file, and the cache of rates */
 
 static void a_worker_reads_back_what_was_decided(void **state) {
@@ -710,6 +744,46 @@ static void every_shipped_configuration_loads_and_opens_with_its_question(void *
     assert_true(n >= 4);
 }
 
+static void rates_of_a_gpu_are_kept_by_gpu_driver_and_power_cap(void **state) {
+    (void)state;
+    static char keys[5][RATES_KEY_BYTES];
+    static struct gpu_list gpus;
+    const struct model_config model = {.D = 128};
+    struct engine_opts engine = engine_opts_defaults();
+    engine.device = DEVICE_CUDA;
+    gpus.n = 1, gpus.visible[0] = true;
+    gpus.gpu[0] = (struct nvml_gpu){.name = "NVIDIA H200", .power_limit_w = 700};
+    strcpy(gpus.driver.version, "580.1");
+    rates_key(&engine, &model, &gpus, keys[0]);
+    assert_has(keys[0], "gpu NVIDIA H200 driver 580.1 power cap 700 W");
+    assert_null(strstr(keys[0], "flags"));
+    gpus.gpu[0].power_limit_w = 500;
+    rates_key(&engine, &model, &gpus, keys[1]);
+    strcpy(gpus.driver.version, "580.2");
+    rates_key(&engine, &model, &gpus, keys[2]);
+    strcpy(gpus.gpu[0].name, "NVIDIA H100");
+    rates_key(&engine, &model, &gpus, keys[3]);
+    engine.device = DEVICE_CPU;
+    rates_key(&engine, &model, &gpus, keys[4]);
+    for (int i = 1; i < 5; i++) assert_string_not_equal(keys[i - 1], keys[i]);
+    assert_null(strstr(keys[4], "NVIDIA"));
+    assert_has(keys[4], "cores ");
+}
+
+static void the_bus_id_of_a_gpu_goes_with_its_rates(void **state) {
+    (void)state;
+    const struct device_rates rates = {1, 2, 3, 4, 5};
+    const struct device_info info = {.name = "NVIDIA H200", .isa = "sm_90a", .bus_id = "0:7:0.0"};
+    struct device_rates rates_back;
+    struct device_info back;
+    char names[OPS][NAME_LENGTH];
+    struct jsondoc *d = jsondoc_object();
+    rates_put(d, &rates, &info);
+    assert_true(rates_take(d, &rates_back, &back, names));
+    assert_string_equal(back.bus_id, "0:7:0.0");
+    jsondoc_close(d);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cases_are_the_cross_product_in_the_documented_order),
@@ -731,6 +805,9 @@ int main(void) {
         cmocka_unit_test(the_plan_obeys_the_budget_and_gives_its_arithmetic),
         cmocka_unit_test(a_case_that_cannot_fit_in_memory_is_skipped_with_the_sum),
         cmocka_unit_test(a_prefill_is_the_sum_of_its_chunks),
+        cmocka_unit_test(a_gpu_is_predicted_by_constants_of_its_own),
+        cmocka_unit_test(rates_of_a_gpu_are_kept_by_gpu_driver_and_power_cap),
+        cmocka_unit_test(the_bus_id_of_a_gpu_goes_with_its_rates),
         cmocka_unit_test(parameters_are_those_of_the_model_card),
         cmocka_unit_test(a_worker_reads_back_what_was_decided),
         cmocka_unit_test(damaged_plans_are_errors_and_never_crash),
