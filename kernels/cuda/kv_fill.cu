@@ -1,51 +1,58 @@
-/* Synthetic keys and values for sampled coverage: standard normal, the same bits as the CPU
- * backend's, since they are exact in integers up to one multiplication. Layout rows. */
+/* Fills keys and values with normal numbers that depend on (seed, position, head) alone, before a
+ * chunk of a sampled run. Each position of a head is a stream of its own, keys in its even blocks
+ * of four, values in its odd, as on the CPU. */
 #include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/element.cuh"
 #include "kernels/random.h"
 
-#include <cuda_bf16.h>
+enum { THREADS = 256 };
 
-template <typename T> __device__ T narrow(float x);
-template <> __device__ float narrow<float>(float x) {
-    return x;
+/* A block of four, or the n that are left of the head. */
+static __device__ void store4(float *p, const float v[4], int n) {
+    if (n == 4 && (uintptr_t)p % 16 == 0) {
+        *(float4 *)p = make_float4(v[0], v[1], v[2], v[3]);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (i < n) p[i] = v[i];
 }
-template <> __device__ __nv_bfloat16 narrow<__nv_bfloat16>(float x) {
-    return __float2bfloat16_rn(x);
+static __device__ void store4(__nv_bfloat16 *p, const float v[4], int n) {
+    if (n == 4 && (uintptr_t)p % 8 == 0) {
+        *(uint2 *)p = make_uint2(narrow_pair(v[0], v[1]), narrow_pair(v[2], v[3]));
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (i < n) p[i] = narrow<__nv_bfloat16>(v[i]);
 }
 
-/* A thread makes four values of a position's keys and four of its values: neighbouring draws of the
- * position's stream. */
+/* A thread makes four elements of a key and the same four of its value; blockIdx.y is the head. */
 template <typename T>
-__global__ void fill(T *k, T *v, int32_t capacity, int32_t D, int32_t begin, int32_t n,
-                     uint64_t seed) {
-    const int32_t quads = (D + 3) / 4, head = (int32_t)blockIdx.y;
-    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= (int64_t)n * quads) return;
-    const int32_t position = begin + (int32_t)(i / quads), d = (int32_t)(i % quads) * 4;
+static __global__ void fill_kernel(struct kv_view view, int32_t begin, int32_t end, uint64_t seed) {
+    const int64_t D = view.head_dim, fours = (D + 3) / 4;
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int64_t position = begin + i / fours, d = i % fours * 4, head = blockIdx.y;
+    if (position >= end) return;
     const uint64_t stream = (uint64_t)head << 32 | (uint32_t)position;
-    const int64_t at = ((int64_t)head * capacity + position) * D + d;
+    const int64_t at = (head * view.capacity + position) * D + d;
+    const int n = (int)min((int64_t)4, D - d);
     float keys[4], values[4];
     random_normal4(seed, stream, (uint64_t)d / 2, keys);
     random_normal4(seed, stream, (uint64_t)d / 2 + 1, values);
-    for (int j = 0; j < 4 && d + j < D; j++) {
-        k[at + j] = narrow<T>(keys[j]);
-        v[at + j] = narrow<T>(values[j]);
-    }
+    store4((T *)view.k + at, keys, n);
+    store4((T *)view.v + at, values, n);
 }
 
-extern "C" void cuda_kv_fill(struct device *dev, const struct kv_view *view, int32_t begin,
-                             int32_t end, uint64_t seed) {
-    const int threads = 256;
-    const int32_t n = end - begin, D = view->head_dim;
-    if (n <= 0) return;
-    const int64_t items = (int64_t)n * ((D + 3) / 4);
-    const dim3 grid((unsigned)((items + threads - 1) / threads), (unsigned)view->heads);
+void cuda_kv_fill(struct device *dev, const struct kv_view *view, int32_t begin, int32_t end,
+                  uint64_t seed) {
+    if (end <= begin) return;
+    const size_t fours = (size_t)(view->head_dim + 3) / 4;
+    const dim3 blocks(blocks_of((size_t)(end - begin) * fours, THREADS), (unsigned int)view->heads);
     cudaStream_t stream = cuda_device(dev)->stream;
     if (view->dtype == DTYPE_BF16)
-        fill<<<grid, threads, 0, stream>>>((__nv_bfloat16 *)view->k, (__nv_bfloat16 *)view->v,
-                                           view->capacity, D, begin, n, seed);
+        fill_kernel<__nv_bfloat16><<<blocks, THREADS, 0, stream>>>(*view, begin, end, seed);
     else
-        fill<<<grid, threads, 0, stream>>>((float *)view->k, (float *)view->v, view->capacity, D,
-                                           begin, n, seed);
-    cuda_check(dev, cudaGetLastError(), "kv_fill");
+        fill_kernel<float><<<blocks, THREADS, 0, stream>>>(*view, begin, end, seed);
+    cuda_check(dev, cudaGetLastError(), "cuda_kv_fill");
 }

@@ -7,7 +7,8 @@
 
 /* Plain causal: the position itself. Dual chunk, with Lc = chunk and C = Lc + local: copy 0 (and
  * keys) p mod Lc; copy 1 min(p mod Lc + Lc, C); copy 2 C. */
-static inline int32_t rope_phase(struct attention_pattern pattern, int copy, int32_t position) {
+static inline HOST_DEVICE int32_t rope_phase(struct attention_pattern pattern, int copy,
+                                             int32_t position) {
     if (pattern.chunk == 0) return position;
     int32_t whole = pattern.chunk + pattern.local, in_chunk = position % pattern.chunk;
     if (copy == 0) return in_chunk;
