@@ -390,6 +390,10 @@ static bool check_link(struct h5 *h, hid_t at, const char *name) {
     return link.type == H5L_TYPE_HARD || h5_fail(h, "follow", name, "it is not a hard link");
 }
 
+bool h5_has(struct h5 *h, hid_t at, const char *name) {
+    return h->status == STATUS_OK && H5Lexists(at, name, H5P_DEFAULT) > 0;
+}
+
 hid_t h5_open_group(struct h5 *h, hid_t at, const char *name) {
     if (!check_link(h, at, name)) return -1;
     hid_t g = H5Gopen2(at, name, H5P_DEFAULT);

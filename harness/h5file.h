@@ -73,6 +73,8 @@ h5_id h5_open(struct h5 *h);
 void h5_close(struct h5 *h, h5_id file);
 h5_id h5_open_group(struct h5 *h, h5_id at, const char *name);
 void h5_close_group(h5_id group);
+/* Whether a child of that name is there. */
+bool h5_has(struct h5 *h, h5_id at, const char *name);
 int64_t h5_children(struct h5 *h, h5_id group);
 /* The name of the first child. */
 void h5_first_child(struct h5 *h, h5_id group, char *out, size_t size);

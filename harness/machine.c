@@ -330,6 +330,18 @@ static void clock_pair(int64_t *realtime_ns, int64_t *monotonic_ns) {
     }
 }
 
+void machine_gpus(const struct gpu_list *gpus, const char *used_bus_id, struct run_facts *out) {
+    out->n_gpus = gpus->n;
+    for (int i = 0; i < gpus->n; i++) {
+        struct gpu_row *row = &out->gpus[i];
+        *row = (struct gpu_row){.gpu = gpus->gpu[i],
+                                .cuda_version = gpus->driver.cuda_version,
+                                .visible = gpus->visible[i],
+                                .used = nvml_same_bus_id(gpus->gpu[i].bus_id, used_bus_id)};
+        copy(row->driver, sizeof row->driver, gpus->driver.version);
+    }
+}
+
 void machine_facts_open(struct machine_facts *out, const struct plan *p, int argc,
                         char *const *argv) {
     struct run_facts *f = &out->run;
@@ -358,6 +370,7 @@ void machine_facts_open(struct machine_facts *out, const struct plan *p, int arg
     clock_pair(&f->realtime_ns, &f->monotonic_ns);
     f->device = p->device_info;
     f->rates = p->rates;
+    machine_gpus(gpu_list_machine(), p->device_info.bus_id, f);
     machine_libraries(f->libraries, sizeof f->libraries);
 }
 

@@ -16,6 +16,9 @@ void machine_facts_open(struct machine_facts *out, const struct plan *p, int arg
                         char *const *argv);
 void machine_facts_close(struct machine_facts *m); /* zeroed struct is legal */
 
+/* The GPUs of a list as facts of a run; the one with this PCI bus id is the run's device. */
+void machine_gpus(const struct gpu_list *gpus, const char *used_bus_id, struct run_facts *out);
+
 /* Cores that this process may run on, at least 1. */
 int machine_cores(void);
 /* NUMA nodes with memory or processors, at least 1. */

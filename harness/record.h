@@ -5,8 +5,18 @@
 #define HARNESS_RECORD_H
 
 #include "harness/result.h"
+#include "kernels/gpu_list.h"
 
 enum { RECORD_SCHEMA_VERSION = 1 };
+
+/* A GPU of the machine. */
+struct gpu_row {
+    struct nvml_gpu gpu; /* memory_used_bytes: when the file was made */
+    char driver[80];
+    int32_t cuda_version; /* that the driver serves: 1000 * major + 10 * minor */
+    bool visible;         /* to the programs of this run */
+    bool used;            /* the run's device */
+};
 
 /* Facts of the run that stand once in the file: /run. Strings are borrowed. */
 struct run_facts {
@@ -23,6 +33,8 @@ struct run_facts {
     int64_t realtime_ns, monotonic_ns; /* one pair, read together */
     struct device_info device;
     struct device_rates rates;
+    int n_gpus;
+    struct gpu_row gpus[GPU_LIST_MOST];
     char libraries[512]; /* "HDF5 1.10.8; oneDNN 2.6.3; ..." */
 };
 

@@ -225,6 +225,11 @@ static void read_case(struct h5 *h, h5_id all, const char *id, bool with_spans,
     r->memory = READ_ROWS(h, g, "memory", memory_columns, struct memory_row, &rows, &table);
     r->n_memory = rows;
     h5_close_group(table);
+    if (h5_has(h, g, "clocks")) {
+        r->clocks = READ_ROWS(h, g, "clocks", clock_columns, struct clock_row, &rows, &table);
+        r->n_clocks = rows;
+        h5_close_group(table);
+    }
     r->decode = READ_ROWS(h, g, "decode", decode_columns, struct decode_row, &rows, &table);
     r->n_decode = rows;
     h5_close_group(table);
@@ -333,6 +338,17 @@ static void read_run_texts(struct h5 *h, h5_id g, struct record_run *out) {
     free(argv);
 }
 
+/* There is no such table where there was no GPU. */
+static void read_gpus(struct h5 *h, h5_id g, struct run_facts *out) {
+    h5_id table;
+    int64_t n;
+    if (!h5_has(h, g, "gpus")) return;
+    struct gpu_row *rows = READ_TABLE(h, g, "gpus", gpu_columns, struct gpu_row, &n, &table);
+    for (int64_t i = 0; rows && i < n && i < GPU_LIST_MOST; i++) out->gpus[out->n_gpus++] = rows[i];
+    free(rows);
+    h5_close_group(table);
+}
+
 static enum status read_run_here(const char *path, struct record_run *out, struct error *err) {
     struct h5 h = {.path = path, .status = STATUS_OK, .err = err};
     memset(out, 0, sizeof *out);
@@ -341,6 +357,7 @@ static enum status read_run_here(const char *path, struct record_run *out, struc
     h5_read_attributes(&h, file, root_columns, COLUMNS(root_columns), &out->facts);
     h5_id run = h5_open_group(&h, file, "run");
     h5_read_attributes(&h, run, run_columns, COLUMNS(run_columns), &out->facts);
+    read_gpus(&h, run, &out->facts);
     read_run_texts(&h, run, out);
     read_cases(&h, file, out);
     h5_close_group(run);

@@ -45,6 +45,26 @@ static const struct column memory_columns[] = {
      "driver_after less everything accounted on the device"},
 };
 
+static const struct column clock_columns[] = {
+    {"repeat", SIGNED, FIELD(clock_row, repeat), "1", "measured repeat, from 0"},
+    {"chunk", SIGNED, FIELD(clock_row, chunk), "1", "number of the chunk in the prompt, from 0"},
+    {"device", SIGNED, FIELD(clock_row, device), "1", "of the run, from 0"},
+    {"samples", SIGNED, FIELD(clock_row, samples), "1", "every 100 ms, and at the chunk's end"},
+    {"sm_clock_mhz", SIGNED, FIELD(clock_row, sm_clock_mhz), "MHz", "at the end; -1: not told"},
+    {"sm_clock_mean_mhz", REAL, FIELD(clock_row, sm_clock_mean_mhz), "MHz", "over the samples"},
+    {"sm_clock_min_mhz", SIGNED, FIELD(clock_row, sm_clock_min_mhz), "MHz", "of the samples"},
+    {"memory_clock_mhz", SIGNED, FIELD(clock_row, memory_clock_mhz), "MHz", "at the end"},
+    {"power_w", REAL, FIELD(clock_row, power_w), "W", "at the end; NaN: not told"},
+    {"power_mean_w", REAL, FIELD(clock_row, power_mean_w), "W", "over the samples"},
+    {"temperature_c", SIGNED, FIELD(clock_row, temperature_c), "degC", "at the end"},
+    {"throttle_reasons", SIGNED, FIELD(clock_row, throttle_reasons), "1",
+     "at the end: NVML's bit mask of clock event reasons; -1: not told"},
+    {"throttle_reasons_seen", SIGNED, FIELD(clock_row, throttle_reasons_seen), "1",
+     "in any sample"},
+    {"energy_mj", SIGNED, FIELD(clock_row, energy_mj), "mJ",
+     "over the chunk, by the GPU's counter; -1: not told"},
+};
+
 static const struct column decode_columns[] = {
     {"repeat", SIGNED, FIELD(decode_row, repeat), "1", "measured repeat, from 0"},
     {"step", SIGNED, FIELD(decode_row, step), "1", "generated token, from 0"},
@@ -138,6 +158,7 @@ struct case_row {
     double ttft_error, prefill_tok_s, decode_tok_s, predicted_prefill_s;
     int64_t peak_rank_bytes, peak_device_bytes, peak_driver_bytes, unaccounted_bytes;
     int64_t predicted_total_bytes;
+    double energy_j, energy_j_per_token, sm_clock_mean_mhz, power_mean_w;
 };
 #define CASE_TEXT(field)                                                                           \
     { #field, TEXT, FIELD(case_row, field), "", "" }
@@ -180,6 +201,10 @@ static const struct column case_columns[] = {
     CASE_INT(unaccounted_bytes),
     CASE_REAL(predicted_prefill_s),
     CASE_INT(predicted_total_bytes),
+    CASE_REAL(energy_j),
+    CASE_REAL(energy_j_per_token),
+    CASE_REAL(sm_clock_mean_mhz),
+    CASE_REAL(power_mean_w),
     CASE_TEXT(output_check),
     CASE_TEXT(invariance_check),
     CASE_TEXT(prompt_sha256),
@@ -242,6 +267,28 @@ static const struct column run_columns[] = {
     RUN("measured_copy_bytes_per_s", REAL, rates.copy_bytes),
     RUN("measured_roof_flops", REAL, rates.roof_flops),
     RUN("measured_op_overhead_ns", REAL, rates.op_overhead_ns),
+};
+static const struct column gpu_columns[] = {
+    {"name", TEXT, FIELD(gpu_row, gpu.name), "", ""},
+    {"uuid", TEXT, FIELD(gpu_row, gpu.uuid), "", ""},
+    {"pci_bus_id", TEXT, FIELD(gpu_row, gpu.bus_id), "", ""},
+    {"driver", TEXT, FIELD(gpu_row, driver), "", "version of the NVIDIA driver"},
+    {"cuda_version", SIGNED, FIELD(gpu_row, cuda_version), "1",
+     "that the driver serves: 1000 * major + 10 * minor; -1: not told"},
+    {"capability", SIGNED, FIELD(gpu_row, gpu.capability), "1", "ten times it"},
+    {"visible", UNSIGNED, FIELD(gpu_row, visible), "1", "1: by CUDA_VISIBLE_DEVICES"},
+    {"used", UNSIGNED, FIELD(gpu_row, used), "1", "1: the run's device"},
+    {"memory_bytes", SIGNED, FIELD(gpu_row, gpu.memory_bytes), "bytes", "-1: not told"},
+    {"memory_used_bytes", SIGNED, FIELD(gpu_row, gpu.memory_used_bytes), "bytes", "after the run"},
+    {"power_limit_w", REAL, FIELD(gpu_row, gpu.power_limit_w), "W", "enforced; NaN: not told"},
+    {"sm_clock_max_mhz", SIGNED, FIELD(gpu_row, gpu.sm_clock_max_mhz), "MHz", "-1: not told"},
+    {"memory_clock_max_mhz", SIGNED, FIELD(gpu_row, gpu.memory_clock_max_mhz), "MHz", ""},
+    {"persistence_mode", SIGNED, FIELD(gpu_row, gpu.persistence), "1", "-1: not told"},
+    {"mig_mode", SIGNED, FIELD(gpu_row, gpu.mig), "1", "-1: not told"},
+    {"ecc_mode", SIGNED, FIELD(gpu_row, gpu.ecc), "1", "-1: not told"},
+    {"nvlinks", SIGNED, FIELD(gpu_row, gpu.nvlinks), "1", "active ones; -1: not told"},
+    {"pcie_generation", SIGNED, FIELD(gpu_row, gpu.pcie_generation), "1", "most"},
+    {"pcie_width", SIGNED, FIELD(gpu_row, gpu.pcie_width), "lanes", "most"},
 };
 static const struct column root_columns[] = {
     RUN("created_utc", TEXT, created_utc),

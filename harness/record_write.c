@@ -48,6 +48,8 @@ static void case_row_fill(struct case_row *row, const struct case_result *r) {
     row->peak_driver_bytes = s.peak_driver_bytes, row->unaccounted_bytes = s.unaccounted_bytes;
     row->predicted_prefill_s = r->predicted_prefill_s;
     row->predicted_total_bytes = r->predicted_memory.total_bytes;
+    row->energy_j = s.energy_j, row->energy_j_per_token = s.energy_j_per_token;
+    row->sm_clock_mean_mhz = s.sm_clock_mean_mhz, row->power_mean_w = s.power_mean_w;
 }
 
 static void write_chunks(struct h5 *h, h5_id at, const struct case_result *r) {
@@ -183,6 +185,8 @@ static void write_case(struct h5 *h, h5_id file, const struct case_result *r) {
     h5_write_attributes(h, g, case_facts, COLUMNS(case_facts), r);
     write_chunks(h, g, r);
     h5_close_group(WRITE_TABLE(h, g, "memory", memory_columns, r->memory, r->n_memory));
+    if (r->n_clocks > 0)
+        h5_close_group(WRITE_TABLE(h, g, "clocks", clock_columns, r->clocks, r->n_clocks));
     h5_close_group(WRITE_TABLE(h, g, "decode", decode_columns, r->decode, r->n_decode));
     write_predicted(h, g, r);
     write_ttft(h, g, r);
@@ -253,6 +257,7 @@ static void write_run(struct h5 *h, h5_id file, const struct run_facts *f) {
         snprintf(name, sizeof name, "kernel_%s", op_names[i]);
         h5_write_text_attribute(h, g, name, f->device.variant[i] ? f->device.variant[i] : "");
     }
+    if (f->n_gpus > 0) h5_close_group(WRITE_TABLE(h, g, "gpus", gpu_columns, f->gpus, f->n_gpus));
     h5_write_text(h, g, "argv", f->argv);
     h5_write_text(h, g, "config", f->config_text);
     h5_close_group(g);

@@ -79,6 +79,7 @@ void result_free(struct case_result *r) {
     free(r->stderr_tail);
     free(r->chunks);
     free(r->memory);
+    free(r->clocks);
     free(r->decode);
     free(r->spans);
     free(r->ttft_ns);
@@ -132,6 +133,14 @@ enum status result_add_memory(struct case_result *r, const struct memory_row *ro
     void *array = r->memory;
     enum status s = add_rows(&array, &r->n_memory, row, 1, sizeof *row, err);
     r->memory = array;
+    return s;
+}
+
+enum status result_add_clocks(struct case_result *r, const struct clock_row *row,
+                              struct error *err) {
+    void *array = r->clocks;
+    enum status s = add_rows(&array, &r->n_clocks, row, 1, sizeof *row, err);
+    r->clocks = array;
     return s;
 }
 
@@ -211,6 +220,39 @@ static void summarise_memory(const struct case_result *r, struct case_summary *o
     out->peak_bytes_rank = add(out->peak_bytes_rank, add(shared, on_device - 1) / on_device);
 }
 
+/* Power and clock are means over samples; the energy is only known where every chunk's is. */
+static void summarise_clocks(const struct case_result *r, struct case_summary *out) {
+    double energy_mj = 0, samples = 0, mhz = 0, watts = 0, tokens = 0;
+    int32_t repeats = 0;
+    out->energy_j = out->energy_j_per_token = (double)NAN;
+    out->sm_clock_mean_mhz = out->power_mean_w = (double)NAN;
+    out->sm_clock_min_mhz = -1;
+    out->throttle_reasons = -1;
+    if (r->n_clocks <= 0) return;
+    for (int64_t i = 0; i < r->n_clocks; i++) {
+        const struct clock_row *c = &r->clocks[i];
+        energy_mj += c->energy_mj >= 0 ? (double)c->energy_mj : (double)NAN;
+        samples += c->samples;
+        mhz += c->samples * c->sm_clock_mean_mhz;
+        watts += c->samples * c->power_mean_w;
+        if (c->sm_clock_min_mhz >= 0 &&
+            (out->sm_clock_min_mhz < 0 || c->sm_clock_min_mhz < out->sm_clock_min_mhz))
+            out->sm_clock_min_mhz = c->sm_clock_min_mhz;
+        if (c->throttle_reasons_seen >= 0)
+            out->throttle_reasons =
+                (out->throttle_reasons < 0 ? 0 : out->throttle_reasons) | c->throttle_reasons_seen;
+    }
+    for (int64_t i = 0; i < r->n_chunks; i++) {
+        tokens += r->chunks[i].n_tokens;
+        if (r->chunks[i].repeat >= repeats && r->chunks[i].repeat < INT32_MAX)
+            repeats = r->chunks[i].repeat + 1;
+    }
+    out->sm_clock_mean_mhz = mhz / samples;
+    out->power_mean_w = watts / samples;
+    out->energy_j = energy_mj / 1e3 / repeats;
+    out->energy_j_per_token = energy_mj / 1e3 / tokens;
+}
+
 /* A sampled case has no answer, whatever its checks saw on the way: it can fail, not pass. */
 static enum verdict output_verdict(const struct case_result *r) {
     static const enum check parts[] = {CHECK_TOKENS, CHECK_LOGITS, CHECK_SPOT, CHECK_FINITE,
@@ -227,6 +269,7 @@ void result_summary(const struct case_result *r, struct case_summary *out) {
     summarise_ttft(r, out);
     summarise_decode(r, out);
     summarise_memory(r, out);
+    summarise_clocks(r, out);
     out->output = output_verdict(r);
     out->invariance = r->check[CHECK_INVARIANCE].verdict;
 }

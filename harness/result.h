@@ -67,6 +67,18 @@ struct memory_row { /* one per (repeat, chunk, rank); rank -1: shared by the ran
         driver_high_water; /* of the device, the same in all its ranks' rows */
     int64_t unaccounted;   /* driver_after - everything accounted on the device */
 };
+/* One per (repeat, chunk, device) of a GPU whose driver tells; none on the CPU. A value that it
+ * does not tell is -1 or NaN. Means and least are over `samples`: one every 100 ms, and the last.
+ */
+struct clock_row {
+    int32_t repeat, chunk, device;
+    int32_t samples;
+    int32_t sm_clock_mhz, sm_clock_min_mhz, memory_clock_mhz, temperature_c;
+    double sm_clock_mean_mhz, power_w, power_mean_w;
+    int64_t throttle_reasons;      /* mask of NVML_REASON_TABLE, at the end of the chunk */
+    int64_t throttle_reasons_seen; /* in any sample */
+    int64_t energy_mj;             /* over the chunk */
+};
 struct decode_row {
     int32_t repeat, step, token_id;
     int64_t latency_ns;
@@ -109,6 +121,8 @@ struct case_result {
     int64_t n_chunks;
     struct memory_row *memory;
     int64_t n_memory;
+    struct clock_row *clocks;
+    int64_t n_clocks;
     struct decode_row *decode;
     int64_t n_decode;
     struct span_row *spans;
@@ -141,6 +155,8 @@ void result_free(struct case_result *r);
 enum status result_add_chunk(struct case_result *r, const struct chunk_row *row, struct error *err);
 enum status result_add_memory(struct case_result *r, const struct memory_row *row,
                               struct error *err);
+enum status result_add_clocks(struct case_result *r, const struct clock_row *row,
+                              struct error *err);
 enum status result_add_decode(struct case_result *r, const struct decode_row *row,
                               struct error *err);
 enum status result_add_spans(struct case_result *r, const struct span_row *rows, int64_t n,
@@ -157,6 +173,12 @@ struct case_summary {
     int64_t peak_bytes_rank;            /* highest rank: its own + shared / ranks of the device */
     int64_t peak_bytes_device;          /* accounted high-water of the device */
     int64_t peak_driver_bytes, unaccounted_bytes;
+    /* Of a GPU, over all measured chunks; NaN or -1: not known. */
+    double energy_j;           /* of the chunks of a repeat, mean over repeats */
+    double energy_j_per_token; /* sampled coverage: of the chunks that ran */
+    double sm_clock_mean_mhz, power_mean_w;
+    int32_t sm_clock_min_mhz;
+    int64_t throttle_reasons; /* seen in any chunk */
     /* tokens, logits, spot, finite, count together: failed if any failed; ok if the known answer
      * was compared in full; spot ok if only attention was, at sampled rows: that does not see what
      * the layers around it do; else not checked, as is whatever was not computed in full. */

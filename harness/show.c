@@ -148,6 +148,23 @@ static void print_common(FILE *out, const struct table *t, struct table_column *
     if (said) fputs("\n", out);
 }
 
+/* "GPU NVIDIA H200 at 00000000:07:00.0, driver 580.159.04 (CUDA 13.0), cap 700 W, ..." */
+static void print_gpu(FILE *out, const struct gpu_row *row) {
+    char cuda[16];
+    const struct nvml_gpu *g = &row->gpu;
+    fputs("GPU ", out);
+    show_text(out, g->name, SIZE_MAX);
+    fputs(" at ", out);
+    show_text(out, g->bus_id, SIZE_MAX);
+    fputs(", driver ", out);
+    show_text(out, row->driver, SIZE_MAX);
+    fprintf(out, " (CUDA %s)", gpu_cuda_version_text(row->cuda_version, cuda));
+    if (isfinite(g->power_limit_w)) fprintf(out, ", cap %.0f W", g->power_limit_w);
+    if (g->sm_clock_max_mhz > 0) fprintf(out, ", SM at most %d MHz", g->sm_clock_max_mhz);
+    if (g->nvlinks > 0) fprintf(out, ", %d NVLinks", g->nvlinks);
+    fputc('\n', out);
+}
+
 static void print_head(FILE *out, const struct record_run *run, const char *path, bool color) {
     const struct run_facts *f = &run->facts;
     char linear[FORMAT_BYTES], attention[FORMAT_BYTES], memory[FORMAT_BYTES];
@@ -158,10 +175,12 @@ static void print_head(FILE *out, const struct record_run *run, const char *path
     show_text(out, f->cpu_model, SIZE_MAX);
     fprintf(out, ", %d cores, ", f->cores);
     show_text(out, f->isa, SIZE_MAX);
-    fprintf(out, ", %s of memory; linear %s, attention %s\n\n",
-            format_bytes(memory, f->memory_bytes),
+    fprintf(out, ", %s of memory; linear %s, attention %s\n", format_bytes(memory, f->memory_bytes),
             format_rate(linear, f->rates.linear_flops, "FLOP/s"),
             format_rate(attention, f->rates.attention_flops, "FLOP/s"));
+    for (int i = 0; i < f->n_gpus; i++)
+        if (f->gpus[i].used) print_gpu(out, &f->gpus[i]);
+    fputc('\n', out);
 }
 
 /* What a reader of the numbers above must know. */
@@ -274,6 +293,23 @@ static void print_ceilings(FILE *out, const struct device_rates *m) {
             format_rate(d, m->copy_bytes, "B/s"), format_seconds(e, m->op_overhead_ns / 1e9));
 }
 
+static const char *mode_text(int32_t mode) {
+    return mode < 0 ? "unknown" : mode ? "on" : "off";
+}
+
+static void gpu_text(const struct gpu_row *row, char *out, size_t size) {
+    const struct nvml_gpu *g = &row->gpu;
+    char memory[FORMAT_BYTES], used[FORMAT_BYTES];
+    snprintf(out, size,
+             "%s, %s, %s, %s of memory, %s in use, clocks up to %d and %d MHz, cap %.0f W, PCIe "
+             "%d x%d, %d NVLinks, persistence %s, MIG %s, ECC %s%s",
+             g->name, g->uuid, g->bus_id, format_bytes(memory, g->memory_bytes),
+             format_bytes(used, g->memory_used_bytes), g->sm_clock_max_mhz, g->memory_clock_max_mhz,
+             g->power_limit_w, g->pcie_generation, g->pcie_width, g->nvlinks,
+             mode_text(g->persistence), mode_text(g->mig), mode_text(g->ecc),
+             row->visible ? "" : ", hidden by CUDA_VISIBLE_DEVICES");
+}
+
 void show_facts(FILE *out, const struct record_run *run) {
     const struct run_facts *f = &run->facts;
     char text[1024], a[FORMAT_BYTES], b[FORMAT_BYTES];
@@ -292,6 +328,10 @@ void show_facts(FILE *out, const struct record_run *run) {
              f->device.name, f->device.isa, f->device.threads,
              format_bytes(a, f->device.memory_bytes), format_bytes(b, f->device.available_bytes));
     print_fact(out, "device", text);
+    for (int i = 0; i < f->n_gpus; i++) {
+        gpu_text(&f->gpus[i], text, sizeof text);
+        print_fact(out, f->gpus[i].used ? "GPU, used" : "GPU", text);
+    }
     print_ceilings(out, &f->rates);
     text[0] = 0;
     for (int i = 0; i < OPS; i++) {

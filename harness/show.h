@@ -19,6 +19,10 @@ void show_json(FILE *out, const struct record_run *run, const char *path);
 /* Everything about one case. `bars`: the locale can show them. */
 void show_case(FILE *out, const struct record_run *run, const struct case_result *r, bool color,
                bool bars, bool verbose);
+/* Its part about clocks, power and energy; nothing where there are no such rows. `all`: a line for
+ * every chunk. */
+void show_clocks(FILE *out, const struct case_result *r, const struct case_summary *s, bool all,
+                 bool color);
 /* The same object with this case alone, and its rows. */
 void show_case_json(FILE *out, const struct record_run *run, const struct case_result *r,
                     const char *path);

@@ -406,6 +406,7 @@ void show_case(FILE *out, const struct record_run *run, const struct case_result
     print_identity(out, r, color);
     print_ttft(out, r, &s);
     print_chunks(out, r, verbose, bars, color);
+    show_clocks(out, r, &s, verbose, color);
     print_memory(out, r, &s, color);
     print_decode(out, r, &s);
     print_output(out, r, verbose);

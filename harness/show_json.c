@@ -36,6 +36,41 @@ static void put_memory(struct jsondoc *d, const struct case_result *r,
     put_known(m, "step_allocations", r->step_allocations, known);
 }
 
+/* null on the CPU. */
+static void put_clocks(struct jsondoc *d, const struct case_result *r,
+                       const struct case_summary *s) {
+    struct jsondoc *c = jsondoc_put_object(d, "clocks");
+    char reasons[200];
+    bool known = r->n_clocks > 0;
+    jsondoc_put_real(c, "energy_j", s->energy_j);
+    jsondoc_put_real(c, "energy_j_per_token", s->energy_j_per_token);
+    jsondoc_put_real(c, "power_mean_w", s->power_mean_w);
+    jsondoc_put_real(c, "sm_clock_mean_mhz", s->sm_clock_mean_mhz);
+    put_known(c, "sm_clock_min_mhz", s->sm_clock_min_mhz, s->sm_clock_min_mhz >= 0);
+    put_known(c, "throttle_reasons", s->throttle_reasons, s->throttle_reasons >= 0);
+    jsondoc_put_text(c, "throttle_reasons_text",
+                     known ? nvml_reasons_text(s->throttle_reasons, reasons, sizeof reasons)
+                           : NULL);
+}
+
+static void put_clock_rows(struct jsondoc *d, const struct case_result *r) {
+    struct jsondoc *rows = jsondoc_put_array(d, "clock_rows");
+    for (int64_t i = 0; i < r->n_clocks; i++) {
+        const struct clock_row *c = &r->clocks[i];
+        struct jsondoc *row = jsondoc_add_object(rows);
+        jsondoc_put_int(row, "repeat", c->repeat);
+        jsondoc_put_int(row, "chunk", c->chunk);
+        jsondoc_put_int(row, "device", c->device);
+        put_known(row, "energy_mj", c->energy_mj, c->energy_mj >= 0);
+        jsondoc_put_real(row, "power_mean_w", c->power_mean_w);
+        jsondoc_put_real(row, "sm_clock_mean_mhz", c->sm_clock_mean_mhz);
+        put_known(row, "sm_clock_min_mhz", c->sm_clock_min_mhz, c->sm_clock_min_mhz >= 0);
+        put_known(row, "memory_clock_mhz", c->memory_clock_mhz, c->memory_clock_mhz >= 0);
+        put_known(row, "temperature_c", c->temperature_c, c->temperature_c >= 0);
+        put_known(row, "throttle_reasons", c->throttle_reasons_seen, c->throttle_reasons_seen >= 0);
+    }
+}
+
 static void put_predicted(struct jsondoc *d, const struct case_result *r,
                           const struct case_summary *s) {
     struct jsondoc *p = jsondoc_put_object(d, "predicted");
@@ -81,6 +116,7 @@ static void put_case(struct jsondoc *d, const struct case_result *r) {
     jsondoc_put_real(d, "prefill_tok_s", s.prefill_tok_s);
     jsondoc_put_real(d, "decode_tok_s", s.decode_tok_s);
     put_memory(d, r, &s);
+    put_clocks(d, r, &s);
     put_predicted(d, r, &s);
     jsondoc_put_text(d, "output_check",
                      s.output == VERDICT_SPOT_OK ? "spot" : verdict_text(s.output));
@@ -101,6 +137,7 @@ static void put_rows(struct jsondoc *d, const struct case_result *r) {
         jsondoc_put_int(row, "flops", c->flops);
         jsondoc_put_bool(row, "replayed", c->replayed);
     }
+    put_clock_rows(d, r);
     struct jsondoc *decode = jsondoc_put_array(d, "decode");
     for (int64_t i = 0; i < r->n_decode; i++) {
         struct jsondoc *row = jsondoc_add_object(decode);
@@ -117,6 +154,24 @@ static void put_rows(struct jsondoc *d, const struct case_result *r) {
     struct jsondoc *expected = jsondoc_put_array(output, "expected_ids");
     for (int i = 0; i < r->n_expected; i++) jsondoc_add_int(expected, r->expected[i]);
     jsondoc_put_text(d, "stderr_tail", r->stderr_tail);
+}
+
+static void put_gpus(struct jsondoc *d, const struct run_facts *f) {
+    struct jsondoc *gpus = jsondoc_put_array(d, "gpus");
+    for (int i = 0; i < f->n_gpus; i++) {
+        const struct gpu_row *row = &f->gpus[i];
+        struct jsondoc *g = jsondoc_add_object(gpus);
+        jsondoc_put_text(g, "name", row->gpu.name);
+        jsondoc_put_text(g, "uuid", row->gpu.uuid);
+        jsondoc_put_text(g, "pci_bus_id", row->gpu.bus_id);
+        jsondoc_put_bool(g, "used", row->used);
+        jsondoc_put_text(g, "driver", row->driver);
+        put_known(g, "cuda_version", row->cuda_version, row->cuda_version >= 0);
+        put_known(g, "memory_bytes", row->gpu.memory_bytes, row->gpu.memory_bytes >= 0);
+        jsondoc_put_real(g, "power_limit_w", row->gpu.power_limit_w);
+        put_known(g, "sm_clock_max_mhz", row->gpu.sm_clock_max_mhz, row->gpu.sm_clock_max_mhz >= 0);
+        put_known(g, "nvlinks", row->gpu.nvlinks, row->gpu.nvlinks >= 0);
+    }
 }
 
 static void put_run(struct jsondoc *d, const struct run_facts *f) {
@@ -136,6 +191,7 @@ static void put_run(struct jsondoc *d, const struct run_facts *f) {
     jsondoc_put_int(d, "memory_bytes", f->memory_bytes);
     jsondoc_put_text(d, "kernel", f->kernel);
     jsondoc_put_text(d, "governor", f->governor);
+    put_gpus(d, f);
     struct jsondoc *c = jsondoc_put_object(d, "ceilings");
     jsondoc_put_real(c, "linear_flops", f->rates.linear_flops);
     jsondoc_put_real(c, "attention_flops", f->rates.attention_flops);

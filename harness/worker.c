@@ -30,6 +30,7 @@ struct worker {
     struct config config;
     struct plan plan;      /* owned */
     struct engine *engine; /* owned */
+    struct clocks *clocks; /* owned; NULL on the CPU */
     int case_index;        /* of the case at work, -1: none */
 
     pthread_t heartbeat;
@@ -162,8 +163,12 @@ static enum status fail_all(struct worker *w, const char *why, struct error *err
 }
 
 static enum status run_cases(struct worker *w, struct error *err) {
-    struct case_env env = {
-        .stop = w->stop, .send = send_event, .in_step = in_step, .ctx = w, .hooks = w->hooks};
+    struct case_env env = {.stop = w->stop,
+                           .send = send_event,
+                           .in_step = in_step,
+                           .ctx = w,
+                           .clocks = w->clocks,
+                           .hooks = w->hooks};
     enum status s = STATUS_OK;
     for (int i = 0; s == STATUS_OK && i < w->n_ids; i++) {
         if (interrupt_count(w->stop))
@@ -196,6 +201,7 @@ static enum status load_and_run(struct worker *w, struct error *err) {
     if (s != STATUS_OK) return fail_all(w, why.text, err);
     send_kind(w, EVENT_LOADED, 0);
     atomic_store(&w->beating, w->engine);
+    w->clocks = clocks_open(engine_info(w->engine), NULL);
     s = run_cases(w, err);
     return s;
 }
@@ -250,6 +256,7 @@ int worker_main(int argc, char **argv, const struct bench_hooks *hooks) {
     if (s == STATUS_OK) s = load_and_run(w, &err);
     int code = s == STATUS_OK ? 0 : fail(w, s, &err);
     if (beating) heartbeat_stop(w);
+    clocks_close(w->clocks);
     engine_close(w->engine);
     plan_free(&w->plan);
     free(w);

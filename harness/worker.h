@@ -4,6 +4,7 @@
 #define HARNESS_WORKER_H
 
 #include "harness/bench.h"
+#include "harness/clocks.h"
 #include "harness/launch.h"
 
 /* Body of the hidden subcommand `worker`. Returns its exit code. */
@@ -17,13 +18,14 @@ struct case_env {
      * progress counts as life; outside, work of the host does. Or NULL. */
     void (*in_step)(void *ctx, bool inside);
     void *ctx;
+    struct clocks *clocks;           /* of the engine's GPUs, or NULL */
     const struct bench_hooks *hooks; /* or NULL */
 };
 /* Runs one case on an open engine. *out is initialised here and filled as far as the case came,
  * its status and reason included, whatever is returned; the caller frees it.
  * STATUS_INTERRUPTED: stopped by env->stop; in the pass that records spans, when all else is done,
- * neither a stop nor a failure costs more than the spans: the reason says so. Any other failure is the case's own; err says why, and
- * so does out->reason; the engine is good for the next case. */
+ * neither a stop nor a failure costs more than the spans: the reason says so. Any other failure is
+ * the case's own; err says why, and so does out->reason; the engine is good for the next case. */
 enum status worker_run_case(struct engine *e, const struct plan *p, const struct case_plan *c,
                             const struct case_env *env, struct case_result *out, struct error *err);
 

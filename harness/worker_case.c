@@ -97,6 +97,17 @@ static enum status add_memory(struct case_run *k, int pass, int chunk, const int
     return STATUS_OK;
 }
 
+/* A row for every GPU. */
+static enum status add_clocks(struct case_run *k, int pass, int chunk, struct error *err) {
+    struct clock_row row;
+    for (int i = 0; clocks_row(k->env->clocks, i, &row); i++) {
+        row.repeat = pass, row.chunk = chunk;
+        enum status s = result_add_clocks(k->out, &row, err);
+        if (s != STATUS_OK) return s;
+    }
+    return STATUS_OK;
+}
+
 static enum status add_chunk(struct case_run *k, int pass, int chunk, const struct chunk_result *r,
                              struct error *err) {
     struct chunk_row row = {.repeat = pass,
@@ -153,7 +164,9 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
 
     struct chunk_result r = {0};
     bool fed;
+    clocks_begin(k->env->clocks);
     s = feed_chunk(k, pass, chunk, &r, &fed, err);
+    clocks_end(k->env->clocks);
     if (s != STATUS_OK)
         return error_prefix(err, s, "chunk %d of %d, %s %d", chunk + 1, k->c->chunks,
                             pass < 0 ? "warm-up" : "repeat", pass < 0 ? -pass : pass);
@@ -161,6 +174,7 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
     if (fed && pass >= 0) {
         s = add_chunk(k, pass, chunk, &r, err);
         if (s == STATUS_OK) s = add_memory(k, pass, chunk, before, err);
+        if (s == STATUS_OK) s = add_clocks(k, pass, chunk, err);
         if (s != STATUS_OK) return s;
     }
     if (fed && spot) {

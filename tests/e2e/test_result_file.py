@@ -94,6 +94,11 @@ class ResultFile(drive.BenchTest):
                     if data.shape[0]:
                         self.assertEqual((data.compression, data.compression_opts, data.shuffle), ("gzip", 1, True))
 
+    def test_a_run_on_the_cpu_has_no_clocks_of_a_gpu(self):
+        for group in self.groups:
+            self.assertNotIn("clocks", group)
+            self.assertTrue(np.isnan(group.attrs["energy_j_per_token"]))
+
     def test_chunks_cover_the_prompt_once_in_each_repeat(self):
         for group in self.groups:
             chunks, tokens = group["chunks"], group.attrs["prompt_tokens"]

@@ -98,11 +98,12 @@ int nvmlSystemGetDriverVersion(char *out, unsigned size) {
 }
 int nvmlDeviceGetClockInfo(void *d, int which, unsigned *out);
 int nvmlDeviceGetClockInfo(void *d, int which, unsigned *out) {
-    if (which == 1) {
-        state.samples++;
-        GPU(d)->energy_mj += state.energy_per_sample_mj;
+    unsigned sm = GPU(d)->sm_mhz;
+    if (which == 1 && state.samples < 4) {
+        const unsigned told = state.sm_mhz_of[state.samples++];
+        sm = told ? told : sm;
     }
-    ANSWER(unsigned, which == 1 ? GPU(d)->sm_mhz : GPU(d)->memory_mhz);
+    ANSWER(unsigned, which == 1 ? sm : GPU(d)->memory_mhz);
 }
 int nvmlDeviceGetPowerUsage(void *d, unsigned *out);
 int nvmlDeviceGetPowerUsage(void *d, unsigned *out) {

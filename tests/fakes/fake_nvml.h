@@ -21,8 +21,9 @@ struct fake_nvml {
     int init_result, count_result; /* what the functions of opening return */
     int gpu_result;                /* what every function of a GPU returns */
     int cuda_version, n;
-    int opened, samples; /* calls: open minus close; of the SM clock */
-    unsigned energy_per_sample_mj;
+    int opened;            /* calls: open minus close */
+    int samples;           /* calls so far for an SM clock */
+    unsigned sm_mhz_of[4]; /* what the first of them tell; 0: what the GPU's says */
     struct fake_gpu gpu[FAKE_GPUS];
 };
 

@@ -1,6 +1,8 @@
 /* machine.c: what the system says about itself, and what is said where it says nothing. */
 #include "harness/machine.h"
 
+#include "fakes/fake_nvml.h"
+
 #include <ctype.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -135,6 +137,25 @@ static void facts_of_a_run_are_whole_and_the_clocks_agree(void **state) {
     free(p);
 }
 
+static void gpus_of_the_machine_are_facts_and_one_is_the_runs_own(void **state) {
+    (void)state;
+    void *handle;
+    static struct gpu_list list;
+    static struct run_facts facts;
+    assert_non_null(fake_nvml_open(FAKE_NVML, &handle));
+    gpu_list_read(&list, FAKE_NVML, "0", 0);
+    machine_gpus(&list, "0000:0A:00.0", &facts);
+    assert_int_equal(facts.n_gpus, 2);
+    assert_true(facts.gpus[1].used && !facts.gpus[0].used);
+    assert_true(facts.gpus[0].visible && !facts.gpus[1].visible);
+    assert_string_equal(facts.gpus[1].driver, "580.159.04");
+    assert_string_equal(facts.gpus[1].gpu.uuid, "GPU-bbbbbbbb-1111");
+    assert_int_equal(facts.gpus[1].cuda_version, 13000);
+    machine_gpus(&list, "", &facts); /* a run on the CPU */
+    assert_true(!facts.gpus[0].used && !facts.gpus[1].used);
+    dlclose(handle);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(counts_are_plausible),
@@ -144,6 +165,7 @@ int main(void) {
         cmocka_unit_test(git_tells_commit_and_changes_only_at_the_top_of_a_work_tree),
         cmocka_unit_test(without_git_the_commit_is_unknown),
         cmocka_unit_test(a_command_line_survives_the_shell),
+        cmocka_unit_test(gpus_of_the_machine_are_facts_and_one_is_the_runs_own),
         cmocka_unit_test(facts_of_a_run_are_whole_and_the_clocks_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

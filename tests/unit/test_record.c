@@ -86,6 +86,13 @@ static void add_rows(struct case_result *r) {
                 assert_int_equal(result_add_memory(r, &m, NULL), STATUS_OK);
             }
         }
+    for (int32_t chunk = 0; chunk < CHUNKS; chunk++) {
+        struct clock_row c = {.chunk = chunk, .samples = 7, .sm_clock_mhz = 1980};
+        c.sm_clock_mean_mhz = 1700.5, c.sm_clock_min_mhz = 1200, c.memory_clock_mhz = 3201;
+        c.power_w = 699.5, c.power_mean_w = 650, c.temperature_c = -1, c.device = chunk % 2;
+        c.throttle_reasons = 4, c.throttle_reasons_seen = 1ll << 40 | 4, c.energy_mj = 123456789;
+        assert_int_equal(result_add_clocks(r, &c, NULL), STATUS_OK);
+    }
     for (int32_t step = 0; step < 3; step++) {
         struct decode_row d = {0, step, 300 + step, 5000, -0.5f * (float)step};
         assert_int_equal(result_add_decode(r, &d, NULL), STATUS_OK);
@@ -132,6 +139,10 @@ static void assert_same_rows(const struct case_result *a, const struct case_resu
     assert_int_equal(a->n_chunks, b->n_chunks);
     assert_int_equal(a->n_memory, b->n_memory);
     assert_int_equal(a->n_decode, b->n_decode);
+    assert_int_equal(a->n_clocks, b->n_clocks);
+    for (int64_t i = 0; i < a->n_clocks; i++) { /* no row has a NaN here: bytes tell */
+        assert_memory_equal(&a->clocks[i], &b->clocks[i], sizeof *a->clocks);
+    }
     for (int64_t i = 0; i < a->n_decode; i++) {
         assert_int_equal(a->decode[i].step, b->decode[i].step);
         assert_int_equal(a->decode[i].token_id, b->decode[i].token_id);
@@ -248,6 +259,7 @@ static void a_case_without_rows_reads_back(void **state) {
     assert_int_equal(record_read_case(path, NULL, true, &back, NULL), STATUS_OK);
     assert_int_equal(back.status, CASE_SKIPPED);
     assert_string_equal(back.reason, p.reason);
+    assert_int_equal(back.n_clocks, 0); /* the group is not even there */
     assert_int_equal(back.n_chunks + back.n_memory + back.n_spans + back.n_ttft, 0);
     assert_null(back.stderr_tail);
     result_free(&back);
@@ -262,6 +274,11 @@ static struct run_facts some_facts(void) {
     f.realtime_ns = 1ll << 60, f.monotonic_ns = 17;
     f.rates.roof_flops = 2.5e11;
     f.device.variant[OP_ATTENTION] = "avx512_bf16";
+    f.n_gpus = 2;
+    f.gpus[1] = (struct gpu_row){.gpu = {.name = "NVIDIA H200", .bus_id = "00000000:07:00.0"}};
+    f.gpus[1].gpu.power_limit_w = 700, f.gpus[1].gpu.memory_bytes = 1ll << 37;
+    f.gpus[1].gpu.mig = -1, f.gpus[1].gpu.nvlinks = 18;
+    strcpy(f.gpus[1].driver, "580.1"), f.gpus[1].cuda_version = 13000, f.gpus[1].used = true;
     return f;
 }
 
@@ -298,6 +315,14 @@ static void a_merged_run_has_its_cases_in_order_and_its_facts(void **state) {
     assert_string_equal(run.facts.device.variant[OP_EMBED], "");
     assert_true(run.facts.git_dirty && run.facts.rates.roof_flops == 2.5e11);
     assert_true(run.facts.realtime_ns == 1ll << 60);
+    assert_int_equal(run.facts.n_gpus, 2);
+    const struct gpu_row *gpu = &run.facts.gpus[1];
+    assert_string_equal(gpu->gpu.name, "NVIDIA H200");
+    assert_string_equal(gpu->gpu.bus_id, "00000000:07:00.0");
+    assert_string_equal(gpu->driver, "580.1");
+    assert_true(gpu->gpu.power_limit_w == 700 && gpu->gpu.memory_bytes == 1ll << 37);
+    assert_true(gpu->gpu.mig == -1 && gpu->gpu.nvlinks == 18 && gpu->cuda_version == 13000);
+    assert_true(gpu->used && !run.facts.gpus[0].used);
     record_run_free(&run);
 }
 

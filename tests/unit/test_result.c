@@ -155,6 +155,38 @@ static void peak_of_a_rank_is_its_own_and_its_share_of_what_ranks_share(void **s
     result_free(&r);
 }
 
+static void add_clocks(struct case_result *r, int32_t repeat, int32_t chunk, int64_t energy_mj) {
+    struct chunk_row chunk_row = {.repeat = repeat, .chunk = chunk, .n_tokens = 100};
+    struct clock_row c = {.repeat = repeat, .chunk = chunk, .energy_mj = energy_mj};
+    c.samples = 1 + 2 * chunk;
+    c.sm_clock_mean_mhz = 1000 + 400 * chunk, c.sm_clock_min_mhz = 900 + 100 * chunk;
+    c.power_mean_w = 300, c.throttle_reasons_seen = 1 << chunk;
+    assert_int_equal(result_add_chunk(r, &chunk_row, NULL), STATUS_OK);
+    assert_int_equal(result_add_clocks(r, &c, NULL), STATUS_OK);
+}
+
+static void energy_is_of_a_repeat_and_of_a_token_and_known_whole_or_not_at_all(void **state) {
+    (void)state;
+    struct case_result r = {.tp = 1};
+    struct case_summary s;
+    result_summary(&r, &s);
+    assert_true(isnan(s.energy_j) && isnan(s.energy_j_per_token) && isnan(s.power_mean_w));
+    assert_true(s.sm_clock_min_mhz == -1 && s.throttle_reasons == -1);
+    for (int repeat = 0; repeat < 2; repeat++)
+        for (int chunk = 0; chunk < 2; chunk++) add_clocks(&r, repeat, chunk, 3000);
+    result_summary(&r, &s);
+    assert_true(s.energy_j == 6);
+    assert_true(fabs(s.energy_j_per_token - 0.03) < 1e-12);
+    assert_true(s.sm_clock_mean_mhz == 1300); /* by samples: 1 of 1000, 3 of 1400 MHz */
+    assert_true(s.power_mean_w == 300);
+    assert_int_equal(s.sm_clock_min_mhz, 900);
+    assert_int_equal(s.throttle_reasons, 3);
+    add_clocks(&r, 2, 0, -1);
+    result_summary(&r, &s);
+    assert_true(isnan(s.energy_j) && isnan(s.energy_j_per_token) && !isnan(s.power_mean_w));
+    result_free(&r);
+}
+
 static enum verdict output_of(enum coverage coverage, enum verdict tokens, enum verdict spot,
                               enum verdict finite) {
     struct case_result r = {.coverage = coverage, .tp = 1};
@@ -202,6 +234,7 @@ int main(void) {
         cmocka_unit_test(what_was_not_measured_is_nan),
         cmocka_unit_test(decode_rate_leaves_out_the_sampling_of_the_first_token),
         cmocka_unit_test(peak_of_a_rank_is_its_own_and_its_share_of_what_ranks_share),
+        cmocka_unit_test(energy_is_of_a_repeat_and_of_a_token_and_known_whole_or_not_at_all),
         cmocka_unit_test(output_is_ok_only_when_the_whole_answer_was_right),
         cmocka_unit_test(every_status_and_check_has_a_text_of_its_own),
     };

@@ -49,6 +49,18 @@ static void make_measured(struct case_result *r) {
     r->output = calloc(1, sizeof *r->output), r->n_output = 1;
 }
 
+/* 2 J in each chunk of the first repeat, 4 J in the second; the last depths are held back. */
+static void add_clocks(struct case_result *r) {
+    for (int32_t repeat = 0; repeat < 2; repeat++)
+        for (int32_t i = 0; i < CHUNKS; i++) {
+            struct clock_row c = {.repeat = repeat, .chunk = i, .samples = 2};
+            c.energy_mj = 2000 + 2000 * repeat, c.power_mean_w = 650, c.temperature_c = 50 + i;
+            c.sm_clock_mean_mhz = 1700, c.sm_clock_min_mhz = 1600 - i, c.memory_clock_mhz = 3201;
+            c.throttle_reasons_seen = i > 37 ? 4 : 0;
+            assert_int_equal(result_add_clocks(r, &c, NULL), STATUS_OK);
+        }
+}
+
 static void make_estimated(struct case_result *r) {
     strcpy(r->id, "estimated-one"), strcpy(r->prompt, "needle:1m");
     r->status = CASE_OK, r->coverage = COVER_SAMPLED, r->tp = 2, r->devices = 1;
@@ -231,6 +243,65 @@ static void every_chunk_has_its_row_when_asked_for(void **state) {
     free(p.text);
 }
 
+static void clocks_show_energy_and_what_held_them_back(void **state) {
+    struct record_run *run = *state;
+    struct printed p;
+    show_case(begin(&p), run, &run->cases[0], false, false, false);
+    fclose(p.file);
+    assert_null(strstr(p.text, "clocks and energy")); /* none on the CPU */
+    free(p.text);
+    add_clocks(&run->cases[0]);
+    struct case_summary s;
+    result_summary(&run->cases[0], &s);
+    show_clocks(begin(&p), &run->cases[0], &s, false, false);
+    fclose(p.file);
+    assert_line(&p, "0-2", "3.000     0.03 "); /* J a chunk, J a token */
+    assert_line(&p, "0-2", "none");
+    assert_line(&p, "38-39", "power cap");
+    assert_line(&p, "38-39", "1561");
+    assert_line(&p, "38-39", "3201");
+    assert_line(&p, "38-39", " 89  ");
+    assert_line(&p, "a prefill: 120.0 J, 0.03 J a token, 650.0 W and 1,700 MHz", "(1561 at least)");
+    free(p.text);
+    show_clocks(begin(&p), &run->cases[0], &s, true, false);
+    fclose(p.file);
+    assert_line(&p, "39 ", "power cap");
+    assert_line(&p, "17 ", "none");
+    free(p.text);
+    run->cases[0].clocks[7].energy_mj = -1; /* what is not told is not added up */
+    show_clocks(begin(&p), &run->cases[0], &s, true, false);
+    fclose(p.file);
+    assert_line(&p, "7 ", " -        -  650.0");
+    free(p.text);
+}
+
+static void the_gpu_of_a_run_stands_above_its_table(void **state) {
+    struct record_run *run = *state;
+    struct printed p;
+    struct gpu_row *g = &run->facts.gpus[0];
+    run->facts.n_gpus = 2;
+    run->facts.gpus[1] = *g = (struct gpu_row){
+        .gpu = {.name = "NVIDIA \x1bH200", .bus_id = "0000:07:00.0", .power_limit_w = 700},
+        .driver = "580.1",
+        .cuda_version = 13000};
+    g->gpu.sm_clock_max_mhz = 1980, g->gpu.nvlinks = 18, g->used = true;
+    show_table(begin(&p), run, "run.h5", false);
+    fclose(p.file);
+    assert_line(&p, "GPU NVIDIA \\x1bH200 at 0000:07:00.0",
+                "driver 580.1 (CUDA 13.0), cap 700 W, SM at most 1980 MHz, 18 NVLinks");
+    assert_no_escape(&p);
+    free(p.text);
+    show_facts(begin(&p), run);
+    fclose(p.file);
+    assert_line(&p, "GPU, used", "18 NVLinks, persistence off");
+    assert_no_escape(&p);
+    free(p.text);
+    show_json(begin(&p), run, "run.h5");
+    fclose(p.file);
+    assert_line(&p, "\"power_limit_w\"", "700");
+    free(p.text);
+}
+
 static void a_crashed_case_shows_signal_and_last_words(void **state) {
     struct record_run *run = *state;
     struct printed p;
@@ -339,6 +410,8 @@ int main(void) {
         TEST(colour_is_only_there_when_asked_for),
         TEST(a_case_shows_depth_memory_checks_and_time),
         TEST(every_chunk_has_its_row_when_asked_for),
+        TEST(clocks_show_energy_and_what_held_them_back),
+        TEST(the_gpu_of_a_run_stands_above_its_table),
         TEST(a_crashed_case_shows_signal_and_last_words),
         TEST(json_has_a_version_and_null_for_the_unknown),
         TEST(a_case_as_json_has_its_rows),

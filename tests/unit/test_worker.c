@@ -2,6 +2,8 @@
  */
 #include "harness/worker.h"
 
+#include "fakes/fake_nvml.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -97,6 +99,32 @@ static enum status run(struct fixture *f, const struct case_plan *c, struct list
     return s;
 }
 
+/* The engine's device is a CPU, but the clocks do not know that. */
+static void every_measured_chunk_has_its_clocks(void **state) {
+    struct fixture *f = *state;
+    struct case_result r;
+    void *handle;
+    struct engine_info gpu = {.devices = 1};
+    strcpy(gpu.device[0].bus_id, "0000:07:00.0");
+    assert_non_null(fake_nvml_open(FAKE_NVML, &handle));
+    struct case_env env = {.clocks = clocks_open(&gpu, FAKE_NVML)};
+    assert_non_null(env.clocks);
+    f->plan.config.warmup = 1;
+    enum status s = worker_run_case(f->engine, &f->plan, &f->plan.cases[0], &env, &r, NULL);
+    f->plan.config.warmup = 0;
+    clocks_close(env.clocks);
+    dlclose(handle);
+    assert_int_equal(s, STATUS_OK);
+    assert_int_equal(r.n_clocks, CHUNKS);
+    for (int i = 0; i < CHUNKS; i++) {
+        assert_int_equal(r.clocks[i].repeat, 0);
+        assert_int_equal(r.clocks[i].chunk, i);
+        assert_int_equal(r.clocks[i].sm_clock_mhz, 1980);
+        assert_true(r.clocks[i].samples >= 1 && r.clocks[i].energy_mj == 0);
+    }
+    result_free(&r);
+}
+
 static void every_repeat_has_its_rows_and_warm_up_none(void **state) {
     struct fixture *f = *state;
     struct listener l = {0};
@@ -110,6 +138,7 @@ static void every_repeat_has_its_rows_and_warm_up_none(void **state) {
     assert_int_equal(r.status, CASE_OK);
     assert_int_equal(r.n_chunks, REPEATS * CHUNKS);
     assert_int_equal(r.n_memory, REPEATS * CHUNKS * (RANKS + 1));
+    assert_int_equal(r.n_clocks, 0); /* a CPU has none */
     assert_int_equal(r.n_ttft, REPEATS);
     assert_int_equal(r.repeats, REPEATS);
     assert_int_equal(l.chunks, (1 + REPEATS) * CHUNKS);
@@ -267,6 +296,7 @@ static void a_sampled_case_estimates_and_checks_no_answer(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_measured_chunk_has_its_clocks),
         cmocka_unit_test(every_repeat_has_its_rows_and_warm_up_none),
         cmocka_unit_test(all_checks_of_a_needle_pass_and_no_step_allocates),
         cmocka_unit_test(a_failed_case_leaves_the_engine_good_for_the_next),
