@@ -79,7 +79,7 @@ static enum status load(struct engine *e, struct model_source *source, struct er
     if (s != STATUS_OK) return s;
     e->ranks = (struct ranks){o->tensor_parallel_size, 0, o->tensor_parallel_size};
     const int64_t begin = now_ns();
-    s = weights_load(&e->weights, e->dev, source, e->ranks, o->dtype, err);
+    s = weights_load(&e->weights, e->dev, source, e->ranks, o->dtype, o->stop, err);
     if (s != STATUS_OK) return s;
     fill_info(e, &source->config);
     e->info.load_ns = now_ns() - begin;

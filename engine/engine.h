@@ -46,6 +46,8 @@ struct engine_opts {
                               bits */
     bool dual_chunk_attention;
     int32_t block_rows; /* rows of the MLP and of o_proj worked on at a time: bounds activations */
+    const volatile int *stop; /* borrowed, or NULL: not zero ends the loading before its next weight
+                                 with STATUS_INTERRUPTED */
     op_interposer *interpose; /* tests only */
     void *interpose_ctx;
 };
@@ -69,8 +71,8 @@ enum status engine_model_config(const char *model, struct model_config *out, str
  * arithmetic. */
 enum status engine_check_parallel(const struct model_config *m, int tp, struct error *err);
 
-/* Loads the model. Errors: STATUS_USAGE (options), STATUS_UNSUPPORTED, STATUS_NO_MEMORY, STATUS_IO.
- */
+/* Loads the model. Errors: STATUS_USAGE (options), STATUS_UNSUPPORTED, STATUS_NO_MEMORY, STATUS_IO,
+ * STATUS_INTERRUPTED (opts->stop). */
 enum status engine_open(struct engine **out, const struct engine_opts *opts, struct error *err);
 void engine_close(struct engine *e); /* NULL is legal; its session must be closed before */
 const struct engine_info *engine_info(const struct engine *e);

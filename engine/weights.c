@@ -66,13 +66,17 @@ struct loader {
     struct layout *layout;
     struct weights *out;         /* NULL: only add up */
     struct model_source *source; /* borrowed */
+    const volatile int *stop;    /* borrowed, or NULL */
     char *staging;               /* owned */
     size_t staging_bytes;
     enum status status; /* the first failure; nothing is done after it */
     struct error *err;
 };
 
+/* Each weight comes through here before anything is done for it. */
 static bool stage(struct loader *l, size_t bytes) {
+    if (l->status == STATUS_OK && l->stop && __atomic_load_n(l->stop, __ATOMIC_RELAXED) != 0)
+        l->status = error_set(l->err, STATUS_INTERRUPTED, "stopped while loading %s", l->m->name);
     if (l->status != STATUS_OK) return false;
     if (bytes <= l->staging_bytes) return true;
     free(l->staging);
@@ -195,7 +199,8 @@ static enum status allocate(struct weights *w, struct device *dev, const struct 
 }
 
 enum status weights_load(struct weights **out, struct device *dev, struct model_source *source,
-                         struct ranks ranks, enum dtype dtype, struct error *err) {
+                         struct ranks ranks, enum dtype dtype, const volatile int *stop,
+                         struct error *err) {
     const struct model_config *m = &source->config;
     struct layout layout = {0};
     *out = NULL;
@@ -211,6 +216,7 @@ enum status weights_load(struct weights **out, struct device *dev, struct model_
                            .layout = &(struct layout){.arena = w->arena},
                            .out = w,
                            .source = source,
+                           .stop = stop,
                            .err = err};
         take_all(&l);
         free(l.staging);

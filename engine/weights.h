@@ -45,8 +45,10 @@ struct weights {
 void weights_layout(struct device *dev, const struct model_config *m, struct ranks ranks,
                     enum dtype dtype, struct layout *l);
 int64_t weights_count(const struct model_config *m, struct ranks ranks); /* linears */
+/* stop, or NULL: not zero ends the loading before its next weight with STATUS_INTERRUPTED. */
 enum status weights_load(struct weights **out, struct device *dev, struct model_source *source,
-                         struct ranks ranks, enum dtype dtype, struct error *err);
+                         struct ranks ranks, enum dtype dtype, const volatile int *stop,
+                         struct error *err);
 void weights_close(struct weights *w); /* NULL is legal */
 
 int64_t model_parameters(const struct model_config *m);

@@ -191,6 +191,7 @@ static enum status run_cases(struct worker *w, struct error *err) {
 
 static enum status load_and_run(struct worker *w, struct error *err) {
     struct engine_opts opts = plan_find(&w->plan, w->ids[0])->engine;
+    opts.stop = w->stop;
     if (w->hooks) {
         opts.interpose = w->hooks->interpose;
         opts.interpose_ctx = w->hooks->interpose_ctx;
@@ -198,6 +199,7 @@ static enum status load_and_run(struct worker *w, struct error *err) {
     send_kind(w, EVENT_LOADING, 0);
     struct error why;
     enum status s = engine_open(&w->engine, &opts, &why);
+    if (s == STATUS_INTERRUPTED) return error_set(err, s, "%s", why.text);
     if (s != STATUS_OK) return fail_all(w, why.text, err);
     send_kind(w, EVENT_LOADED, 0);
     atomic_store(&w->beating, w->engine);

@@ -161,6 +161,17 @@ def children(pid):
     return found
 
 
+def memory_mib(pid, key):
+    """A figure of /proc/PID/status, such as VmRSS or VmHWM; 0 for a process that is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(key + ":"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0
+
+
 def is_alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"

@@ -71,6 +71,18 @@ class Interrupt(drive.BenchTest):
                          ["not started: the run was interrupted"] * 2)
         self.resume()
 
+    def test_a_model_that_is_being_loaded_stops_at_its_next_weight(self):
+        # a gigabyte of random weights, of which a part is there when the interrupt comes
+        config = self.write_config(model__path="random:half-b", engine__tensor_parallel_size="1",
+                                   prompt__source="random:256", sampling__max_tokens="1", check__spot="0")
+        process = self.start("run", config, "-o", self.file)
+        worker = self.wait_for(lambda: drive.children(process.pid))[0]
+        self.wait_for(lambda: drive.memory_mib(worker, "VmRSS") > 150)
+        os.kill(process.pid, signal.SIGINT)
+        self.expect(self.finish(process), 130, "interrupted: 2 of 2 cases are left", "--resume")
+        self.assertEqual([status for status, _ in self.cases().values()], ["interrupted"] * 2)
+        self.assertIn("stopped while loading half-b", (self.partial / "worker-0.log").read_text())
+
     def test_an_interrupt_on_json_still_gives_one_object(self):
         import json
         process = self.begin("slow:1", "--json")

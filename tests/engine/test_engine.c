@@ -202,6 +202,47 @@ static void a_model_that_does_not_fit_says_how_much_it_needs(void **state) {
     assert_non_null(strstr(err.text, "weights"));
 }
 
+/* A source that wishes to stop while it is read for the `at`th time. */
+struct stopping_source {
+    struct model_source source;
+    struct model_source *real;
+    int reads, at, stop;
+};
+
+static enum status read_and_stop(struct model_source *source, enum tensor tensor, int layer,
+                                 int64_t row, int64_t rows, int64_t col, int64_t cols,
+                                 enum dtype dtype, void *out, int64_t ld, struct error *err) {
+    struct stopping_source *s = (struct stopping_source *)source;
+    if (++s->reads == s->at) s->stop = 1;
+    return s->real->read(s->real, tensor, layer, row, rows, col, cols, dtype, out, ld, err);
+}
+
+static void loading_stops_before_its_next_weight(void **state) {
+    (void)state;
+    struct engine_opts o = options("random:nano", 1);
+    struct stopping_source s = {.at = 21};
+    struct device *dev;
+    struct weights *w;
+    struct error err;
+    assert_int_equal(model_source_open(&s.real, o.model, 0, &err), STATUS_OK);
+    s.source = (struct model_source){.config = s.real->config, .read = read_and_stop};
+    assert_int_equal(engine_device_open(&dev, &o, &s.source.config, &err), STATUS_OK);
+    const struct ranks ranks = {1, 0, 1};
+    assert_int_equal(weights_load(&w, dev, &s.source, ranks, DTYPE_BF16, &s.stop, &err),
+                     STATUS_INTERRUPTED);
+    assert_null(w);
+    assert_non_null(strstr(err.text, "stopped while loading"));
+    assert_in_range(s.reads, s.at, s.at + 5); /* qkv, the largest weight, is three and three */
+    device_close(dev);
+    model_source_close(s.real);
+
+    s.stop = 1; /* and through the door */
+    struct engine *e;
+    o.stop = &s.stop;
+    assert_int_equal(engine_open(&e, &o, &err), STATUS_INTERRUPTED);
+    assert_null(e);
+}
+
 static void info_describes_what_was_loaded(void **state) {
     (void)state;
     struct engine *e;
@@ -408,6 +449,7 @@ int main(void) {
         cmocka_unit_test(shards_of_any_tp_are_slices_of_the_whole),
         cmocka_unit_test(options_that_cannot_work_are_refused),
         cmocka_unit_test(a_model_that_does_not_fit_says_how_much_it_needs),
+        cmocka_unit_test(loading_stops_before_its_next_weight),
         cmocka_unit_test(info_describes_what_was_loaded),
         cmocka_unit_test(prediction_equals_accounting),
         cmocka_unit_test(a_planner_predicts_again_and_again),
