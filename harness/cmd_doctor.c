@@ -1,6 +1,7 @@
 /* `bench doctor`: what is usable on this machine, what is not and why, and what would help. */
 #include "harness/arguments.h"
 #include "harness/bench.h"
+#include "harness/doctor.h"
 #include "harness/format.h"
 #include "harness/jsondoc.h"
 #include "harness/machine.h"
@@ -14,34 +15,21 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { DOCTOR_SCHEMA_VERSION = 1, FINDINGS_MOST = 32 };
+enum { DOCTOR_SCHEMA_VERSION = 1 };
 
-/* A problem keeps `bench run` from working on the CPU; a warning does not. */
-enum level { LEVEL_OK, LEVEL_WARNING, LEVEL_PROBLEM };
-struct finding {
-    const char *name;
-    enum level level;
-    char text[600], fix[200];
-};
-struct findings {
-    int n;
-    struct finding f[FINDINGS_MOST];
-};
-
-static const char *level_text(enum level l) {
+static const char *level_text(enum doctor_level l) {
     return l == LEVEL_OK ? "ok" : l == LEVEL_WARNING ? "warning" : "problem";
 }
 
-__attribute__((format(printf, 5, 6))) static void add(struct findings *f, const char *name,
-                                                      enum level level, const char *fix,
-                                                      const char *format, ...) {
-    if (f->n == FINDINGS_MOST) return;
-    struct finding *x = &f->f[f->n++];
+void doctor_add(struct doctor_findings *f, const char *name, enum doctor_level level,
+                const char *fix, const char *format, ...) {
+    if (f->n == DOCTOR_FINDINGS_MOST) return;
+    struct doctor_finding *x = &f->f[f->n++];
     va_list ap;
     va_start(ap, format);
     vsnprintf(x->text, sizeof x->text, format, ap);
     va_end(ap);
-    x->name = name;
+    snprintf(x->name, sizeof x->name, "%s", name);
     x->level = level;
     snprintf(x->fix, sizeof x->fix, "%s", fix);
 }
@@ -57,39 +45,40 @@ static bool read_first_line(const char *path, char *out, int size) {
 
 /* ---- the host ---- */
 
-static void look_at_processor(struct findings *f) {
+static void look_at_processor(struct doctor_findings *f) {
     char model[128], governor[64], line[128];
     machine_cpu_model(model, sizeof model);
-    add(f, "processor", LEVEL_OK, "", "%s, %d cores for this process, %d NUMA node%s", model,
-        machine_cores(), machine_numa_nodes(), machine_numa_nodes() == 1 ? "" : "s");
+    doctor_add(f, "processor", LEVEL_OK, "", "%s, %d cores for this process, %d NUMA node%s", model,
+               machine_cores(), machine_numa_nodes(), machine_numa_nodes() == 1 ? "" : "s");
     machine_governor(governor, sizeof governor);
     bool known = strcmp(governor, "unknown") != 0, fast = strcmp(governor, "performance") == 0;
-    add(f, "governor", known && !fast ? LEVEL_WARNING : LEVEL_OK,
-        known && !fast ? "sudo cpupower frequency-set -g performance" : "", "%s%s", governor,
-        known ? "" : ": not exposed, as in most virtual machines");
+    doctor_add(f, "governor", known && !fast ? LEVEL_WARNING : LEVEL_OK,
+               known && !fast ? "sudo cpupower frequency-set -g performance" : "", "%s%s", governor,
+               known ? "" : ": not exposed, as in most virtual machines");
     double load = 0;
     if (read_first_line("/proc/loadavg", line, sizeof line)) load = strtod(line, NULL);
     bool busy = load > 0.5 * machine_cores();
-    add(f, "load", busy ? LEVEL_WARNING : LEVEL_OK,
-        busy ? "wait for other processes to end: they spread the measured times" : "",
-        "%.2f runnable threads over the last minute", load);
+    doctor_add(f, "load", busy ? LEVEL_WARNING : LEVEL_OK,
+               busy ? "wait for other processes to end: they spread the measured times" : "",
+               "%.2f runnable threads over the last minute", load);
 }
 
-static void look_at_memory(struct findings *f) {
+static void look_at_memory(struct doctor_findings *f) {
     const int64_t comfortable = 2ll << 30, least = 256ll << 20;
     char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES], line[128];
     int64_t limit = machine_cgroup_limit_bytes(), left = machine_available_bytes();
-    enum level level = left && left < least         ? LEVEL_PROBLEM
-                       : left && left < comfortable ? LEVEL_WARNING
-                                                    : LEVEL_OK;
-    add(f, "memory", level, level ? "end other processes, or raise the control group's limit" : "",
-        "%s, %s available, control group limit: %s", format_bytes(a, machine_memory_bytes()),
-        format_bytes(b, left), limit ? format_bytes(c, limit) : "none");
+    enum doctor_level level = left && left < least         ? LEVEL_PROBLEM
+                              : left && left < comfortable ? LEVEL_WARNING
+                                                           : LEVEL_OK;
+    doctor_add(f, "memory", level,
+               level ? "end other processes, or raise the control group's limit" : "",
+               "%s, %s available, control group limit: %s", format_bytes(a, machine_memory_bytes()),
+               format_bytes(b, left), limit ? format_bytes(c, limit) : "none");
     if (!read_first_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof line)) return;
     bool never = strstr(line, "[never]") != NULL;
-    add(f, "huge pages", never ? LEVEL_WARNING : LEVEL_OK,
-        never ? "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled" : "",
-        "transparent: %s", line);
+    doctor_add(f, "huge pages", never ? LEVEL_WARNING : LEVEL_OK,
+               never ? "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled" : "",
+               "transparent: %s", line);
 }
 
 /* The nearest folder of `path` that is there already. */
@@ -105,51 +94,40 @@ static void existing_folder(const char *path, char *out, size_t size) {
     }
 }
 
-static void look_at_disk(struct findings *f) {
+static void look_at_disk(struct doctor_findings *f) {
     const char *wanted = "results/raw";
     char folder[64], text[FORMAT_BYTES];
     struct statvfs v;
     existing_folder(wanted, folder, sizeof folder);
     if (access(folder, W_OK | X_OK) != 0 || statvfs(folder, &v) != 0) {
-        add(f, "results", LEVEL_WARNING, "work in a folder of your own, or use `bench run -o FILE`",
-            "%s cannot be made here: %s", wanted, strerror(errno));
+        doctor_add(f, "results", LEVEL_WARNING,
+                   "work in a folder of your own, or use `bench run -o FILE`",
+                   "%s cannot be made here: %s", wanted, strerror(errno));
         return;
     }
     int64_t bytes;
     if (__builtin_mul_overflow((int64_t)v.f_bavail, (int64_t)v.f_frsize, &bytes)) bytes = INT64_MAX;
     bool little = bytes < 1ll << 30;
-    add(f, "results", little ? LEVEL_WARNING : LEVEL_OK,
-        little ? "make room, or use `bench run -o FILE` on another disk" : "", "%s free for %s",
-        format_bytes(text, bytes), wanted);
+    doctor_add(f, "results", little ? LEVEL_WARNING : LEVEL_OK,
+               little ? "make room, or use `bench run -o FILE` on another disk" : "",
+               "%s free for %s", format_bytes(text, bytes), wanted);
 }
 
 /* ---- the program ---- */
 
-static void look_at_libraries(struct findings *f) {
+static void look_at_libraries(struct doctor_findings *f) {
     char text[512];
     struct variant_info v;
     bool onednn = false;
     machine_libraries(text, sizeof text);
     for (int i = 0; variant_info(i, &v); i++) onednn = onednn || strstr(v.name, "onednn");
-    add(f, "libraries", onednn ? LEVEL_OK : LEVEL_WARNING,
-        onednn ? "" : "install libdnnl-dev and build again", "%s%s", text,
-        onednn ? "" : "; built without oneDNN, linears run on our own kernels");
-}
-
-static void look_at_gpu(struct findings *f) {
-    struct variant_info v;
-    bool built = false, there = access("/dev/nvidia0", F_OK) == 0;
-    for (int i = 0; variant_info(i, &v); i++) built = built || strcmp(v.device, "cuda") == 0;
-    if (built)
-        add(f, "GPU", LEVEL_OK, "", "built in; %s", there ? "a device is there" : "no device here");
-    else
-        add(f, "GPU", there ? LEVEL_WARNING : LEVEL_OK, "",
-            "not built in: this program runs on the CPU alone%s",
-            there ? ", though there is an NVIDIA device" : "");
+    doctor_add(f, "libraries", onednn ? LEVEL_OK : LEVEL_WARNING,
+               onednn ? "" : "install libdnnl-dev and build again", "%s%s", text,
+               onednn ? "" : "; built without oneDNN, linears run on our own kernels");
 }
 
 /* Every op needs a kernel that this processor can run. */
-static void look_at_kernels(struct findings *f) {
+static void look_at_kernels(struct doctor_findings *f) {
     struct variant_info v;
     int all[OPS] = {0}, usable[OPS] = {0}, n = 0, n_usable = 0;
     for (int i = 0; variant_info(i, &v); i++) {
@@ -163,13 +141,13 @@ static void look_at_kernels(struct findings *f) {
         if (usable[op] == 0 && used < sizeof missing)
             snprintf(missing + used, sizeof missing - used, " %s", op_name((enum op)op));
     }
-    add(f, "kernels", missing[0] ? LEVEL_PROBLEM : LEVEL_OK, "",
-        "%d of %d CPU kernels can run here%s%s", n_usable, n, missing[0] ? "; none for:" : "",
-        missing);
+    doctor_add(f, "kernels", missing[0] ? LEVEL_PROBLEM : LEVEL_OK, "",
+               "%d of %d CPU kernels can run here%s%s", n_usable, n,
+               missing[0] ? "; none for:" : "", missing);
 }
 
 /* Opens the engine's device and runs its kernels, or finds that this has been done today. */
-static void look_at_engine(struct findings *f) {
+static void look_at_engine(struct doctor_findings *f) {
     struct engine_opts opts = engine_opts_defaults();
     struct model_config model;
     struct error err = {""};
@@ -178,20 +156,22 @@ static void look_at_engine(struct findings *f) {
     enum status s = r ? engine_model_config(opts.model, &model, &err) : STATUS_NO_MEMORY;
     if (s == STATUS_OK) s = rates_get(r, &opts, &model, false, &err);
     if (s != STATUS_OK) {
-        add(f, "engine", LEVEL_PROBLEM, "", "%.500s", err.text[0] ? err.text : status_text(s));
+        doctor_add(f, "engine", LEVEL_PROBLEM, "", "%.500s",
+                   err.text[0] ? err.text : status_text(s));
         free(r);
         return;
     }
     char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
-    add(f, "engine", LEVEL_OK, "", "%s, %d threads: linear %s (%s), attention %s (%s), copy %s%s",
-        r->info.isa, r->info.threads, format_rate(a, r->rates.linear_flops, "FLOP/s"),
-        r->info.variant[OP_LINEAR] ? r->info.variant[OP_LINEAR] : "?",
-        format_rate(b, r->rates.attention_flops, "FLOP/s"),
-        r->info.variant[OP_ATTENTION] ? r->info.variant[OP_ATTENTION] : "?",
-        format_rate(c, r->rates.copy_bytes, "B/s"), r->measured ? "" : " (measured before)");
-    add(f, "cache", r->note[0] ? LEVEL_WARNING : LEVEL_OK,
-        r->note[0] ? "set XDG_CACHE_HOME to a folder that can be written" : "", "%s",
-        r->note[0] ? r->note : "measured rates are kept for a day");
+    doctor_add(f, "engine", LEVEL_OK, "",
+               "%s, %d threads: linear %s (%s), attention %s (%s), copy %s%s", r->info.isa,
+               r->info.threads, format_rate(a, r->rates.linear_flops, "FLOP/s"),
+               r->info.variant[OP_LINEAR] ? r->info.variant[OP_LINEAR] : "?",
+               format_rate(b, r->rates.attention_flops, "FLOP/s"),
+               r->info.variant[OP_ATTENTION] ? r->info.variant[OP_ATTENTION] : "?",
+               format_rate(c, r->rates.copy_bytes, "B/s"), r->measured ? "" : " (measured before)");
+    doctor_add(f, "cache", r->note[0] ? LEVEL_WARNING : LEVEL_OK,
+               r->note[0] ? "set XDG_CACHE_HOME to a folder that can be written" : "", "%s",
+               r->note[0] ? r->note : "measured rates are kept for a day");
     free(r);
 }
 
@@ -220,25 +200,31 @@ static void print_kernels(bool color) {
     table_close(t);
 }
 
-static void print_text(const struct findings *f, bool usable, bool color) {
+static void print_text(const struct doctor_findings *f, bool usable, bool gpu, bool color) {
     static const enum tone tones[] = {TONE_GOOD, TONE_DOUBTFUL, TONE_BAD};
     for (int i = 0; i < f->n; i++) {
-        const struct finding *x = &f->f[i];
+        const struct doctor_finding *x = &f->f[i];
         printf("%s%-8s%s %-11s %s\n", tone_begin(tones[x->level], color), level_text(x->level),
                tone_end(tones[x->level], color), x->name, x->text);
         if (x->fix[0]) printf("%-20s try: %s\n", "", x->fix);
     }
     print_kernels(color);
-    printf("\n%s\n", usable ? "`bench run` can work here, on the CPU"
-                            : "`bench run` cannot work here: see the problems above");
+    printf("\n%s%s\n",
+           usable ? "`bench run` can work here, on "
+                  : "`bench run` cannot work here: see the problems above",
+           !usable ? ""
+           : gpu   ? "the GPU and on the CPU"
+                   : "the CPU");
 }
 
-static void print_json(const struct findings *f, bool usable) {
+static void print_json(const struct doctor_findings *f, bool usable, bool gpu) {
     struct jsondoc *d = jsondoc_object();
     struct variant_info v;
     jsondoc_put_text(d, "schema", "chunkbench-doctor");
     jsondoc_put_int(d, "schema_version", DOCTOR_SCHEMA_VERSION);
     jsondoc_put_bool(d, "usable", usable);
+    jsondoc_put_bool(d, "gpu_usable", gpu);
+    doctor_put_gpus(d, gpu_list_machine());
     struct jsondoc *findings = jsondoc_put_array(d, "findings");
     for (int i = 0; i < f->n; i++) {
         struct jsondoc *x = jsondoc_add_object(findings);
@@ -281,22 +267,28 @@ int cmd_doctor(int argc, char **argv, const struct bench_hooks *hooks) {
     struct argument_list operands;
     int code = arguments_parse(&line, argc, argv, &operands);
     if (code >= 0) return code;
-    struct findings *f = calloc(1, sizeof *f);
+    struct doctor_findings *f = calloc(1, sizeof *f);
     struct error err = {""};
     if (!f) return bench_fail("doctor", STATUS_NO_MEMORY, &err);
+    const struct gpu_list *gpus = gpu_list_machine();
+    struct gpu_signs signs;
+    doctor_gpu_signs(&signs);
+    const bool gpu = doctor_gpu_usable(gpus, &signs);
     look_at_processor(f);
     look_at_memory(f);
     look_at_disk(f);
     look_at_libraries(f);
-    look_at_gpu(f);
+    doctor_look_at_gpus(f, gpus, &signs);
+    doctor_look_at_gpu_libraries(f, gpus, &signs);
     look_at_kernels(f);
     look_at_engine(f);
+    doctor_look_at_gpu_engine(f, gpus, &signs);
     for (int i = 0; i < f->n; i++) usable = usable && f->f[i].level != LEVEL_PROBLEM;
     const char *off = getenv("NO_COLOR");
     if (json)
-        print_json(f, usable);
+        print_json(f, usable, gpu);
     else
-        print_text(f, usable, !no_color && !(off && off[0]) && isatty(STDOUT_FILENO));
+        print_text(f, usable, gpu, !no_color && !(off && off[0]) && isatty(STDOUT_FILENO));
     free(f);
     return usable ? 0 : status_exit_code(STATUS_RUN_FAILED);
 }

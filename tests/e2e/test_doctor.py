@@ -33,8 +33,30 @@ class Doctor(drive.BenchTest):
     def test_the_text_is_plain_in_a_pipe(self):
         result = self.doctor()
         self.assertIn("`bench run` can work here", result.out)
-        self.assertIn("not built in", result.out)
+        self.assertIn("built in", result.out)
         self.assertNotIn("\033", result.out)
+
+    def test_gpus_are_told_of_with_the_reason_why_they_cannot_be_used(self):
+        found, by_name = self.findings()
+        built = any(kernel["device"] == "cuda" for kernel in found["kernels"])
+        self.assertEqual("not built in" not in by_name["GPU"]["text"], built)
+        self.assertEqual(found["gpu_usable"], built and any(gpu["visible"] for gpu in found["gpus"]))
+        if not found["gpus"]:
+            self.assertIsNone(found["driver"])
+            self.assertIn("no NVIDIA driver on this machine (libnvidia-ml.so.1 is not there)", by_name["GPU"]["text"])
+        if built and not found["gpus"]:
+            self.assertIn("install the NVIDIA driver", by_name["GPU"]["fix"])
+            for library in ("libcuda", "cuBLASLt", "cuDNN", "NCCL", "CUPTI"):
+                self.assertTrue(by_name[library]["text"])
+            self.assertEqual({kernel["why_not"] for kernel in found["kernels"] if kernel["device"] == "cuda"},
+                             {"no NVIDIA driver on this machine (libnvidia-ml.so.1 is not there)"})
+
+    def test_hidden_gpus_do_not_count(self):
+        found, by_name = self.findings(CUDA_VISIBLE_DEVICES="")
+        self.assertFalse(found["gpu_usable"])
+        if found["gpus"]:
+            self.assertIn("CUDA_VISIBLE_DEVICES", by_name["GPU"]["text"])
+            self.assertIn("unset CUDA_VISIBLE_DEVICES", by_name["GPU"]["fix"])
 
     def test_a_cache_that_cannot_be_written_is_a_warning_with_a_fix(self):
         _, by_name = self.findings(XDG_CACHE_HOME="/proc/nowhere", HOME="/proc/nowhere")

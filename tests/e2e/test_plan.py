@@ -61,6 +61,16 @@ class Plan(drive.BenchTest):
         plan = self.document("--set", "engine.max_num_batched_tokens=1000", "--set=engine.enforce_eager=false")
         self.assertEqual([case["id"] for case in plan["cases"]], ["needle-1k_c1000_graph_tp2_bf16"])
 
+    def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error_each_with_the_reason(self):
+        reason = r"(no NVIDIA driver on this machine|this program was built without CUDA|CUDA_VISIBLE_DEVICES)"
+        hidden = {"CUDA_VISIBLE_DEVICES": ""}
+        config = self.write_config(engine__device="auto")
+        plan = self.expect(self.bench("plan", config, **hidden), 0)
+        self.assertRegex(plan.out, "note: device = auto is the CPU: .*" + reason)
+        for command in ("plan", "run"):
+            result = self.expect(self.bench(command, config, "--set", "engine.device=cuda", **hidden), 2)
+            self.assertRegex(result.err, "found cuda, expected cpu or auto: .*" + reason)
+
     def test_nothing_is_left_behind(self):
         before = {path.name for path in self.folder.iterdir()}
         self.expect(self.plan(), 0)

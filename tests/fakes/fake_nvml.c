@@ -63,6 +63,17 @@ const char *nvmlErrorString(int r) {
     return r == 15 ? "GPU is lost" : "some error";
 }
 
+/* The two ways in which libraries tell their version. */
+size_t fake_version_returned(void);
+size_t fake_version_returned(void) {
+    return 91402;
+}
+int fake_version_stored(int *out);
+int fake_version_stored(int *out) {
+    *out = 13000;
+    return state.init_result;
+}
+
 #ifndef FAKE_BROKEN
 int nvmlDeviceGetCount_v2(unsigned *n);
 int nvmlDeviceGetCount_v2(unsigned *n) {
