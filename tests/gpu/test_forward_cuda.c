@@ -1,6 +1,7 @@
 /* The whole forward pass on a GPU: against the CPU backend, and against itself bit for bit over
- * chunk sizes, modes and pruning. `--7b` compares two layers of the 7B model's shape at 4,096
- * tokens: the GPU's bf16 error beside the CPU's own, both against the CPU in float32. */
+ * chunk sizes, modes and pruning. `--probe` only says whether a GPU opens, `--small` runs little,
+ * for sanitizers; `--7b` compares two layers of the 7B model's shape at 4,096 tokens: the GPU's
+ * bf16 error beside the CPU's own, both against the CPU in float32. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -249,6 +250,12 @@ static void memory_is_as_predicted(void **state) {
     engine_close(e);
 }
 
+static void a_few_ranks_match(void **state) {
+    (void)state;
+    compare_bf16(small, 2, 300, "auto");
+    compare_bf16("random:2x256x4x2x64x320x512", 1, 200, "auto");
+}
+
 static void two_layers_of_the_7b(void **state) {
     (void)state;
     compare_bf16("random:2x3584x28x4x128x18944x152064", 4, 4096, "auto");
@@ -266,6 +273,10 @@ int main(int argc, char **argv) {
     struct gpu_test probe;
     gpu_test_open(&probe, DTYPE_BF16, 128, "auto", 1 << 20); /* ends here without a GPU */
     gpu_test_close(&probe);
+    if (argc > 1 && strcmp(argv[1], "--probe") == 0) return 0;
+    const struct CMUnitTest little[] = {cmocka_unit_test(a_few_ranks_match)};
+    if (argc > 1 && strcmp(argv[1], "--small") == 0)
+        return cmocka_run_group_tests(little, NULL, NULL);
     if (argc > 1 && strcmp(argv[1], "--7b") == 0)
         return cmocka_run_group_tests(on_demand, NULL, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
