@@ -84,6 +84,9 @@ int64_t device_allocations(struct device *dev);
  * write may be reused on return: a GPU backend stages it. Neither is recorded by a capture. */
 void device_write(struct device *dev, void *dst, const void *src, size_t bytes);
 void device_read(struct device *dev, void *dst, const void *src, size_t bytes); /* waits */
+/* n standard normal values of the device's dtype, a function of seed and place alone: the same on
+ * every device. */
+void device_fill_normal(struct device *dev, void *dst, int64_t n, uint64_t seed);
 /* Waits for everything issued; returns the first error of any op since the last call. */
 enum status device_sync(struct device *dev, struct error *err);
 /* Time by the device's own clock between the points where _begin and _end were issued; _ns only

@@ -175,6 +175,27 @@ static void cpu_read(struct device *dev, void *dst, const void *src, size_t byte
     memcpy(dst, src, bytes);
 }
 
+struct normal_filling {
+    void *dst;
+    int64_t n;
+    enum dtype dtype;
+    uint64_t seed;
+};
+enum { FILL_VALUES = 1 << 16 };
+
+static void fill_normal_item(void *ctx, int64_t item, int worker) {
+    const struct normal_filling *f = ctx;
+    const int64_t begin = item * FILL_VALUES, left = f->n - begin;
+    (void)worker;
+    element_fill_normal(f->dst, begin, begin + (left < FILL_VALUES ? left : FILL_VALUES), f->dtype,
+                        f->seed);
+}
+
+static void cpu_fill_normal(struct device *dev, void *dst, int64_t n, uint64_t seed) {
+    struct normal_filling f = {dst, n, dev->dtype, seed};
+    device_parallel(dev, (n + FILL_VALUES - 1) / FILL_VALUES, fill_normal_item, &f);
+}
+
 /* ---- running */
 
 static enum status cpu_sync(struct device *dev, struct error *err) {
@@ -431,6 +452,7 @@ const struct backend backend_cpu = {
     .memory_reset_high_water = cpu_memory_reset_high_water,
     .write = cpu_write,
     .read = cpu_read,
+    .fill_normal = cpu_fill_normal,
     .sync = cpu_sync,
     .clock_begin = cpu_clock_begin,
     .clock_end = cpu_clock_end,

@@ -150,6 +150,10 @@ static void read(struct device *dev, void *dst, const void *src, size_t bytes) {
     }
 }
 
+static void fill_normal(struct device *dev, void *dst, int64_t n, uint64_t seed) {
+    cuda_fill_normal(dev, dst, n, dev->dtype, seed);
+}
+
 static enum status sync(struct device *dev, struct error *err) {
     struct cuda *c = cuda_of(dev);
     cuda_check(dev, cudaStreamSynchronize(c->gpu.stream), "work on the GPU");
@@ -379,6 +383,7 @@ const struct backend backend_cuda = {
     .memory_reset_high_water = memory_reset_high_water,
     .write = write,
     .read = read,
+    .fill_normal = fill_normal,
     .sync = sync,
     .execute = execute,
     .clock_begin = clock_begin,

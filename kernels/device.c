@@ -187,6 +187,10 @@ void device_read(struct device *dev, void *dst, const void *src, size_t bytes) {
     dev->backend->read(dev, dst, src, bytes);
 }
 
+void device_fill_normal(struct device *dev, void *dst, int64_t n, uint64_t seed) {
+    dev->backend->fill_normal(dev, dst, n, seed);
+}
+
 enum status device_sync(struct device *dev, struct error *err) {
     return dev->backend->sync(dev, err);
 }

@@ -74,6 +74,7 @@ struct backend {
     void (*memory_reset_high_water)(struct device *dev);
     void (*write)(struct device *dev, void *dst, const void *src, size_t bytes);
     void (*read)(struct device *dev, void *dst, const void *src, size_t bytes);
+    void (*fill_normal)(struct device *dev, void *dst, int64_t n, uint64_t seed);
     enum status (*sync)(struct device *dev, struct error *err);
 
     /* The device's own clock between two points of what was issued; clock_ns after a sync. */

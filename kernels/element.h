@@ -4,6 +4,7 @@
 #define KERNELS_ELEMENT_H
 
 #include "kernels/bf16.h"
+#include "kernels/random.h"
 #include "kernels/types.h"
 
 static inline float element_load(const void *base, size_t i, enum dtype dtype) {
@@ -20,6 +21,18 @@ static inline void element_store(void *base, size_t i, enum dtype dtype, float v
 /* "round" of ops.h: to the element type and back. */
 static inline float element_round(float value, enum dtype dtype) {
     return dtype == DTYPE_BF16 ? bf16_to_f32(f32_to_bf16(value)) : value;
+}
+
+/* Values [begin, end) of a standard normal sequence into the same places of `base`; begin is a
+ * multiple of four. */
+static inline void element_fill_normal(void *base, int64_t begin, int64_t end, enum dtype dtype,
+                                       uint64_t seed) {
+    for (int64_t i = begin; i < end; i += 4) {
+        float four[4];
+        random_normal4(seed, 0, (uint64_t)i / 4, four);
+        for (int64_t j = 0; j < 4 && i + j < end; j++)
+            element_store(base, (size_t)(i + j), dtype, four[j]);
+    }
 }
 
 static inline const void *element_at(const void *base, size_t i, enum dtype dtype) {

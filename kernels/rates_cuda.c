@@ -1,11 +1,7 @@
 /* Roofs of a GPU: a plain copy within its memory, and a plain matrix product as large as the chip
  * likes, both after the card has had time to leave its first, fast moment. */
-#include "kernels/bf16.h"
 #include "kernels/cuda/cuda_core.h"
-#include "kernels/element.h"
-#include "kernels/random.h"
-
-#include <stdlib.h>
+#include "kernels/op_bench.h"
 
 /* The rate of fn over the second half of `seconds`, by events; `work` per run. */
 static enum status rate_of(struct device *dev, double seconds, double work,
@@ -56,54 +52,24 @@ enum status cuda_measure_copy(struct device *dev, double seconds, double *bytes_
     return s;
 }
 
-static cudaError_t multiply_once(struct device *dev, void *ctx) {
-    dev->chosen[OP_LINEAR]->run(dev, ctx);
-    return cuda_of(dev)->error;
-}
-
-/* Normal operands: zeros would flatter. Owned by the caller. */
-static void *normal_square(int64_t N, enum dtype dtype) {
-    void *at = malloc((size_t)(N * N) * dtype_bytes(dtype));
-    for (int64_t i = 0; at && i < N * N; i += 4) {
-        float four[4];
-        random_normal4(1, 0, (uint64_t)i / 4, four);
-        for (int64_t j = 0; j < 4; j++) element_store(at, (size_t)(i + j), dtype, four[j]);
-    }
-    return at;
-}
-
-static double product_rate(struct device *dev, struct arena *arena, const void *square, int32_t N,
-                           double seconds) {
-    const struct weight_shape shape = {N, N, dev->dtype, false};
-    const size_t bytes = (size_t)N * (size_t)N * dtype_bytes(dev->dtype);
-    struct linear_args args = {.ldx = N, .ldy = N, .rows = N};
+struct product {
+    struct op_bench *bench;
     struct error err;
-    double rate = 0;
-    void *x = arena_take(arena, SHARED_RANK, bytes);
-    args.x = x;
-    args.y = arena_take(arena, SHARED_RANK, bytes);
-    device_write(dev, x, square, bytes);
-    if (device_weight_pack(dev, arena, SHARED_RANK, shape, square, NULL, &args.w, &err) !=
-        STATUS_OK)
-        return 0;
-    if (rate_of(dev, seconds, 2.0 * N * N * N, multiply_once, &args, &rate, &err) != STATUS_OK)
-        rate = 0;
-    device_weight_drop(dev, args.w);
-    return rate;
+};
+
+static cudaError_t multiply_once(struct device *dev, void *ctx) {
+    struct product *p = ctx;
+    (void)dev;
+    return op_bench_issue(p->bench, &p->err) == STATUS_OK ? cudaSuccess : cudaErrorUnknown;
 }
 
 double cuda_measure_roof(struct device *dev, double seconds) {
-    enum { N = 8192 };
-    const struct weight_shape shape = {N, N, dev->dtype, false};
-    const size_t bytes = arena_bytes((size_t)N * N * dtype_bytes(dev->dtype));
-    struct arena *arena;
-    struct error err;
-    if (arena_open(&arena, dev, MEMORY_WORKSPACE, device_weight_bytes(dev, shape) + 2 * bytes,
-                   &err) != STATUS_OK)
-        return 0;
-    void *square = normal_square(N, dev->dtype);
-    const double rate = square ? product_rate(dev, arena, square, N, seconds) : 0;
-    free(square);
-    arena_close(arena);
+    static const struct op_shape square = {.op = OP_LINEAR, .rows = 8192, .N = 8192, .K = 8192};
+    struct product p = {.err = {""}};
+    double rate = 0;
+    if (op_bench_open(&p.bench, dev, &square, &p.err) != STATUS_OK) return 0;
+    const double flops = (double)op_bench_cost(p.bench).flops;
+    if (rate_of(dev, seconds, flops, multiply_once, &p, &rate, &p.err) != STATUS_OK) rate = 0;
+    op_bench_close(p.bench);
     return rate;
 }

@@ -46,6 +46,8 @@ struct cuda_device *cuda_device(struct device *dev);
  * cuda_check(dev, cudaGetLastError(), "attention_sm90"). */
 void cuda_check(struct device *dev, cudaError_t e, const char *what);
 
+/* n standard normal values: the same bits as element_fill_normal()'s. */
+void cuda_fill_normal(struct device *dev, void *dst, int64_t n, enum dtype dtype, uint64_t seed);
 /* Synthetic keys and values at [begin, end) of all heads, layout rows: the same bits as the CPU
  * backend's. */
 void cuda_kv_fill(struct device *dev, const struct kv_view *view, int32_t begin, int32_t end,

@@ -232,7 +232,10 @@ static void memory_is_as_predicted(void **state) {
     eo.device = DEVICE_CUDA;
     eo.tensor_parallel_size = 2;
     so.prompt_tokens = 8192;
-    must(engine_predict_memory(&eo, &so, &predicted, &err), &err);
+    struct engine_planner *planner = NULL;
+    must(engine_planner_open(&planner, &eo, &err), &err);
+    must(engine_planner_predict(planner, &so, &predicted, &err), &err);
+    engine_planner_close(planner);
     struct engine *e = NULL;
     struct session *s = NULL;
     must(engine_open(&e, &eo, &err), &err);

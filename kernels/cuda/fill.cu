@@ -1,6 +1,6 @@
-/* Fills keys and values with normal numbers that depend on (seed, position, head) alone, before a
- * chunk of a sampled run. Each position of a head is a stream of its own, keys in its even blocks
- * of four, values in its odd, as on the CPU. */
+/* Normal numbers made on the GPU, the same bits as the CPU's: operands of benchmarks, and the keys
+ * and values before a chunk of a sampled run. There each position of a head is a stream of its own,
+ * keys in its even blocks of four, values in its odd. */
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/random.h"
@@ -27,9 +27,29 @@ static __device__ void store4(__nv_bfloat16 *p, const float v[4], int n) {
         if (i < n) p[i] = narrow<__nv_bfloat16>(v[i]);
 }
 
+template <typename T> static __global__ void fill_normal_kernel(T *dst, int64_t n, uint64_t seed) {
+    const int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * 4;
+    float four[4];
+    if (i >= n) return;
+    random_normal4(seed, 0, (uint64_t)i / 4, four);
+    store4(dst + i, four, (int)min((int64_t)4, n - i));
+}
+
+void cuda_fill_normal(struct device *dev, void *dst, int64_t n, enum dtype dtype, uint64_t seed) {
+    if (n <= 0) return;
+    const unsigned int blocks = blocks_of((size_t)(n + 3) / 4, THREADS);
+    cudaStream_t stream = cuda_device(dev)->stream;
+    if (dtype == DTYPE_BF16)
+        fill_normal_kernel<<<blocks, THREADS, 0, stream>>>((__nv_bfloat16 *)dst, n, seed);
+    else
+        fill_normal_kernel<<<blocks, THREADS, 0, stream>>>((float *)dst, n, seed);
+    cuda_check(dev, cudaGetLastError(), "cuda_fill_normal");
+}
+
 /* A thread makes four elements of a key and the same four of its value; blockIdx.y is the head. */
 template <typename T>
-static __global__ void fill_kernel(struct kv_view view, int32_t begin, int32_t end, uint64_t seed) {
+static __global__ void fill_kv_kernel(struct kv_view view, int32_t begin, int32_t end,
+                                      uint64_t seed) {
     const int64_t D = view.head_dim, fours = (D + 3) / 4;
     const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     const int64_t position = begin + i / fours, d = i % fours * 4, head = blockIdx.y;
@@ -51,8 +71,8 @@ void cuda_kv_fill(struct device *dev, const struct kv_view *view, int32_t begin,
     const dim3 blocks(blocks_of((size_t)(end - begin) * fours, THREADS), (unsigned int)view->heads);
     cudaStream_t stream = cuda_device(dev)->stream;
     if (view->dtype == DTYPE_BF16)
-        fill_kernel<__nv_bfloat16><<<blocks, THREADS, 0, stream>>>(*view, begin, end, seed);
+        fill_kv_kernel<__nv_bfloat16><<<blocks, THREADS, 0, stream>>>(*view, begin, end, seed);
     else
-        fill_kernel<float><<<blocks, THREADS, 0, stream>>>(*view, begin, end, seed);
+        fill_kv_kernel<float><<<blocks, THREADS, 0, stream>>>(*view, begin, end, seed);
     cuda_check(dev, cudaGetLastError(), "cuda_kv_fill");
 }
