@@ -187,5 +187,7 @@ struct device_rates {
     double op_overhead_ns;  /* one tiny op, issue to end */
 };
 enum status device_measure(struct device *dev, struct device_rates *out, struct error *err);
+/* copy_bytes and roof_flops alone; the others are 0. */
+enum status device_ceilings(struct device *dev, struct device_rates *out, struct error *err);
 
 #endif

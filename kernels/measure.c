@@ -8,13 +8,13 @@
 
 /* What is run for how long. A GPU wants large shapes, and time to leave the fast first moments of a
  * cool card: its rate is the mean over the second half, a CPU's the best run. */
-struct plan {
+struct measure_plan {
     double linear_s, attention_s, copy_s, roof_s;
     bool steady;
     struct op_shape linear;    /* rows: for each pair of threads on a CPU */
     struct op_shape attention; /* head_dim: where the device knows none */
 };
-static const struct plan plans[] = {
+static const struct measure_plan plans[] = {
     [DEVICE_CPU] = {.linear_s = 0.2,
                     .attention_s = 0.2,
                     .copy_s = 0.2,
@@ -96,7 +96,7 @@ static enum status measure_shape(struct device *dev, const struct op_shape *shap
     return s;
 }
 
-static struct op_shape linear_shape_of(struct device *dev, const struct plan *plan) {
+static struct op_shape linear_shape_of(struct device *dev, const struct measure_plan *plan) {
     struct op_shape shape = plan->linear;
     struct device_info info;
     device_info(dev, &info);
@@ -104,7 +104,8 @@ static struct op_shape linear_shape_of(struct device *dev, const struct plan *pl
     return shape;
 }
 
-static struct op_shape attention_shape_of(const struct device *dev, const struct plan *plan) {
+static struct op_shape attention_shape_of(const struct device *dev,
+                                          const struct measure_plan *plan) {
     struct op_shape shape = plan->attention;
     if (dev->head_dim > 0) shape.head_dim = dev->head_dim;
     return shape;
@@ -132,15 +133,26 @@ static enum status measure_overhead(struct device *dev, double *ns_of_an_op, str
     return s;
 }
 
+enum status device_ceilings(struct device *dev, struct device_rates *out, struct error *err) {
+    const struct measure_plan *p = &plans[dev->backend->kind];
+    memset(out, 0, sizeof *out);
+    const enum status s = dev->backend->measure_copy(dev, p->copy_s, &out->copy_bytes, err);
+    if (s == STATUS_OK) out->roof_flops = dev->backend->measure_roof(dev, p->roof_s);
+    return s;
+}
+
 enum status device_measure(struct device *dev, struct device_rates *out, struct error *err) {
-    const struct plan *p = &plans[dev->backend->kind];
+    const struct measure_plan *p = &plans[dev->backend->kind];
     const struct op_shape linear = linear_shape_of(dev, p), attention = attention_shape_of(dev, p);
     memset(out, 0, sizeof *out);
     enum status s = measure_shape(dev, &linear, p->linear_s, p->steady, &out->linear_flops, err);
     if (s == STATUS_OK)
         s = measure_shape(dev, &attention, p->attention_s, p->steady, &out->attention_flops, err);
     if (s == STATUS_OK) s = measure_overhead(dev, &out->op_overhead_ns, err);
-    if (s == STATUS_OK) s = dev->backend->measure_copy(dev, p->copy_s, &out->copy_bytes, err);
-    if (s == STATUS_OK) out->roof_flops = dev->backend->measure_roof(dev, p->roof_s);
-    return s;
+    struct device_rates roofs;
+    if (s == STATUS_OK) s = device_ceilings(dev, &roofs, err);
+    if (s != STATUS_OK) return s;
+    out->copy_bytes = roofs.copy_bytes;
+    out->roof_flops = roofs.roof_flops;
+    return STATUS_OK;
 }

@@ -10,11 +10,12 @@ root = Path(os.environ.get("BENCH_SOURCE_DIR", Path(__file__).resolve().parents[
 layers = ["kernels", "engine", "harness"]
 
 # What a file of a folder may include of the folders below it. Everything of its own folder is allowed. The list of GPUs
-# and NVML tell of the machine, not of kernels: the harness asks them for the facts of a run.
+# and NVML tell of the machine, not of kernels: the harness asks them for the facts of a run. `bench kernels` runs ops alone.
 doors = {
     "kernels": set(),
     "engine": {f"kernels/{name}.h" for name in ("error", "types", "ops", "backend", "cost", "bf16", "random")},
-    "harness": {"engine/engine.h", "engine/needle.h", "kernels/gpu_list.h", "kernels/nvml.h"},
+    "harness": {"engine/engine.h", "engine/needle.h", "kernels/gpu_list.h", "kernels/nvml.h",
+                "kernels/op_bench.h"},
 }
 # Headers that are not ours: who may include them. One home each.
 homes = {
@@ -26,6 +27,9 @@ homes = {
 }
 # Libraries whose plain C interface several files use on purpose.
 shared = {"jansson.h", "xxhash.h"}
+# CUDA's headers: in CUDA C and in the C files that drive a GPU.
+gpu_headers = re.compile(r"(cuda|cublas|cudnn|nccl|cupti|mma)\w*\.h")
+gpu_files = re.compile(r"kernels/cuda/|\.cuh?$|_(cuda|cublas|cudnn)\.c$")
 
 system = set("""assert.h ctype.h dirent.h errno.h fcntl.h float.h fnmatch.h immintrin.h inttypes.h langinfo.h limits.h
 locale.h math.h poll.h pthread.h sched.h signal.h stdarg.h stdatomic.h stdbool.h stddef.h stdint.h stdio.h stdlib.h
@@ -60,6 +64,11 @@ def problems():
             yield f"{name} exists {len(places)} times: {', '.join(places)}"
     for header, users in third_party.items():
         if header in shared:
+            continue
+        if gpu_headers.fullmatch(header):
+            for user in sorted(users):
+                if not gpu_files.search(user):
+                    yield f"<{header}> belongs into files for a GPU, found in {user}"
             continue
         allowed = homes.get(header)
         if allowed is not None and not users <= allowed:
