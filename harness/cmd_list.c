@@ -2,6 +2,7 @@
 #include "harness/arguments.h"
 #include "harness/bench.h"
 #include "harness/config.h"
+#include "harness/data_dir.h"
 #include "harness/table.h"
 
 #include <dirent.h>
@@ -80,7 +81,7 @@ static int is_ini(const struct dirent *entry) {
 }
 
 static void print_question(const char *folder, const char *name) {
-    char path[4096], line[400] = "";
+    char path[2 * PATH_MAX_BYTES], line[400] = "";
     snprintf(path, sizeof path, "%s/%s", folder, name);
     FILE *file = fopen(path, "re");
     if (file && !fgets(line, sizeof line, file)) line[0] = 0;
@@ -92,10 +93,10 @@ static void print_question(const char *folder, const char *name) {
 static int list_configs(void) {
     struct dirent **names;
     struct error err;
-    const char *folder = "configs";
+    char folder[PATH_MAX_BYTES + 16] = "configs", data[PATH_MAX_BYTES];
     int n = scandir(folder, &names, is_ini, alphasort);
-    if (n < 0 && errno == ENOENT) {
-        folder = BENCH_SOURCE_DIR "/configs";
+    if (n < 0 && errno == ENOENT && bench_data_dir(data, sizeof data)) {
+        snprintf(folder, sizeof folder, "%s/configs", data);
         n = scandir(folder, &names, is_ini, alphasort);
     }
     if (n < 0) {
