@@ -8,6 +8,7 @@
 
 #include "harness/death.h"
 #include "harness/interrupt.h"
+#include "harness/machine.h"
 #include "harness/record.h"
 
 #include <ctype.h>
@@ -188,7 +189,8 @@ static void hear(struct launch *l, struct child *c, const struct event *e) {
     int position = c->base + e->case_index;
     bool of_case = e->case_index >= 0 && position < l->n;
     const struct case_plan *plan = of_case ? queued(l, position) : NULL;
-    if (e->resident_bytes > 0) c->resident_bytes = e->resident_bytes;
+    if (e->resident_bytes > 0 && l->plan->device == DEVICE_CPU)
+        c->resident_bytes = e->resident_bytes;
     if (e->kind == EVENT_ERROR) c->error = *e;
     if (e->kind == EVENT_CHUNK || e->kind == EVENT_DECODE) c->last = *e;
     if (e->kind == EVENT_CASE_BEGIN && of_case) {
@@ -313,6 +315,14 @@ static void where_it_was(const struct child *c, char *out, size_t size) {
         snprintf(out, size, "before its first chunk ended");
 }
 
+/* What a worker may hold of the host before the kernel ends it; 0: not known. A GPU's own memory is
+ * another matter. */
+static int64_t host_memory_bytes(const struct plan *p) {
+    if (p->device == DEVICE_CPU) return p->device_info.memory_bytes;
+    const int64_t limit = machine_cgroup_limit_bytes();
+    return limit > 0 ? limit : machine_memory_bytes();
+}
+
 /* The case at the front pays for its worker; when workers keep dying before any case begins, all
  * that remain do. */
 static enum status bury(struct launch *l, struct child *c, struct error *err) {
@@ -329,7 +339,7 @@ static enum status bury(struct launch *l, struct child *c, struct error *err) {
                       .state = c->state,
                       .oom_kills = oom_kills < 0 ? -1 : oom_kills - c->oom_kills_before,
                       .resident_bytes = c->resident_bytes,
-                      .memory_bytes = l->plan->device_info.memory_bytes,
+                      .memory_bytes = host_memory_bytes(l->plan),
                       .where = where,
                       .words = words};
     enum case_status status = death_reason(&d, reason, sizeof reason);

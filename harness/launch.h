@@ -20,7 +20,7 @@ enum event_kind {
     EVENT_LOADED,
     EVENT_CASE_BEGIN, /* case_index */
     EVENT_CHUNK,  /* after a chunk: chunk (1 = first) of chunks, repeat (negative: warm-up), tokens
-                     done, latency, resident bytes */
+                     done, latency, bytes held on the device */
     EVENT_DECODE, /* after a token: chunk is its number, chunks the most there can be */
     EVENT_HEARTBEAT, /* kernels made progress since the last one */
     EVENT_CASE_END,  /* fragment is on disk; enum case_status in `value`, reason in `text` */

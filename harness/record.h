@@ -11,7 +11,7 @@ enum { RECORD_SCHEMA_VERSION = 1 };
 
 /* A GPU of the machine. */
 struct gpu_row {
-    struct nvml_gpu gpu; /* memory_used_bytes: when the file was made */
+    struct nvml_gpu gpu; /* memory_used_bytes: when this program first asked */
     char driver[80];
     int32_t cuda_version; /* that the driver serves: 1000 * major + 10 * minor */
     bool visible;         /* to the programs of this run */

@@ -23,6 +23,7 @@
 
 static void tell(int fd, enum event_kind kind, int index, int64_t value, const char *text) {
     struct event e = {.kind = kind, .case_index = index, .value = value, .chunk = 1, .chunks = 4};
+    if (kind == EVENT_CHUNK) e.resident_bytes = 1ll << 50; /* on the device */
     snprintf(e.text, sizeof e.text, "%s", text);
     send(fd, &e, sizeof e, MSG_NOSIGNAL);
 }
@@ -196,6 +197,20 @@ static void one_worker_runs_all_cases_that_are_asked_for(void **state) {
     }
 }
 
+/* What a worker holds on a GPU says nothing about why the host's kernel ended it. */
+static void memory_of_a_gpu_is_not_taken_for_the_hosts(void **state) {
+    struct fixture *f = *state;
+    struct error err = {{0}};
+    struct case_result r;
+    f->plan.device = DEVICE_CUDA;
+    f->plan.device_info.memory_bytes = 1; /* of the GPU: more than all of it is held */
+    assert_int_equal(run(f, "c0=kill;", &err), STATUS_OK);
+    expect_case(f, 0, CASE_CRASHED, "killed by SIGKILL, not by bench (it held ");
+    read_case(f, 0, &r);
+    assert_null(strstr(r.reason, "TiB"));
+    result_free(&r);
+}
+
 static void every_death_costs_one_case_and_says_how(void **state) {
     struct fixture *f = *state;
     struct error err = {{0}};
@@ -317,6 +332,7 @@ int main(int argc, char **argv) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(one_worker_runs_all_cases_that_are_asked_for),
+        TEST(memory_of_a_gpu_is_not_taken_for_the_hosts),
         TEST(every_death_costs_one_case_and_says_how),
         TEST(cases_after_a_death_run_in_a_fresh_worker),
         TEST(a_silent_worker_is_killed_and_its_case_timed_out),
