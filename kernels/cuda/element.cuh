@@ -72,15 +72,29 @@ static __device__ __forceinline__ uint4 narrow_lanes(const float in[8], const __
 
 /* A group of lanes at p, of which n exist; those past n are zero and are not read. ALIGNED promises
  * that p is at a multiple of sixteen bytes and that all of them exist. Both give the same values in
- * the same places, so that a sum over groups has one order whatever the alignment. */
+ * the same places, so that a sum over groups has one order whatever the alignment. A kernel that
+ * wants several groups on their way at a time loads them packed and widens them afterwards: a
+ * conversion beside its load would wait for it. */
 template <typename T, bool ALIGNED>
-static __device__ __forceinline__ void load_lanes(const T *p, int n, float out[lanes<T>::N]) {
+static __device__ __forceinline__ uint4 load_packed(const T *p, int n) {
     if constexpr (ALIGNED) {
-        widen_lanes(*(const uint4 *)p, out, p);
+        return *(const uint4 *)p;
     } else {
+        float out[lanes<T>::N];
 #pragma unroll
         for (int i = 0; i < lanes<T>::N; i++) out[i] = i < n ? widen(p[i]) : 0.0f;
+        return narrow_lanes(out, p);
     }
+}
+
+template <typename T>
+static __device__ __forceinline__ void unpack_lanes(uint4 packed, float out[lanes<T>::N]) {
+    widen_lanes(packed, out, (const T *)NULL);
+}
+
+template <typename T, bool ALIGNED>
+static __device__ __forceinline__ void load_lanes(const T *p, int n, float out[lanes<T>::N]) {
+    unpack_lanes<T>(load_packed<T, ALIGNED>(p, n), out);
 }
 
 /* Rounds; writes the first n. */

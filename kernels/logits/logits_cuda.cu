@@ -4,33 +4,43 @@
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/element.cuh"
 
-enum { WARPS = 8, MOST_ROWS = 4 };
+enum { WARPS = 8, MOST_ROWS = 4, DEPTH = 4 };
+
+/* DEPTH groups of a row, a warp's width apart; zeros past its end. */
+template <typename T, bool ALIGNED>
+static __device__ __forceinline__ void load_depth(const T *row, int c, int C, uint4 packed[DEPTH]) {
+#pragma unroll
+    for (int d = 0; d < DEPTH; d++) {
+        const int at = c + d * 32 * lanes<T>::N;
+        packed[d] = at < C ? load_packed<T, ALIGNED>(row + at, C - at) : make_uint4(0, 0, 0, 0);
+    }
+}
+
+template <typename T>
+static __device__ __forceinline__ float multiply(uint4 x, uint4 w, float sum) {
+    float value[lanes<T>::N], weight[lanes<T>::N];
+    unpack_lanes<T>(x, value);
+    unpack_lanes<T>(w, weight);
+#pragma unroll
+    for (int i = 0; i < lanes<T>::N; i++) sum = fmaf(value[i], weight[i], sum);
+    return sum;
+}
 
 /* The dot products of one row of the head, w, with rows of x. A lane sums its groups in ascending
- * order, whatever ROWS and DEPTH, the number of them that are on their way at a time: an order that
- * depends on C alone. */
+ * order, DEPTH of them on their way at a time: an order that depends on C alone. */
 template <typename T, int ROWS, bool ALIGNED>
 static __device__ __forceinline__ void dot(const T *w, const T *x, int C, int rows,
                                            float sum[ROWS]) {
-    constexpr int N = lanes<T>::N, STRIDE = 32 * N, DEPTH = ROWS == 1 ? 4 : 1;
-    for (int c = (int)(threadIdx.x % 32) * N; c < C; c += DEPTH * STRIDE) {
-        float weight[DEPTH][N] = {};
-#pragma unroll
-        for (int d = 0; d < DEPTH; d++)
-            if (c + d * STRIDE < C)
-                load_lanes<T, ALIGNED>(w + c + d * STRIDE, C - c - d * STRIDE, weight[d]);
+    constexpr int N = lanes<T>::N;
+    for (int c = (int)(threadIdx.x % 32) * N; c < C; c += DEPTH * 32 * N) {
+        uint4 weight[DEPTH], value[DEPTH];
+        load_depth<T, ALIGNED>(w, c, C, weight);
 #pragma unroll
         for (int t = 0; t < ROWS; t++) {
             if (t >= rows) break;
+            load_depth<T, ALIGNED>(x + (int64_t)t * C, c, C, value);
 #pragma unroll
-            for (int d = 0; d < DEPTH; d++) {
-                const int at = c + d * STRIDE;
-                float value[N];
-                if (at >= C) break;
-                load_lanes<T, ALIGNED>(x + (int64_t)t * C + at, C - at, value);
-#pragma unroll
-                for (int i = 0; i < N; i++) sum[t] = fmaf(value[i], weight[d][i], sum[t]);
-            }
+            for (int d = 0; d < DEPTH; d++) sum[t] = multiply<T>(value[d], weight[d], sum[t]);
         }
     }
 }

@@ -13,30 +13,42 @@ enum {
     WIDE_THREADS = 1024
 };
 
-/* A group of h and of x; without x nothing is read for it. */
-template <typename T, bool ALIGNED>
-static __device__ __forceinline__ void load_group(const struct add_rmsnorm_args &a, int64_t row,
-                                                  int c, float h[lanes<T>::N],
-                                                  float x[lanes<T>::N]) {
-    load_lanes<T, ALIGNED>((const T *)a.h + row + c, a.C - c, h);
-    if (a.x) load_lanes<T, ALIGNED>((const T *)a.x + row + c, a.C - c, x);
-}
+/* A group of h and of x, packed; without x nothing is read for it. */
+struct group {
+    uint4 h, x;
+};
 
 template <typename T, bool ALIGNED>
+static __device__ __forceinline__ void load_group(const struct add_rmsnorm_args &a, int64_t row,
+                                                  int c, struct group &g) {
+    g.h = load_packed<T, ALIGNED>((const T *)a.h + row + c, a.C - c);
+    if (a.x) g.x = load_packed<T, ALIGNED>((const T *)a.x + row + c, a.C - c);
+}
+
+/* Stores h + x, rounded, keeps it as h, and adds its squares to `squares`. */
+template <typename T, bool ALIGNED>
 static __device__ __forceinline__ void add_group(const struct add_rmsnorm_args &a, int64_t row,
-                                                 int c, float h[lanes<T>::N],
-                                                 const float x[lanes<T>::N]) {
-    if (!a.x) return;
+                                                 int c, struct group &g, float &squares) {
+    constexpr int N = lanes<T>::N;
+    float h[N], x[N];
+    unpack_lanes<T>(g.h, h);
+    if (a.x) {
+        unpack_lanes<T>(g.x, x);
 #pragma unroll
-    for (int i = 0; i < lanes<T>::N; i++) h[i] = round_to<T>(h[i] + x[i]);
-    store_lanes<T, ALIGNED>((T *)a.h + row + c, a.C - c, h);
+        for (int i = 0; i < N; i++) h[i] = round_to<T>(h[i] + x[i]);
+        g.h = narrow_lanes(h, (const T *)NULL);
+        store_lanes<T, ALIGNED>((T *)a.h + row + c, a.C - c, h);
+    }
+#pragma unroll
+    for (int i = 0; i < N; i++) squares = fmaf(h[i], h[i], squares);
 }
 
 template <typename T, bool ALIGNED>
 static __device__ __forceinline__ void scale_group(const struct add_rmsnorm_args &a, int64_t row,
-                                                   int c, const float h[lanes<T>::N], float r) {
+                                                   int c, uint4 packed, float r) {
     constexpr int N = lanes<T>::N;
-    float gain[N], y[N];
+    float h[N], gain[N], y[N];
+    unpack_lanes<T>(packed, h);
     load_lanes<T, ALIGNED>((const T *)a.gain + c, a.C - c, gain);
 #pragma unroll
     for (int i = 0; i < N; i++) y[i] = round_to<T>(h[i] * r) * gain[i];
@@ -60,48 +72,40 @@ static __device__ float factor_of(const struct add_rmsnorm_args &a, float square
 
 template <typename T, bool ALIGNED>
 static __global__ void __launch_bounds__(KEPT_THREADS) kept_kernel(struct add_rmsnorm_args a) {
-    constexpr int N = lanes<T>::N;
     const int64_t row = (int64_t)blockIdx.x * a.C;
-    const int stride = (int)blockDim.x * N, begin = (int)threadIdx.x * N;
-    float h[KEPT][N], x[KEPT][N], squares = 0;
+    const int stride = (int)blockDim.x * lanes<T>::N, begin = (int)threadIdx.x * lanes<T>::N;
+    struct group kept[KEPT];
+    float squares = 0;
+#pragma unroll
+    for (int g = 0; g < KEPT; g++)
+        if (begin + g * stride < a.C) load_group<T, ALIGNED>(a, row, begin + g * stride, kept[g]);
 #pragma unroll
     for (int g = 0; g < KEPT; g++)
         if (begin + g * stride < a.C)
-            load_group<T, ALIGNED>(a, row, begin + g * stride, h[g], x[g]);
-#pragma unroll
-    for (int g = 0; g < KEPT; g++)
-        if (begin + g * stride < a.C) add_group<T, ALIGNED>(a, row, begin + g * stride, h[g], x[g]);
+            add_group<T, ALIGNED>(a, row, begin + g * stride, kept[g], squares);
     if (!a.y) return;
-#pragma unroll
-    for (int g = 0; g < KEPT; g++)
-        if (begin + g * stride < a.C)
-#pragma unroll
-            for (int i = 0; i < N; i++) squares = fmaf(h[g][i], h[g][i], squares);
     const float r = factor_of(a, squares);
 #pragma unroll
     for (int g = 0; g < KEPT; g++)
-        if (begin + g * stride < a.C) scale_group<T, ALIGNED>(a, row, begin + g * stride, h[g], r);
+        if (begin + g * stride < a.C)
+            scale_group<T, ALIGNED>(a, row, begin + g * stride, kept[g].h, r);
 }
 
 /* Rows that a block cannot keep: h is read again. */
 template <typename T, bool ALIGNED>
 static __global__ void __launch_bounds__(WIDE_THREADS) wide_kernel(struct add_rmsnorm_args a) {
-    constexpr int N = lanes<T>::N;
     const int64_t row = (int64_t)blockIdx.x * a.C;
-    const int stride = (int)blockDim.x * N, begin = (int)threadIdx.x * N;
-    float h[N], x[N], squares = 0;
+    const int stride = (int)blockDim.x * lanes<T>::N, begin = (int)threadIdx.x * lanes<T>::N;
+    struct group g;
+    float squares = 0;
     for (int c = begin; c < a.C; c += stride) {
-        load_group<T, ALIGNED>(a, row, c, h, x);
-        add_group<T, ALIGNED>(a, row, c, h, x);
-#pragma unroll
-        for (int i = 0; i < N; i++) squares = fmaf(h[i], h[i], squares);
+        load_group<T, ALIGNED>(a, row, c, g);
+        add_group<T, ALIGNED>(a, row, c, g, squares);
     }
     if (!a.y) return;
     const float r = factor_of(a, squares);
-    for (int c = begin; c < a.C; c += stride) {
-        load_lanes<T, ALIGNED>((const T *)a.h + row + c, a.C - c, h);
-        scale_group<T, ALIGNED>(a, row, c, h, r);
-    }
+    for (int c = begin; c < a.C; c += stride)
+        scale_group<T, ALIGNED>(a, row, c, load_packed<T, ALIGNED>((T *)a.h + row + c, a.C - c), r);
 }
 
 template <typename T, bool ALIGNED>

@@ -9,12 +9,17 @@
 
 enum { THREADS = 256 };
 
-/* T elements at a time: sixteen bytes, or one element where an address or a stride forbids that. */
-template <typename T, int N> static __device__ __forceinline__ void load(const T *p, float out[N]) {
+/* N elements as they lie in memory: sixteen bytes, or one element where an address or a stride
+ * forbids that. */
+template <typename T, int N> struct packed { typedef uint4 type; };
+template <typename T> struct packed<T, 1> { typedef T type; };
+
+template <typename T, int N>
+static __device__ __forceinline__ void unpack(typename packed<T, N>::type v, float out[N]) {
     if constexpr (N == 1)
-        out[0] = widen(*p);
+        out[0] = widen(v);
     else
-        load_lanes<T, true>(p, N, out);
+        unpack_lanes<T>(v, out);
 }
 template <typename T, int N> static __device__ __forceinline__ void store(T *p, const float in[N]) {
     if constexpr (N == 1)
@@ -32,15 +37,17 @@ template <int N> static __device__ __forceinline__ void load_table(const float *
     }
 }
 
-/* low and high: elements i of the head's first and second half; `to` the head, table the row's
- * angles. */
+/* first and second: elements from i on of the head's halves, not rotated; `to` the head, the tables
+ * the row's angles. */
 template <typename T, int N>
-static __device__ __forceinline__ void rotate(const float low[N], const float high[N],
-                                              const float *cosines, const float *sines,
-                                              float factor, T *to, int i, int half) {
-    float c[N], s[N], x[N], y[N];
+static __device__ __forceinline__ void
+rotate(typename packed<T, N>::type first, typename packed<T, N>::type second, const float *cosines,
+       const float *sines, float factor, T *to, int i, int half) {
+    float c[N], s[N], low[N], high[N], x[N], y[N];
     load_table<N>(cosines + i, c);
     load_table<N>(sines + i, s);
+    unpack<T, N>(first, low);
+    unpack<T, N>(second, high);
 #pragma unroll
     for (int j = 0; j < N; j++) {
         x[j] = __fsub_rn(__fmul_rn(low[j], c[j]), __fmul_rn(high[j], s[j])) * factor;
@@ -61,9 +68,8 @@ template <typename T, int N>
 static __device__ void do_head(const struct rope_cache_args &a, int64_t row, int head, int i) {
     const int half = a.D / 2, K = a.kv.heads, position = a.step->q_start + (int32_t)row;
     const T *from = (const T *)a.qkv + row * a.ldqkv + (int64_t)head * a.D;
-    float low[N], high[N];
-    load<T, N>(from + i, low);
-    load<T, N>(from + half + i, high);
+    typedef typename packed<T, N>::type group;
+    const group first = *(const group *)(from + i), second = *(const group *)(from + half + i);
     const float *cosines = a.cos + row * half, *sines = a.sin + row * half;
     if (head < a.H) {
 #pragma unroll
@@ -71,15 +77,15 @@ static __device__ void do_head(const struct rope_cache_args &a, int64_t row, int
             if (copy >= a.copies) break;
             const int64_t table = (int64_t)copy * a.rows * half;
             T *to = (T *)a.q[copy] + (row * a.H + head) * a.D;
-            rotate<T, N>(low, high, cosines + table, sines + table, 1.0f, to, i, half);
+            rotate<T, N>(first, second, cosines + table, sines + table, 1.0f, to, i, half);
         }
     } else if (head < a.H + K) {
-        rotate<T, N>(low, high, cosines, sines, a.step->key_factor,
+        rotate<T, N>(first, second, cosines, sines, a.step->key_factor,
                      cached<T>(a.kv.k, a.kv, head - a.H, position), i, half);
     } else {
         T *to = cached<T>(a.kv.v, a.kv, head - a.H - K, position);
-        store<T, N>(to + i, low);
-        store<T, N>(to + half + i, high);
+        *(group *)(to + i) = first;
+        *(group *)(to + half + i) = second;
     }
 }
 

@@ -33,22 +33,23 @@ template <typename T, bool ALIGNED>
 static __global__ void __launch_bounds__(THREADS) swiglu_kernel(const T *in, T *out, size_t all) {
     constexpr int N = lanes<T>::N, PAIRS = N / 2;
     const size_t first = ((size_t)blockIdx.x * ROUNDS * THREADS + threadIdx.x) * PAIRS;
-    float pair[ROUNDS][N];
+    uint4 packed[ROUNDS];
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
         const size_t at = first + (size_t)i * THREADS * PAIRS;
         if (at + PAIRS <= all)
-            load_lanes<T, ALIGNED>(in + 2 * at, N, pair[i]);
+            packed[i] = load_packed<T, ALIGNED>(in + 2 * at, N);
         else if (at < all)
-            load_lanes<T, false>(in + 2 * at, (int)(2 * (all - at)), pair[i]);
+            packed[i] = load_packed<T, false>(in + 2 * at, (int)(2 * (all - at)));
     }
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
         const size_t at = first + (size_t)i * THREADS * PAIRS;
-        float v[PAIRS];
+        float pair[N], v[PAIRS];
         if (at >= all) return;
+        unpack_lanes<T>(packed[i], pair);
 #pragma unroll
-        for (int j = 0; j < PAIRS; j++) v[j] = gated<T>(pair[i][2 * j], pair[i][2 * j + 1]);
+        for (int j = 0; j < PAIRS; j++) v[j] = gated<T>(pair[2 * j], pair[2 * j + 1]);
         if (ALIGNED && at + PAIRS <= all) {
             store_half(out + at, v);
             continue;
