@@ -1,0 +1,363 @@
+/* linear on a GPU through cuBLASLt, with one algorithm per shape of weight, whatever the number of
+ * rows: a row's bits must not depend on how many others are computed beside it. The algorithm is
+ * the fastest, by a timed search at 8,192 rows when the first weight of a shape is packed, among
+ * those that do not split K, serve every number of rows, and are seen to give rows the same bits in
+ * products of several sizes. The choice is kept on disk for this GPU and library (pinned.h).
+ *
+ * Row-major y = x w^T is, for a library that counts by columns, D [N][rows] = W^T [N][K] X
+ * [K][rows]. Owns the library's handle and the list of choices, both in cuda_device.linears. */
+#include "kernels/cuda/cuda_device.h"
+#include "kernels/linear/pinned.h"
+
+#include <cublasLt.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SEARCH_ROWS = 8192, CANDIDATES = 32, REPEATS = 4, ALIGNMENT = 16 };
+
+/* The numbers of rows for which an algorithm must exist: one, primes, tiles, chunks. */
+static const int32_t row_numbers[] = {1, 7, 128, 1000, 8192, 32768, 131072};
+
+struct choice {
+    struct weight_shape shape;
+    cublasLtMatmulAlgo_t algo;
+    struct choice *next;
+};
+struct cublas {
+    cublasLtHandle_t handle;
+    struct choice *choices; /* owned */
+    struct pinned_file file;
+};
+
+static struct cublas *library_of(struct device *dev) {
+    return cuda_device(dev)->linears;
+}
+
+/* ---- a product as the library describes it */
+
+struct product {
+    cublasLtMatmulDescOpaque_t operation;
+    cublasLtMatrixLayoutOpaque_t w, x, y;
+};
+
+static cublasStatus_t describe(struct product *p, struct weight_shape s, int32_t rows, int64_t ldx,
+                               int64_t ldy, const void *bias) {
+    const cudaDataType_t type = s.dtype == DTYPE_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    cublasStatus_t e = cublasLtMatmulDescInit(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (e == CUBLAS_STATUS_SUCCESS)
+        e = cublasLtMatmulDescSetAttribute(&p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                           sizeof transposed);
+    if (e == CUBLAS_STATUS_SUCCESS && s.bias)
+        e = cublasLtMatmulDescSetAttribute(&p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                           sizeof epilogue);
+    if (e == CUBLAS_STATUS_SUCCESS && s.bias)
+        e = cublasLtMatmulDescSetAttribute(&p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                           sizeof bias);
+    if (e == CUBLAS_STATUS_SUCCESS)
+        e = cublasLtMatrixLayoutInit(&p->w, type, (uint64_t)s.K, (uint64_t)s.N, s.K);
+    if (e == CUBLAS_STATUS_SUCCESS)
+        e = cublasLtMatrixLayoutInit(&p->x, type, (uint64_t)s.K, (uint64_t)rows, ldx);
+    if (e == CUBLAS_STATUS_SUCCESS)
+        e = cublasLtMatrixLayoutInit(&p->y, type, (uint64_t)s.N, (uint64_t)rows, ldy);
+    return e;
+}
+
+static cublasStatus_t multiply(struct device *dev, const struct product *p,
+                               const cublasLtMatmulAlgo_t *algo, const void *w, const void *x,
+                               void *y) {
+    const struct cuda_device *gpu = cuda_device(dev);
+    const float one = 1, zero = 0;
+    return cublasLtMatmul(library_of(dev)->handle, (cublasLtMatmulDesc_t)&p->operation, &one, w,
+                          (cublasLtMatrixLayout_t)&p->w, x, (cublasLtMatrixLayout_t)&p->x, &zero, y,
+                          (cublasLtMatrixLayout_t)&p->y, y, (cublasLtMatrixLayout_t)&p->y, algo,
+                          gpu->workspace, CUDA_WORKSPACE_BYTES, gpu->stream);
+}
+
+static enum status failed(cublasStatus_t e, struct weight_shape s, struct error *err) {
+    return error_set(err, STATUS_RUN_FAILED, "cuBLASLt: %s, for a weight of %d x %d",
+                     cublasLtGetStatusString(e), (int)s.N, (int)s.K);
+}
+
+/* ---- which algorithms are eligible */
+
+static int32_t config_of(const cublasLtMatmulAlgo_t *algo, cublasLtMatmulAlgoConfigAttributes_t a) {
+    int32_t value = 0;
+    size_t written = 0;
+    if (cublasLtMatmulAlgoConfigGetAttribute(algo, a, &value, sizeof value, &written) !=
+        CUBLAS_STATUS_SUCCESS)
+        return -1;
+    return value;
+}
+
+static bool splits_sums(const cublasLtMatmulAlgo_t *algo) {
+    return config_of(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) > 1 ||
+           config_of(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) > 0;
+}
+
+/* For every number of rows, and rows that are further apart than they are wide. */
+static bool serves_all_rows(struct cublas *c, const struct choice *choice) {
+    const struct weight_shape s = choice->shape;
+    for (size_t i = 0; i < sizeof row_numbers / sizeof *row_numbers; i++) {
+        struct product p;
+        cublasLtMatmulHeuristicResult_t result;
+        if (describe(&p, s, row_numbers[i], s.K, s.N, NULL) != CUBLAS_STATUS_SUCCESS ||
+            cublasLtMatmulAlgoCheck(c->handle, &p.operation, &p.w, &p.x, &p.y, &p.y, &choice->algo,
+                                    &result) != CUBLAS_STATUS_SUCCESS ||
+            result.workspaceSize > CUDA_WORKSPACE_BYTES)
+            return false;
+    }
+    return true;
+}
+
+static cublasStatus_t ask(struct cublas *c, struct weight_shape s,
+                          cublasLtMatmulHeuristicResult_t *results, int *n) {
+    const size_t workspace = CUDA_WORKSPACE_BYTES;
+    const uint32_t alignment = ALIGNMENT;
+    static const cublasLtMatmulPreferenceAttributes_t aligned[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    cublasLtMatmulPreferenceOpaque_t preference;
+    struct product p;
+    cublasStatus_t e = describe(&p, s, SEARCH_ROWS, s.K, s.N, NULL);
+    if (e == CUBLAS_STATUS_SUCCESS) e = cublasLtMatmulPreferenceInit(&preference);
+    if (e == CUBLAS_STATUS_SUCCESS)
+        e = cublasLtMatmulPreferenceSetAttribute(
+            &preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    for (size_t i = 0; i < sizeof aligned / sizeof *aligned && e == CUBLAS_STATUS_SUCCESS; i++)
+        e = cublasLtMatmulPreferenceSetAttribute(&preference, aligned[i], &alignment,
+                                                 sizeof alignment);
+    if (e == CUBLAS_STATUS_SUCCESS)
+        e = cublasLtMatmulAlgoGetHeuristic(c->handle, &p.operation, &p.w, &p.x, &p.y, &p.y,
+                                           &preference, CANDIDATES, results, n);
+    return e;
+}
+
+/* ---- the search */
+
+/* Operands of its own, on the device while it lasts. */
+struct search {
+    struct device *dev;
+    struct weight_shape shape;
+    struct arena *arena;
+    void *w, *x, *y, *again, *bias;
+};
+
+static size_t matrix(struct weight_shape s, int32_t rows, int32_t cols) {
+    return (size_t)rows * (size_t)cols * dtype_bytes(s.dtype);
+}
+
+static enum status open_search(struct search *f, struct device *dev, struct weight_shape s,
+                               struct error *err) {
+    *f = (struct search){.dev = dev, .shape = s};
+    const size_t bytes =
+        arena_bytes(matrix(s, s.N, s.K)) + arena_bytes(matrix(s, SEARCH_ROWS, s.K)) +
+        2 * arena_bytes(matrix(s, SEARCH_ROWS, s.N)) + arena_bytes(matrix(s, 1, s.N));
+    const enum status status = arena_open(&f->arena, dev, MEMORY_OTHER, bytes, err);
+    if (status != STATUS_OK) return error_prefix(err, status, "search for an algorithm");
+    f->w = arena_take(f->arena, SHARED_RANK, matrix(s, s.N, s.K));
+    f->x = arena_take(f->arena, SHARED_RANK, matrix(s, SEARCH_ROWS, s.K));
+    f->y = arena_take(f->arena, SHARED_RANK, matrix(s, SEARCH_ROWS, s.N));
+    f->again = arena_take(f->arena, SHARED_RANK, matrix(s, SEARCH_ROWS, s.N));
+    f->bias = arena_take(f->arena, SHARED_RANK, matrix(s, 1, s.N));
+    cuda_fill_normal(dev, f->w, (int64_t)s.N * s.K, s.dtype, 1);
+    cuda_fill_normal(dev, f->x, (int64_t)SEARCH_ROWS * s.K, s.dtype, 2);
+    cuda_fill_normal(dev, f->bias, s.N, s.dtype, 3);
+    return STATUS_OK;
+}
+
+/* Rows [begin, begin + rows) of x into y. */
+static cublasStatus_t some_rows(const struct search *f, const cublasLtMatmulAlgo_t *algo,
+                                int32_t begin, int32_t rows, void *y) {
+    const struct weight_shape s = f->shape;
+    struct product p;
+    const cublasStatus_t e = describe(&p, s, rows, s.K, s.N, f->bias);
+    if (e != CUBLAS_STATUS_SUCCESS) return e;
+    return multiply(f->dev, &p, algo, f->w, (const char *)f->x + matrix(s, begin, s.K),
+                    (char *)y + matrix(s, begin, s.N));
+}
+
+/* Milliseconds of one product; negative when it fails. */
+static float time_of(const struct search *f, const cublasLtMatmulAlgo_t *algo) {
+    cudaStream_t stream = cuda_device(f->dev)->stream;
+    cudaEvent_t begin = NULL, end = NULL;
+    float ms = -1;
+    bool ok = cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess &&
+              some_rows(f, algo, 0, SEARCH_ROWS, f->y) == CUBLAS_STATUS_SUCCESS &&
+              cudaEventRecord(begin, stream) == cudaSuccess;
+    for (int i = 0; i < REPEATS && ok; i++)
+        ok = some_rows(f, algo, 0, SEARCH_ROWS, f->y) == CUBLAS_STATUS_SUCCESS;
+    if (!ok || cudaEventRecord(end, stream) != cudaSuccess ||
+        cudaEventSynchronize(end) != cudaSuccess ||
+        cudaEventElapsedTime(&ms, begin, end) != cudaSuccess)
+        ms = -1;
+    if (begin) cudaEventDestroy(begin);
+    if (end) cudaEventDestroy(end);
+    return ms < 0 ? ms : ms / REPEATS;
+}
+
+/* Whether rows have the same bits in products of other sizes as in the one of all rows. */
+static bool keeps_bits(const struct search *f, const cublasLtMatmulAlgo_t *algo) {
+    static const struct {
+        int32_t begin, rows;
+    } parts[] = {{0, 1}, {1, 7}, {8, 120}, {128, 1000}, {1128, 64}, {1192, 5000}, {6192, 2000}};
+    const size_t bytes = matrix(f->shape, SEARCH_ROWS, f->shape.N);
+    char *whole = malloc(bytes), *cut = malloc(bytes);
+    bool same = whole && cut && some_rows(f, algo, 0, SEARCH_ROWS, f->y) == CUBLAS_STATUS_SUCCESS;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && same; i++)
+        same = some_rows(f, algo, parts[i].begin, parts[i].rows, f->again) == CUBLAS_STATUS_SUCCESS;
+    if (same) {
+        device_read(f->dev, whole, f->y, bytes);
+        device_read(f->dev, cut, f->again, bytes);
+        same = memcmp(whole, cut, bytes) == 0;
+    }
+    free(whole);
+    free(cut);
+    return same;
+}
+
+static int by_time(const void *a, const void *b) {
+    const float x = ((const cublasLtMatmulHeuristicResult_t *)a)->wavesCount;
+    const float y = ((const cublasLtMatmulHeuristicResult_t *)b)->wavesCount;
+    return (x > y) - (x < y);
+}
+
+/* Eligible ones first, fastest first: their measured time takes the place of wavesCount. Returns
+ * their number. */
+static int rank_candidates(struct cublas *c, const struct search *f,
+                           cublasLtMatmulHeuristicResult_t *results, int n) {
+    int eligible = 0;
+    for (int i = 0; i < n; i++) {
+        struct choice choice = {.shape = f->shape, .algo = results[i].algo};
+        if (results[i].state != CUBLAS_STATUS_SUCCESS || splits_sums(&choice.algo) ||
+            !serves_all_rows(c, &choice))
+            continue;
+        const float ms = time_of(f, &choice.algo);
+        if (ms < 0) continue;
+        results[eligible].algo = choice.algo;
+        results[eligible++].wavesCount = ms;
+    }
+    qsort(results, (size_t)eligible, sizeof *results, by_time);
+    return eligible;
+}
+
+static enum status search(struct device *dev, struct choice *choice, struct error *err) {
+    struct cublas *c = library_of(dev);
+    cublasLtMatmulHeuristicResult_t results[CANDIDATES];
+    struct search f;
+    int n = 0;
+    memset(results, 0, sizeof results);
+    const cublasStatus_t e = ask(c, choice->shape, results, &n);
+    if (e != CUBLAS_STATUS_SUCCESS) return failed(e, choice->shape, err);
+    const enum status s = open_search(&f, dev, choice->shape, err);
+    if (s != STATUS_OK) return s;
+    const int eligible = rank_candidates(c, &f, results, n);
+    int chosen = 0;
+    while (chosen < eligible && !keeps_bits(&f, &results[chosen].algo)) chosen++;
+    arena_close(f.arena);
+    if (chosen == eligible)
+        return error_set(
+            err, STATUS_UNSUPPORTED,
+            "cuBLASLt has no algorithm for a weight of %d x %d whose rows keep their "
+            "bits: of %d that it names %d do not split K and serve all numbers of rows",
+            (int)choice->shape.N, (int)choice->shape.K, n, eligible);
+    choice->algo = results[chosen].algo;
+    pinned_write(&c->file, choice->shape, &choice->algo, sizeof choice->algo,
+                 results[chosen].wavesCount);
+    return STATUS_OK;
+}
+
+/* ---- the library */
+
+static void close_library(struct cuda_device *gpu) {
+    struct cublas *c = gpu->linears;
+    while (c->choices) {
+        struct choice *next = c->choices->next;
+        free(c->choices);
+        c->choices = next;
+    }
+    if (c->handle) cublasLtDestroy(c->handle);
+    free(c);
+    gpu->linears = NULL;
+}
+
+static enum status open_library(struct cuda_device *gpu, struct error *err) {
+    struct cudaDeviceProp p;
+    struct cublas *c = calloc(1, sizeof *c);
+    if (!c) return error_set(err, STATUS_NO_MEMORY, "no memory for cuBLASLt");
+    gpu->linears = c;
+    gpu->close_linears = close_library;
+    const cublasStatus_t e = cublasLtCreate(&c->handle);
+    if (e != CUBLAS_STATUS_SUCCESS)
+        return error_set(err, STATUS_RUN_FAILED, "cuBLASLt does not open: %s",
+                         cublasLtGetStatusString(e));
+    if (cudaGetDeviceProperties(&p, gpu->ordinal) == cudaSuccess)
+        pinned_open(&c->file, p.name, (long long)cublasLtGetVersion());
+    return STATUS_OK;
+}
+
+static bool same_shape(struct weight_shape a, struct weight_shape b) {
+    return a.N == b.N && a.K == b.K && a.dtype == b.dtype && a.bias == b.bias;
+}
+
+/* The algorithm of a shape: known, kept on disk, or searched now. */
+static enum status choose(struct device *dev, struct weight_shape shape, const struct choice **out,
+                          struct error *err) {
+    struct cuda_device *gpu = cuda_device(dev);
+    enum status s = gpu->linears ? STATUS_OK : open_library(gpu, err);
+    if (s != STATUS_OK) return s;
+    struct cublas *c = gpu->linears;
+    for (const struct choice *i = c->choices; i; i = i->next)
+        if (same_shape(i->shape, shape)) {
+            *out = i;
+            return STATUS_OK;
+        }
+    struct choice *choice = calloc(1, sizeof *choice);
+    if (!choice) return error_set(err, STATUS_NO_MEMORY, "no memory for an algorithm");
+    choice->shape = shape;
+    if (!pinned_read(&c->file, shape, &choice->algo, sizeof choice->algo) ||
+        splits_sums(&choice->algo) || !serves_all_rows(c, choice))
+        s = search(dev, choice, err);
+    if (s != STATUS_OK) {
+        free(choice);
+        return s;
+    }
+    choice->next = c->choices;
+    c->choices = choice;
+    *out = choice;
+    return STATUS_OK;
+}
+
+/* ---- weights and the op */
+
+static size_t plain_bytes(struct weight_shape s) {
+    return matrix(s, s.N, s.K);
+}
+
+static enum status pack(struct device *dev, struct weight *w, const void *rows, struct error *err) {
+    const struct choice *choice = NULL;
+    const enum status s = choose(dev, w->shape, &choice, err);
+    if (s != STATUS_OK) return s;
+    w->library = (void *)choice;
+    device_write(dev, w->data, rows, plain_bytes(w->shape));
+    return STATUS_OK;
+}
+
+const struct weight_layout weight_layout_cublas_rows = {"rows", plain_bytes, pack, NULL};
+
+void linear_cublas(struct device *dev, const void *args) {
+    const struct linear_args *a = args;
+    const struct choice *choice = a->w->library;
+    struct product p;
+    cublasStatus_t e = describe(&p, a->w->shape, a->rows, a->ldx, a->ldy, a->w->bias);
+    if (e == CUBLAS_STATUS_SUCCESS) e = multiply(dev, &p, &choice->algo, a->w->data, a->x, a->y);
+    if (e != CUBLAS_STATUS_SUCCESS) {
+        char what[64];
+        snprintf(what, sizeof what, "cuBLASLt, %d x %d x %d: %.20s", (int)a->rows,
+                 (int)a->w->shape.N, (int)a->w->shape.K, cublasLtGetStatusName(e));
+        cuda_check(dev, cudaErrorUnknown, what);
+    }
+}
