@@ -41,3 +41,10 @@ static void rows_unpack(const struct kv_view *view, int head, int32_t begin, int
 }
 
 const struct kv_layout kv_layout_rows = {"rows", rows_bytes, rows_write, rows_unpack};
+
+/* The same for the SIMT kernel, which serves head dims up to 256. */
+static size_t rows_simt_bytes(int32_t capacity, int32_t heads, int32_t head_dim, enum dtype dtype) {
+    return head_dim % 16 == 0 && head_dim <= 256 ? rows_bytes(capacity, heads, head_dim, dtype) : 0;
+}
+
+const struct kv_layout kv_layout_rows_simt = {"rows", rows_simt_bytes, rows_write, rows_unpack};
