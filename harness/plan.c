@@ -129,6 +129,14 @@ static bool try_device(struct making *m, const struct device_opts *opts, const c
     return s == STATUS_OK;
 }
 
+/* The driver's word is that there is a GPU; now it has to open (in the child, see plan_apart.h). */
+static void check_gpu_opens(struct making *m) {
+    struct device_opts opts = device_opts_defaults();
+    opts.kind = DEVICE_CUDA;
+    if (m->device_known && m->p->device == DEVICE_CUDA)
+        m->device_known = try_device(m, &opts, "device");
+}
+
 static bool check_isa(struct making *m) {
     struct device_opts opts = device_opts_defaults();
     if (!has(m, "engine", "isa")) return false;
@@ -682,6 +690,7 @@ static void add_notes(struct making *m) {
 /* Everything that can be found without measuring; each check where it knows what it needs. */
 static void check(struct making *m) {
     choose_device(m);
+    check_gpu_opens(m);
     read_model(m);
     check_parallel(m);
     check_kernels(m);

@@ -130,6 +130,7 @@ static void a_plan_made_apart_is_the_same_plan(void **state) {
     struct fixture *f = *state;
     assert_int_equal(plan_apart(&f->there, &f->config, true, &f->errors, make_in, 60), STATUS_OK);
     assert_true(f->there.rates_measured); /* in the child, which kept them for us */
+    plan_free(&f->there);
     assert_int_equal(plan_apart(&f->there, &f->config, false, &f->errors, make_in, 60), STATUS_OK);
     assert_int_equal(plan_make(&f->here, &f->config, &f->errors), STATUS_OK);
     assert_int_equal(f->errors.n, 0);

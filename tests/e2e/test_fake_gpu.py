@@ -1,0 +1,71 @@
+"""A machine whose driver's library tells of two GPUs that cannot be opened: NVML is a fake, CUDA is not there. What is
+decided by the driver's word alone, and how the child process that opens the GPU fails."""
+import json
+import os
+import shutil
+import sys
+import unittest
+
+import drive
+
+fake = drive.build / "tests" / "libfake_nvml.so"
+if os.path.exists("/dev/nvidiactl"):
+    print("skipped: this machine has a real driver")
+    sys.exit(77)
+
+
+class FakeGpu(drive.BenchTest):
+    def setUp(self):
+        super().setUp()
+        libraries = self.folder / "libraries"
+        libraries.mkdir()
+        shutil.copy(fake, libraries / "libnvidia-ml.so.1")
+        self.driver = {"LD_LIBRARY_PATH": f"{libraries}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+        kernels = json.loads(self.bench("doctor", "--json").out)["kernels"]
+        self.built = any(kernel["device"] == "cuda" for kernel in kernels)
+
+    def needs_cuda(self):
+        if not self.built:
+            self.skipTest("built without CUDA")
+
+    def test_doctor_names_the_gpus_and_what_keeps_them_from_use(self):
+        found = json.loads(self.expect(self.bench("doctor", "--json", **self.driver), 0).out)
+        by_name = {f["name"]: f for f in found["findings"]}
+        self.assertEqual([gpu["name"] for gpu in found["gpus"]], ["NVIDIA H200"] * 2)
+        self.assertEqual(found["driver"], "580.159.04")
+        self.assertIn("cap 700 W", by_name["GPU 1"]["text"])
+        if self.built:
+            self.assertIn("takes the NVIDIA H200", by_name["GPU"]["text"])
+            self.assertEqual((by_name["libcuda"]["level"], by_name["GPU engine"]["level"]), ("warning", "warning"))
+            self.assertIn("libcuda.so.1", by_name["GPU engine"]["text"])
+        else:
+            self.assertIn("not built in", by_name["GPU"]["text"])
+
+    def test_kernels_are_usable_by_the_drivers_word(self):
+        self.needs_cuda()
+        lines = [line for line in self.bench("list", "kernels", **self.driver).out.splitlines() if " cuda " in line]
+        self.assertTrue(lines)
+        self.assertTrue(all(line.endswith(" yes") for line in lines if "sm_80" in line), lines)
+
+    def test_a_gpu_that_does_not_open_is_a_finding_about_the_device_and_nothing_runs(self):
+        self.needs_cuda()
+        config = self.write_config(engine__device="auto")
+        for command in (["plan", config], ["run", config, "-o", self.file]):
+            result = self.expect(self.bench(*command, **self.driver), 2, "small.ini:", "libcuda.so.1")
+            self.assertEqual(len(result.err.splitlines()), 1, repr(result))
+        self.assertFalse(self.file.exists() or self.partial.exists())
+
+    def test_findings_of_the_file_and_of_the_gpu_are_told_together(self):
+        self.needs_cuda()
+        config = self.write_config(engine__device="cuda", run__repeats="x", prompt__source="file:none.txt")
+        result = self.expect(self.bench("plan", config, **self.driver), 2, "libcuda.so.1", '"x"', "none.txt")
+        numbers = [int(line.split(":")[1]) for line in result.err.splitlines()]
+        self.assertEqual((len(numbers), numbers), (3, sorted(numbers)))
+
+    def test_the_cpu_is_not_concerned(self):
+        result = self.expect(self.bench("plan", self.write_config(), **self.driver), 0, "2 full")
+        self.assertNotIn("NVIDIA", result.out)
+
+
+if __name__ == "__main__":
+    unittest.main()
