@@ -2,6 +2,7 @@
 #include "harness/arguments.h"
 
 #include "harness/bench.h"
+#include "harness/describe.h"
 #include "harness/suggest.h"
 
 #include <stdio.h>
@@ -76,6 +77,7 @@ int arguments_parse(const struct command_line *c, int argc, char **argv,
             print_help(c);
             return 0;
         }
+        if (strncmp(text, "--help=", 7) == 0 && describe_part(text + 7, c)) return 0;
         int at = find(c, text, &value);
         if (at < 0) return unknown(c, text);
         const struct argument *a = &c->arguments[at];

@@ -33,7 +33,8 @@ struct command_line {
 };
 
 /* Takes argv apart (argv[0] is the command; "--name VALUE" and "--name=VALUE"). Returns -1 to go
- * on; else the exit code to leave with: --help has been printed, or what is wrong has been said. */
+ * on; else the exit code to leave with: --help has been printed (or --help=PAGE, see describe.h),
+ * or what is wrong has been said. */
 int arguments_parse(const struct command_line *c, int argc, char **argv,
                     struct argument_list *operands);
 

@@ -2,6 +2,8 @@
  * starts it. Before it: main.c, or a test's main; after it: cmd_*.c. */
 #include "harness/bench.h"
 
+#include "harness/config.h"
+#include "harness/data_dir.h"
 #include "harness/suggest.h"
 #include "harness/worker.h"
 
@@ -9,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 struct subcommand {
     const char *name, *text;
@@ -28,16 +31,37 @@ static const struct subcommand *find(const char *name) {
     return NULL;
 }
 
+static void print_exit_codes(FILE *out) {
+    static const struct {
+        int code;
+        const char *text;
+    } codes[] = {
+#define X(code, text) {code, text},
+        EXIT_CODE_TABLE(X)
+#undef X
+    };
+    int column = fprintf(out, "exit codes:");
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+        char item[80];
+        const int n = snprintf(item, sizeof item, " %d %s%s", codes[i].code, codes[i].text,
+                               i + 1 < sizeof codes / sizeof *codes ? "," : "\n");
+        if (column + n > 80) column = fprintf(out, "\n ") - 1;
+        column += n;
+        fputs(item, out);
+    }
+}
+
 static void usage(FILE *out) {
+    char where[PATH_MAX_BYTES] = ""; /* of the configurations, unless they are here */
+    if (access("configs", F_OK) != 0) bench_data_dir(where, sizeof where);
     fputs("bench: how long each prefill chunk of a long prompt takes, what it costs in memory, and "
           "whether the answer is right\n\nusage: bench COMMAND [OPTION...]\n\ncommands:\n",
           out);
     for (int i = 0; i < SUBCOMMANDS; i++)
         fprintf(out, "  %-8s %s\n", subcommands[i].name, subcommands[i].text);
-    fputs("\n`bench COMMAND --help` explains one. Start with:  bench run configs/quickstart.ini\n\n"
-          "exit codes: 0 ok, 1 regression, 2 usage or configuration, 3 output mismatch,\n"
-          "  4 invalid or inconclusive, 5 run failed, 6 I/O, 124 timeout, 130 interrupted\n",
-          out);
+    fputs("\n`bench COMMAND --help` explains one. Start with:  bench run ", out);
+    fprintf(out, "%s%sconfigs/quickstart.ini\n\n", where, *where ? "/" : "");
+    print_exit_codes(out);
 }
 
 static int unknown(const char *name) {

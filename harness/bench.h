@@ -14,7 +14,19 @@ struct bench_hooks {
     void *before_chunk_ctx;
 };
 
-/* Runs the command line; returns the exit code (GATE.md's table). */
+/* What the exit codes mean. */
+#define EXIT_CODE_TABLE(X)                                                                         \
+    X(0, "ok")                                                                                     \
+    X(1, "regression")                                                                             \
+    X(2, "usage or configuration")                                                                 \
+    X(3, "output mismatch")                                                                        \
+    X(4, "invalid or inconclusive")                                                                \
+    X(5, "run failed")                                                                             \
+    X(6, "I/O")                                                                                    \
+    X(124, "timeout")                                                                              \
+    X(130, "interrupted")
+
+/* Runs the command line; returns the exit code. */
 int bench_main(int argc, char **argv, const struct bench_hooks *hooks);
 
 /* Subcommands: cmd_*.c. argv[0] is the subcommand's name. */
@@ -25,6 +37,7 @@ int bench_main(int argc, char **argv, const struct bench_hooks *hooks);
     X(kernels, "run ops alone and tell their rates beside this machine's ceilings")                \
     X(list, "list models, kernels, options, configurations")                                       \
     X(doctor, "what is usable on this machine, and why not")                                       \
+    X(describe, "print the manual page or a shell's completions")                                  \
     X(test, "build and run the tests")
 #define X(name, text) int cmd_##name(int argc, char **argv, const struct bench_hooks *hooks);
 SUBCOMMAND_TABLE(X)

@@ -124,6 +124,7 @@ void config_hash(const struct config *c, char out[65]);
 /* Walks the option table: for --help, `bench list options` and the reference page. */
 struct option_info {
     const char *section, *key, *type, *fallback, *help;
+    const char *choices; /* words that it takes, "auto|cpu|cuda"; NULL: not a choice */
     char range[120];
     bool axis;
 };

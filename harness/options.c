@@ -588,12 +588,14 @@ static void range_text(const struct option *o, char *out, size_t size) {
 bool config_option(int i, struct option_info *out) {
     if (i < 0 || i >= OPTIONS) return false;
     const struct option *o = &options[i];
-    *out = (struct option_info){.section = o->section,
-                                .key = o->key,
-                                .type = type_name(o->type),
-                                .fallback = o->fallback,
-                                .help = o->help,
-                                .axis = is_axis(o)};
+    *out = (struct option_info){
+        .section = o->section,
+        .key = o->key,
+        .type = type_name(o->type),
+        .fallback = o->fallback,
+        .help = o->help,
+        .choices = o->type == OPTION_BOOL || o->type == AXIS_BOOL ? "true|false" : o->choices,
+        .axis = is_axis(o)};
     range_text(o, out->range, sizeof out->range);
     return true;
 }
