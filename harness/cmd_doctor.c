@@ -1,6 +1,7 @@
 /* `bench doctor`: what is usable on this machine, what is not and why, and what would help. */
 #include "harness/arguments.h"
 #include "harness/bench.h"
+#include "harness/data_dir.h"
 #include "harness/doctor.h"
 #include "harness/format.h"
 #include "harness/jsondoc.h"
@@ -114,6 +115,18 @@ static void look_at_disk(struct doctor_findings *f) {
 }
 
 /* ---- the program ---- */
+
+static void look_at_data(struct doctor_findings *f) {
+    char folder[PATH_MAX_BYTES];
+    if (bench_data_dir(folder, sizeof folder))
+        doctor_add(f, "data", LEVEL_OK, "", "configurations in %s/configs", folder);
+    else
+        doctor_add(f, "data", LEVEL_WARNING,
+                   "keep bin/ and share/ of the installed folder together",
+                   "neither ../share/chunkbench beside the program nor %s is there: no "
+                   "configurations come along",
+                   BENCH_SOURCE_DIR);
+}
 
 static void look_at_libraries(struct doctor_findings *f) {
     char text[512];
@@ -277,6 +290,7 @@ int cmd_doctor(int argc, char **argv, const struct bench_hooks *hooks) {
     look_at_processor(f);
     look_at_memory(f);
     look_at_disk(f);
+    look_at_data(f);
     look_at_libraries(f);
     doctor_look_at_gpus(f, gpus, &signs);
     doctor_look_at_gpu_libraries(f, gpus, &signs);

@@ -2,6 +2,7 @@
  * Before it: the plan (device, rates, configuration). After it: record_write.c, cmd_doctor.c. */
 #include "harness/machine.h"
 
+#include "harness/data_dir.h"
 #include "harness/sha256.h"
 
 #include <errno.h>
@@ -309,6 +310,19 @@ void machine_git(const char *folder, char *commit, size_t size, bool *dirty) {
     *dirty = git(folder, changes, text, sizeof text) && text[0];
 }
 
+/* An installed program has no repository: a file beside its configurations names the commit, as
+ * "HASH" or "HASH-dirty". */
+static bool installed_revision(char *commit, size_t size, bool *dirty) {
+    char folder[PATH_MAX], path[PATH_MAX + 16], line[128] = "";
+    if (!bench_data_dir(folder, sizeof folder)) return false;
+    snprintf(path, sizeof path, "%s/revision", folder);
+    if (!read_line(path, line, sizeof line)) return false;
+    *dirty = strchr(line, '-') != NULL;
+    line[strcspn(line, "-")] = 0;
+    copy(commit, size, line);
+    return true;
+}
+
 /* ---- all of them ---- */
 
 static int64_t now_ns(clockid_t clock) {
@@ -356,7 +370,8 @@ void machine_facts_open(struct machine_facts *out, const struct plan *p, int arg
     gmtime_r(&seconds, &tm);
     strftime(f->created_utc, sizeof f->created_utc, "%Y-%m-%dT%H:%M:%SZ", &tm);
     copy(f->tool_version, sizeof f->tool_version, BENCH_VERSION);
-    machine_git(BENCH_SOURCE_DIR, f->git_commit, sizeof f->git_commit, &f->git_dirty);
+    if (!installed_revision(f->git_commit, sizeof f->git_commit, &f->git_dirty))
+        machine_git(BENCH_SOURCE_DIR, f->git_commit, sizeof f->git_commit, &f->git_dirty);
     machine_binary_sha256(f->binary_sha256);
     if (gethostname(f->hostname, sizeof f->hostname - 1) != 0)
         copy(f->hostname, sizeof f->hostname, unknown);
