@@ -247,6 +247,7 @@ static void attention(struct walk *w, int layer, int rank) {
                                          .H = H,
                                          .D = D,
                                          .scale = (float)(1 / sqrt((double)D)),
+                                         .decode = w->step->decode,
                                          .dtype = f->dtype}};
     for (int i = 0; i < b->copies; i++) call.attention.q[i] = b->q[i];
     project_qkv(w, layer, rank, true);

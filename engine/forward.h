@@ -35,6 +35,7 @@ struct step {
     int32_t rows;
     bool prune; /* the last layer computes only keys and values; forward_finish() does the rest */
     bool taps;
+    bool decode; /* the newest token of a decode step */
 };
 
 /* Tokens to h and y of all rows: after the last layer y is the final norm; pruned, y is what the

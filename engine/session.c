@@ -122,8 +122,12 @@ static struct step body_step(const struct session *s, int32_t rows) {
 /* The newest token, whose id the sampling left on the device. */
 static struct step decode_step(const struct session *s) {
     const struct buffers *b = &s->buffers;
-    return (struct step){
-        .params = b->params[STEP_DECODE], .ids = b->sample.id, .h = b->h, .y = b->y, .rows = 1};
+    return (struct step){.params = b->params[STEP_DECODE],
+                         .ids = b->sample.id,
+                         .h = b->h,
+                         .y = b->y,
+                         .rows = 1,
+                         .decode = true};
 }
 
 typedef enum status forward_function(const struct forward *f, const struct step *step,

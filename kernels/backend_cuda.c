@@ -1,7 +1,8 @@
-/* One GPU as a device: memory from cudaMalloc, one stream on which everything is issued in order, a
- * ring of pinned memory between it and the host. Owns the stream, the ring, the workspace and the
- * events. Ranks that share the GPU run one after another on that stream. Below device.c, above the
- * kernels; graphs, spans and rates are in the other *_cuda.c files. */
+/* One GPU as a device, one such device a process: memory from cudaMalloc, one stream on which
+ * everything is issued in order, a ring of pinned memory between it and the host. Owns the stream,
+ * the ring, the workspace and the events. Ranks that share the GPU run one after another on that
+ * stream. Below device.c, above the kernels; graphs, spans and rates are in the other *_cuda.c
+ * files. */
 #include "kernels/bf16.h"
 #include "kernels/cuda/cuda_core.h"
 #include "kernels/nvml.h"
@@ -345,6 +346,7 @@ static enum status backend_open(struct device *dev, const struct device_opts *op
     enum status s = choose(c, opts->index, err);
     if (s == STATUS_OK) s = cuda_status(cudaFree(NULL), "a context on the GPU", err);
     if (s != STATUS_OK) return s;
+    c->has_context = true;
     dev->capability = c->gpu.capability;
     s = open_stream(c, err);
     if (s == STATUS_OK) s = open_workspace(dev, err);
@@ -368,6 +370,8 @@ static void backend_close(struct device *dev) {
     if (c->clock_end) cudaEventDestroy(c->clock_end);
     if (c->origin) cudaEventDestroy(c->origin);
     if (c->gpu.stream) cudaStreamDestroy(c->gpu.stream);
+    /* Gives the context back, too: what the next device finds in use is others'. */
+    if (c->has_context) cudaDeviceReset();
     free(c);
 }
 

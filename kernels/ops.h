@@ -233,6 +233,8 @@ struct attention_args {
     struct attention_pattern pattern;
     int32_t rows, H, D;
     float scale; /* 1/sqrt(D) */
+    bool decode; /* one row of a decode step: its sums may be taken in another fixed order than a
+                    prefill row's, so that many multiprocessors can share its keys */
     enum dtype dtype;
 };
 

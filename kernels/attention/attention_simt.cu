@@ -7,6 +7,7 @@
  * that its rows have the same segments and differ only in the last key that they see. A warp owns
  * ROWS / WARPS rows: for scores a lane owns a key, for the output it owns elements. What a row does
  * depends on that row alone. */
+#include "kernels/attention/attention_decode.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/element.cuh"
 
@@ -183,6 +184,7 @@ template <typename T> static void by_head_dim(struct device *dev, const struct a
 
 void attention_simt(struct device *dev, const void *args) {
     const struct attention_args *a = (const struct attention_args *)args;
+    if (cuda_attention_decode(dev, a)) return;
     if (a->dtype == DTYPE_BF16)
         by_head_dim<__nv_bfloat16>(dev, a);
     else

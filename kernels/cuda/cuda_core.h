@@ -30,7 +30,8 @@ struct timed_call {
 
 struct cuda {
     struct cuda_device gpu; /* first: cuda_device() returns its address */
-    cudaError_t error;      /* the first since the last sync */
+    bool has_context;
+    cudaError_t error; /* the first since the last sync */
     char error_at[64];
     struct staging staging;
     struct step_copy steps[STEP_COPIES];
