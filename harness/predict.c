@@ -107,6 +107,7 @@ void predict_case(const struct case_work *w, struct case_time *out) {
     out->sampled_fixed_s = opening + spot_check(w);
     out->full_fixed_s =
         out->sampled_fixed_s + w->passes * (double)w->session->max_tokens * decode_token(w);
+    if (w->engine->device == DEVICE_CUDA) out->sampled_fixed_s += STEADY_STATE_S;
 }
 
 double predict_load_s(const struct model_config *m, enum device_kind device, int cores) {
