@@ -354,7 +354,8 @@ static enum status reach_steady_state(struct case_run *k, struct error *err) {
     const int64_t begin = now_ns();
     enum status s = STATUS_OK;
     if (k->c->coverage != COVER_SAMPLED || k->c->engine.device != DEVICE_CUDA) return s;
-    while (s == STATUS_OK && !stopped(k) && now_ns() < begin + STEADY_STATE_S * 1000000000) {
+    while (s == STATUS_OK && !stopped(k) &&
+           now_ns() < begin + (int64_t)STEADY_STATE_S * 1000000000) {
         struct chunk_result r;
         s = session_reset(k->session, err);
         in_step(k, true);
