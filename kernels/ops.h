@@ -220,9 +220,9 @@ struct rope_cache_args {
 
 /* out[t][h][:] = round(sum_j softmax_j(scale * query_factor * q_copy(t,h) . k(j, h / (H/K))) v(j)),
  * over the segments of position q_start + t, one softmax over all of them. Never materialises
- * scores: tiles of keys at absolute multiples of the variant's tile, ascending, online softmax with
- * decisions per row only. The probabilities may be rounded to bf16 before they meet v; their sum is
- * of unrounded f32. */
+ * scores: tiles of keys at absolute multiples of the variant's tile, all ascending or all
+ * descending, online softmax with decisions per row only. The probabilities may be rounded to bf16
+ * before they meet v; their sum is of unrounded f32. */
 struct attention_args {
     const void *q[Q_COPIES]; /* [rows][H*D], row stride ldq */
     int64_t ldq;

@@ -48,3 +48,11 @@ static size_t rows_simt_bytes(int32_t capacity, int32_t heads, int32_t head_dim,
 }
 
 const struct kv_layout kv_layout_rows_simt = {"rows", rows_simt_bytes, rows_write, rows_unpack};
+
+/* And for the Hopper kernel: the heads that it was made for. */
+static size_t rows_sm90_bytes(int32_t capacity, int32_t heads, int32_t head_dim, enum dtype dtype) {
+    const bool served = dtype == DTYPE_BF16 && (head_dim == 64 || head_dim == 128);
+    return served ? rows_bytes(capacity, heads, head_dim, dtype) : 0;
+}
+
+const struct kv_layout kv_layout_rows_sm90 = {"rows", rows_sm90_bytes, rows_write, rows_unpack};

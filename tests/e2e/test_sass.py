@@ -1,0 +1,100 @@
+"""Machine code of the Hopper attention, read from the built object: what its speed rests on and a compiler may break.
+
+Skipped where there is no CUDA build or no cuobjdump (beside nvcc, on PATH, or named by CUOBJDUMP)."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+BUILD = Path(os.environ["BENCH_BUILD_DIR"])
+OBJECT = BUILD / "CMakeFiles/kernels.dir/kernels/attention/attention_sm90.cu.o"
+
+
+def find_cuobjdump():
+    nvcc = shutil.which("nvcc")
+    beside = str(Path(nvcc).resolve().parent) if nvcc else None
+    return os.environ.get("CUOBJDUMP") or (beside and shutil.which("cuobjdump", path=beside)) or shutil.which("cuobjdump")
+
+
+def skip(why):
+    print(f"skipped: {why}")
+    sys.exit(77)
+
+
+def dump(*arguments):
+    done = subprocess.run([TOOL, *arguments, str(OBJECT)], capture_output=True, text=True)
+    if done.returncode != 0:
+        skip(f"cuobjdump ended with {done.returncode}: {done.stderr.strip()[:200]}")
+    return done.stdout
+
+
+def functions():
+    """Instructions by kernel: {mangled name: [text]}."""
+    found, name = {}, None
+    for line in dump("-sass").splitlines():
+        if match := re.match(r"\s*Function : (\S+)", line):
+            name = match[1]
+            found[name] = []
+        elif match := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            found[name].append(match[1])
+    return {name: code for name, code in found.items() if "attention_kernel" in name}
+
+
+def count(code, pattern):
+    return sum(1 for text in code if re.search(pattern, text))
+
+
+def head_dim(name):
+    return int(re.search(r"attention_configILi(\d+)E", name)[1])
+
+
+class Sass(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.kernels = functions()
+
+    def each(self):
+        for name, code in self.kernels.items():
+            with self.subTest(kernel=name):
+                yield name, code
+
+    def test_both_head_dims_are_there(self):
+        self.assertEqual(sorted(map(head_dim, self.kernels)), [64, 128])
+
+    def test_nothing_is_spilled(self):
+        for _, code in self.each():
+            self.assertEqual(count(code, r"\b(STL|LDL)\b"), 0)
+        for name, stack in re.findall(r"Function (\S*attention_kernel\S*):\s+REG:\d+ STACK:(\d+)", dump("-res-usage")):
+            self.assertEqual(stack, "0", name)
+
+    def test_every_product_is_in_one_of_three_groups(self):
+        """First tile: Q K; loop: Q K and P V; last tile: P V. A compiler that serialises opens a group a product."""
+        for name, code in self.each():
+            scores, outputs = head_dim(name) // 16, 128 // 16
+            self.assertEqual(count(code, r"\bHGMMA\b"), 2 * scores + 2 * outputs)
+            self.assertEqual(count(code, r"WARPGROUP\.ARRIVE"), 3)
+            self.assertEqual(count(code, r"WARPGROUP\.DEPBAR"), 4)
+
+    def test_the_loop_s_exponentials_run_beside_its_products(self):
+        for _, code in self.each():
+            (begin,) = [i for i, text in enumerate(code) if re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x1", text)]
+            end = next(i for i in range(begin, len(code)) if re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x0", code[i]))
+            self.assertGreaterEqual(count(code[begin:end], r"MUFU\.EX2"), 62)  # of 64 and two factors
+
+    def test_registers_move_from_the_producer_to_the_products(self):
+        for _, code in self.each():
+            self.assertEqual(count(code, r"USETMAXREG\.DEALLOC"), 1)
+            self.assertEqual(count(code, r"USETMAXREG\.TRY_ALLOC"), 1)
+
+
+if not OBJECT.exists():
+    skip(f"no CUDA build: {OBJECT.name} is not there")
+TOOL = find_cuobjdump()
+if not TOOL:
+    skip("no cuobjdump: it comes with the CUDA toolkit")
+
+if __name__ == "__main__":
+    unittest.main()
