@@ -131,6 +131,10 @@ enum status engine_measure(const struct engine_opts *eo, struct device_rates *ou
     return s;
 }
 
+enum status engine_check(struct engine *e, struct error *err) {
+    return device_sync(e->dev, err);
+}
+
 void engine_memory(struct engine *e, int rank, struct memory_use *out) {
     device_memory(e->dev, rank, out);
 }

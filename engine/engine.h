@@ -77,6 +77,10 @@ enum status engine_open(struct engine **out, const struct engine_opts *opts, str
 void engine_close(struct engine *e); /* NULL is legal; its session must be closed before */
 const struct engine_info *engine_info(const struct engine *e);
 
+/* Whether its devices still work: STATUS_OK, or the error after which the engine is only good for
+ * closing (a GPU that met a bad address serves this process no more). Waits for what was issued. */
+enum status engine_check(struct engine *e, struct error *err);
+
 /* ---- a session
  * ------------------------------------------------------------------------------------- */
 struct sampling_opts {

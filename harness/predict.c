@@ -13,8 +13,8 @@ struct unit_costs {
     double open_ns_per_byte;      /* pages are cleared as they become resident */
     double fill_ns_per_value;     /* synthetic keys and values */
     double open_s;                /* the device itself, per launch */
-    /* Attention kernels work on whole groups of query rows: one row costs about as much as these.
-     */
+    /* A CPU's attention kernels work on whole groups of query rows: one row costs about as much as
+     * these. */
     double decode_rows;
 };
 static const struct unit_costs unit_costs[] = {
@@ -26,7 +26,7 @@ static const struct unit_costs unit_costs[] = {
                      .open_ns_per_byte = 0.001,
                      .fill_ns_per_value = 0.004,
                      .open_s = 2,
-                     .decode_rows = 64},
+                     .decode_rows = 1},
 };
 /* On the host, whatever the device: a plain loop in float64 over one key element. */
 static const double SPOT_NS_PER_KEY_VALUE = 4;
@@ -107,6 +107,7 @@ void predict_case(const struct case_work *w, struct case_time *out) {
     out->sampled_fixed_s = opening + spot_check(w);
     out->full_fixed_s =
         out->sampled_fixed_s + w->passes * (double)w->session->max_tokens * decode_token(w);
+    if (w->engine->device == DEVICE_CUDA) out->sampled_fixed_s += STEADY_STATE_S;
 }
 
 double predict_load_s(const struct model_config *m, enum device_kind device, int cores) {

@@ -5,6 +5,10 @@
 
 #include "engine/engine.h"
 
+/* How long a GPU works before samples are taken: measured on an H200, whose clock has settled by
+ * then. */
+enum { STEADY_STATE_S = 4 };
+
 /* Parameters of a model: what loading generates or reads. */
 int64_t predict_parameters(const struct model_config *m);
 

@@ -21,7 +21,7 @@ static void line(FILE *out, const char *name, const char *text) {
 }
 
 static void print_identity(FILE *out, const struct case_result *r, bool color) {
-    char text[1200], a[FORMAT_BYTES], b[FORMAT_BYTES];
+    char text[1200], a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES], d[FORMAT_BYTES];
     enum tone tone = show_status_tone(r->status);
     show_text(out, r->id, SIZE_MAX);
     fprintf(out, ": %s%s%s\n", tone_begin(tone, color), case_status_text(r->status),
@@ -48,9 +48,11 @@ static void print_identity(FILE *out, const struct case_result *r, bool color) {
              format_ns(b, r->session_ns));
     if (r->load_ns > 0 || r->session_ns > 0) line(out, "opening", text);
     if (r->graph_info.graphs > 0) {
-        snprintf(text, sizeof text, "%d, %lld nodes, %s, captured in %s", r->graph_info.graphs,
-                 (long long)r->graph_info.nodes, format_bytes(a, r->graph_info.bytes),
-                 format_ns(b, r->graph_info.capture_ns));
+        snprintf(text, sizeof text,
+                 "%d, %lld nodes, %s, captured in %s, instantiated in %s, uploaded in %s",
+                 r->graph_info.graphs, (long long)r->graph_info.nodes,
+                 format_bytes(a, r->graph_info.bytes), format_ns(b, r->graph_info.capture_ns),
+                 format_ns(c, r->graph_info.instantiate_ns), format_ns(d, r->graph_info.upload_ns));
         line(out, "graphs", text);
     }
 }

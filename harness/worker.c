@@ -185,6 +185,9 @@ static enum status run_cases(struct worker *w, struct error *err) {
             *err = why;
             s = of_case;
         }
+        /* a lost device takes the worker along; another one does the rest */
+        if (s == STATUS_OK && of_case != STATUS_OK && engine_check(w->engine, &why) != STATUS_OK)
+            s = error_set(err, STATUS_RUN_FAILED, "the device is lost: %.400s", why.text);
     }
     return s;
 }

@@ -9,6 +9,7 @@
 #include "harness/worker.h"
 
 #include "harness/check.h"
+#include "harness/predict.h"
 #include "harness/stats.h"
 
 #include <math.h>
@@ -347,6 +348,24 @@ static void add_ttft(struct case_run *k, const struct stats_point *points, int64
     out->ttft_ns[out->n_ttft++] = ttft_ns;
 }
 
+/* A card at its power cap is slower than it was in its first seconds: samples of a long run are
+ * taken in the state in which it would spend that run. */
+static enum status reach_steady_state(struct case_run *k, struct error *err) {
+    const int64_t begin = now_ns();
+    enum status s = STATUS_OK;
+    if (k->c->coverage != COVER_SAMPLED || k->c->engine.device != DEVICE_CUDA) return s;
+    while (s == STATUS_OK && !stopped(k) &&
+           now_ns() < begin + (int64_t)STEADY_STATE_S * 1000000000) {
+        struct chunk_result r;
+        s = session_reset(k->session, err);
+        in_step(k, true);
+        if (s == STATUS_OK)
+            s = session_prefill(k->session, k->prompt.tokens, chunk_tokens(k, 0), &r, err);
+        in_step(k, false);
+    }
+    return s == STATUS_OK ? s : error_prefix(err, s, "before the first sample");
+}
+
 /* Warm-up and measured passes. */
 static enum status run_passes(struct case_run *k, struct error *err) {
     struct case_result *out = k->out;
@@ -358,6 +377,7 @@ static enum status run_passes(struct case_run *k, struct error *err) {
     enum status s = STATUS_OK;
     if (!points || !out->ttft_ns || !out->output)
         s = error_set(err, STATUS_NO_MEMORY, "no memory for the rows of a case");
+    if (s == STATUS_OK) s = reach_steady_state(k, err);
     for (int pass = -warmup; s == STATUS_OK && pass < repeats; pass++) {
         int64_t prefill_ns, first_ns = 0;
         s = prefill(k, pass, k->spot && pass == -warmup, points, &prefill_ns, err);

@@ -2,10 +2,14 @@
  * rows: a row's bits must not depend on how many others are computed beside it. The algorithm is
  * the fastest, by a timed search at 8,192 rows when the first weight of a shape is packed, among
  * those that do not split K, serve every number of rows, and are seen to give rows the same bits in
- * products of several sizes. The choice is kept on disk for this GPU and library (pinned.h).
+ * products of several sizes. Clocks disagree from run to run, algorithms may in the last bit: so
+ * the choice is kept on disk for this GPU and library (pinned.h), the first kept serves every
+ * process from then on, and where nothing can be kept the library's order decides, not the clock.
  *
  * Row-major y = x w^T is, for a library that counts by columns, D [N][rows] = W^T [N][K] X
  * [K][rows]. Owns the library's handle and the list of choices, both in cuda_device.linears. */
+#include "kernels/linear/linear_cublas.h"
+
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/linear/pinned.h"
 
@@ -15,7 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEARCH_ROWS = 8192, CANDIDATES = 32, REPEATS = 4, ALIGNMENT = 16 };
+/* WIDER: elements between rows that are further apart than they are wide. */
+enum { SEARCH_ROWS = 8192, CANDIDATES = 32, REPEATS = 4, ALIGNMENT = 16, WIDER = 64 };
 
 /* The numbers of rows for which an algorithm must exist: one, primes, tiles, chunks. */
 static const int32_t row_numbers[] = {1, 7, 128, 1000, 8192, 32768, 131072};
@@ -23,6 +28,8 @@ static const int32_t row_numbers[] = {1, 7, 128, 1000, 8192, 32768, 131072};
 struct choice {
     struct weight_shape shape;
     cublasLtMatmulAlgo_t algo;
+    double ms;
+    bool remembered;
     struct choice *next;
 };
 struct cublas {
@@ -93,46 +100,65 @@ static int32_t config_of(const cublasLtMatmulAlgo_t *algo, cublasLtMatmulAlgoCon
     return value;
 }
 
+/* Or does not say that it does not. */
 static bool splits_sums(const cublasLtMatmulAlgo_t *algo) {
-    return config_of(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) > 1 ||
-           config_of(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) > 0;
+    const int32_t parts = config_of(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM);
+    return parts < 0 || parts > 1 || config_of(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) != 0;
 }
 
-/* For every number of rows, and rows that are further apart than they are wide. */
-static bool serves_all_rows(struct cublas *c, const struct choice *choice) {
-    const struct weight_shape s = choice->shape;
-    for (size_t i = 0; i < sizeof row_numbers / sizeof *row_numbers; i++) {
-        struct product p;
-        cublasLtMatmulHeuristicResult_t result;
-        if (describe(&p, s, row_numbers[i], s.K, s.N, NULL) != CUBLAS_STATUS_SUCCESS ||
-            cublasLtMatmulAlgoCheck(c->handle, &p.operation, &p.w, &p.x, &p.y, &p.y, &choice->algo,
-                                    &result) != CUBLAS_STATUS_SUCCESS ||
-            result.workspaceSize > CUDA_WORKSPACE_BYTES)
+/* A product to ask the library about: its bias is at some address, since without one the library
+ * may answer for another epilogue. */
+static cublasStatus_t describe_any(struct device *dev, struct product *p, struct weight_shape s,
+                                   int32_t rows, int32_t wider) {
+    return describe(p, s, rows, s.K + wider, s.N + wider, cuda_device(dev)->workspace);
+}
+
+static bool serves(struct device *dev, struct weight_shape s, const cublasLtMatmulAlgo_t *algo,
+                   int32_t rows, int32_t wider) {
+    struct product p;
+    cublasLtMatmulHeuristicResult_t result;
+    return describe_any(dev, &p, s, rows, wider) == CUBLAS_STATUS_SUCCESS &&
+           cublasLtMatmulAlgoCheck(library_of(dev)->handle, &p.operation, &p.w, &p.x, &p.y, &p.y,
+                                   algo, &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= CUDA_WORKSPACE_BYTES;
+}
+
+/* Does not split sums, and exists for every number of rows, side by side or not. */
+static bool eligible(struct device *dev, struct weight_shape s, const cublasLtMatmulAlgo_t *algo) {
+    if (splits_sums(algo)) return false;
+    for (size_t i = 0; i < sizeof row_numbers / sizeof *row_numbers; i++)
+        if (!serves(dev, s, algo, row_numbers[i], 0) ||
+            !serves(dev, s, algo, row_numbers[i], WIDER))
             return false;
-    }
     return true;
 }
 
-static cublasStatus_t ask(struct cublas *c, struct weight_shape s,
+static cublasStatus_t ask(struct device *dev, struct weight_shape s,
                           cublasLtMatmulHeuristicResult_t *results, int *n) {
     const size_t workspace = CUDA_WORKSPACE_BYTES;
-    const uint32_t alignment = ALIGNMENT;
-    static const cublasLtMatmulPreferenceAttributes_t aligned[] = {
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    const uint32_t alignment = ALIGNMENT, whole_sums = CUBLASLT_REDUCTION_SCHEME_NONE;
+    const struct {
+        cublasLtMatmulPreferenceAttributes_t name;
+        const void *value;
+        size_t bytes;
+    } wishes[] = {
+        {CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace},
+        {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &whole_sums, sizeof whole_sums},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &alignment, sizeof alignment},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &alignment, sizeof alignment},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignment, sizeof alignment},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignment, sizeof alignment},
+    };
     cublasLtMatmulPreferenceOpaque_t preference;
     struct product p;
-    cublasStatus_t e = describe(&p, s, SEARCH_ROWS, s.K, s.N, NULL);
+    cublasStatus_t e = describe_any(dev, &p, s, SEARCH_ROWS, 0);
     if (e == CUBLAS_STATUS_SUCCESS) e = cublasLtMatmulPreferenceInit(&preference);
+    for (size_t i = 0; i < sizeof wishes / sizeof *wishes && e == CUBLAS_STATUS_SUCCESS; i++)
+        e = cublasLtMatmulPreferenceSetAttribute(&preference, wishes[i].name, wishes[i].value,
+                                                 wishes[i].bytes);
     if (e == CUBLAS_STATUS_SUCCESS)
-        e = cublasLtMatmulPreferenceSetAttribute(
-            &preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
-    for (size_t i = 0; i < sizeof aligned / sizeof *aligned && e == CUBLAS_STATUS_SUCCESS; i++)
-        e = cublasLtMatmulPreferenceSetAttribute(&preference, aligned[i], &alignment,
-                                                 sizeof alignment);
-    if (e == CUBLAS_STATUS_SUCCESS)
-        e = cublasLtMatmulAlgoGetHeuristic(c->handle, &p.operation, &p.w, &p.x, &p.y, &p.y,
-                                           &preference, CANDIDATES, results, n);
+        e = cublasLtMatmulAlgoGetHeuristic(library_of(dev)->handle, &p.operation, &p.w, &p.x, &p.y,
+                                           &p.y, &preference, CANDIDATES, results, n);
     return e;
 }
 
@@ -219,55 +245,86 @@ static bool keeps_bits(const struct search *f, const cublasLtMatmulAlgo_t *algo)
     return same;
 }
 
+/* An algorithm that the library named, at its place in the library's order. */
+struct candidate {
+    cublasLtMatmulAlgo_t algo;
+    float ms;
+    int place;
+};
+
 static int by_time(const void *a, const void *b) {
-    const float x = ((const cublasLtMatmulHeuristicResult_t *)a)->wavesCount;
-    const float y = ((const cublasLtMatmulHeuristicResult_t *)b)->wavesCount;
+    const float x = ((const struct candidate *)a)->ms, y = ((const struct candidate *)b)->ms;
     return (x > y) - (x < y);
 }
 
-/* Eligible ones first, fastest first: their measured time takes the place of wavesCount. Returns
- * their number. */
-static int rank_candidates(struct cublas *c, const struct search *f,
-                           cublasLtMatmulHeuristicResult_t *results, int n) {
-    int eligible = 0;
+static int by_place(const void *a, const void *b) {
+    return ((const struct candidate *)a)->place - ((const struct candidate *)b)->place;
+}
+
+/* The eligible ones with their times; returns their number. */
+static int time_candidates(const struct search *f, const cublasLtMatmulHeuristicResult_t *results,
+                           int n, struct candidate *out) {
+    int found = 0;
     for (int i = 0; i < n; i++) {
-        struct choice choice = {.shape = f->shape, .algo = results[i].algo};
-        if (results[i].state != CUBLAS_STATUS_SUCCESS || splits_sums(&choice.algo) ||
-            !serves_all_rows(c, &choice))
+        struct candidate c = {.algo = results[i].algo, .place = i};
+        if (results[i].state != CUBLAS_STATUS_SUCCESS || !eligible(f->dev, f->shape, &c.algo))
             continue;
-        const float ms = time_of(f, &choice.algo);
-        if (ms < 0) continue;
-        results[eligible].algo = choice.algo;
-        results[eligible++].wavesCount = ms;
+        c.ms = time_of(f, &c.algo);
+        if (c.ms >= 0) out[found++] = c;
     }
-    qsort(results, (size_t)eligible, sizeof *results, by_time);
-    return eligible;
+    return found;
+}
+
+/* The first in that order whose rows keep their bits. */
+static bool pick(const struct search *f, struct candidate *candidates, int n,
+                 int (*order)(const void *, const void *), struct choice *choice) {
+    qsort(candidates, (size_t)n, sizeof *candidates, order);
+    for (int i = 0; i < n; i++) {
+        if (!keeps_bits(f, &candidates[i].algo)) continue;
+        choice->algo = candidates[i].algo;
+        choice->ms = (double)candidates[i].ms;
+        return true;
+    }
+    return false;
+}
+
+/* The oldest choice on disk that the library still takes: the same one for every process. */
+static bool recall(struct device *dev, struct choice *choice) {
+    const struct pinned_file *file = &library_of(dev)->file;
+    for (int i = 0;
+         pinned_read(file, choice->shape, i, &choice->algo, sizeof choice->algo, &choice->ms); i++)
+        if (eligible(dev, choice->shape, &choice->algo)) return true;
+    return false;
+}
+
+/* Picks, keeps, and then takes what is kept: another process may have been first. */
+static bool settle(const struct search *f, struct candidate *candidates, int n,
+                   struct choice *choice) {
+    const struct pinned_file *file = &library_of(f->dev)->file;
+    if (!pick(f, candidates, n, by_time, choice)) return false;
+    pinned_write(file, choice->shape, &choice->algo, sizeof choice->algo, choice->ms);
+    return recall(f->dev, choice) || pick(f, candidates, n, by_place, choice);
 }
 
 static enum status search(struct device *dev, struct choice *choice, struct error *err) {
-    struct cublas *c = library_of(dev);
     cublasLtMatmulHeuristicResult_t results[CANDIDATES];
+    struct candidate candidates[CANDIDATES];
     struct search f;
     int n = 0;
     memset(results, 0, sizeof results);
-    const cublasStatus_t e = ask(c, choice->shape, results, &n);
+    const cublasStatus_t e = ask(dev, choice->shape, results, &n);
     if (e != CUBLAS_STATUS_SUCCESS) return failed(e, choice->shape, err);
     const enum status s = open_search(&f, dev, choice->shape, err);
     if (s != STATUS_OK) return s;
-    const int eligible = rank_candidates(c, &f, results, n);
-    int chosen = 0;
-    while (chosen < eligible && !keeps_bits(&f, &results[chosen].algo)) chosen++;
+    const int usable = time_candidates(&f, results, n, candidates);
+    const bool found = settle(&f, candidates, usable, choice);
     arena_close(f.arena);
-    if (chosen == eligible)
-        return error_set(
-            err, STATUS_UNSUPPORTED,
-            "cuBLASLt has no algorithm for a weight of %d x %d whose rows keep their "
-            "bits: of %d that it names %d do not split K and serve all numbers of rows",
-            (int)choice->shape.N, (int)choice->shape.K, n, eligible);
-    choice->algo = results[chosen].algo;
-    pinned_write(&c->file, choice->shape, &choice->algo, sizeof choice->algo,
-                 results[chosen].wavesCount);
-    return STATUS_OK;
+    cudaGetLastError(); /* of candidates that did not run: no one else's */
+    if (found) return STATUS_OK;
+    return error_set(err, STATUS_UNSUPPORTED,
+                     "cuBLASLt has no algorithm for a weight of %d x %d whose rows keep their "
+                     "bits: of %d that it names %d do not split K and serve all numbers of rows",
+                     (int)choice->shape.N, (int)choice->shape.K, n, usable);
 }
 
 /* ---- the library */
@@ -318,9 +375,8 @@ static enum status choose(struct device *dev, struct weight_shape shape, const s
     struct choice *choice = calloc(1, sizeof *choice);
     if (!choice) return error_set(err, STATUS_NO_MEMORY, "no memory for an algorithm");
     choice->shape = shape;
-    if (!pinned_read(&c->file, shape, &choice->algo, sizeof choice->algo) ||
-        splits_sums(&choice->algo) || !serves_all_rows(c, choice))
-        s = search(dev, choice, err);
+    choice->remembered = recall(dev, choice);
+    if (!choice->remembered) s = search(dev, choice, err);
     if (s != STATUS_OK) {
         free(choice);
         return s;
@@ -347,6 +403,27 @@ static enum status pack(struct device *dev, struct weight *w, const void *rows, 
 }
 
 const struct weight_layout weight_layout_cublas_rows = {"rows", plain_bytes, pack, NULL};
+
+static int32_t narrow_config_of(const cublasLtMatmulAlgo_t *algo,
+                                cublasLtMatmulAlgoConfigAttributes_t a) {
+    uint16_t value = 0;
+    size_t written = 0;
+    cublasLtMatmulAlgoConfigGetAttribute(algo, a, &value, sizeof value, &written);
+    return value;
+}
+
+void cublas_describe(const struct weight *w, struct cublas_pinned *out) {
+    const struct choice *choice = w->library;
+    const cublasLtMatmulAlgo_t *algo = &choice->algo;
+    *out = (struct cublas_pinned){
+        .algorithm = config_of(algo, CUBLASLT_ALGO_CONFIG_ID),
+        .tile = config_of(algo, CUBLASLT_ALGO_CONFIG_TILE_ID),
+        .stages = config_of(algo, CUBLASLT_ALGO_CONFIG_STAGES_ID),
+        .inner = narrow_config_of(algo, CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID),
+        .cluster = narrow_config_of(algo, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID),
+        .ms = choice->ms,
+        .remembered = choice->remembered};
+}
 
 void linear_cublas(struct device *dev, const void *args) {
     const struct linear_args *a = args;

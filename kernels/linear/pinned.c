@@ -50,19 +50,24 @@ static bool from_hex(const char *text, void *out, size_t bytes) {
     return true;
 }
 
-bool pinned_read(const struct pinned_file *f, struct weight_shape shape, void *algorithm,
-                 size_t bytes) {
-    char line[LINE_BYTES], hex[LINE_BYTES];
-    bool found = false;
+/* Whether a line is whole, and of that shape. */
+static bool parse(const char *line, struct weight_shape shape, void *algorithm, size_t bytes,
+                  double *ms) {
+    int N, K, dtype, bias;
+    char hex[LINE_BYTES];
+    return sscanf(line, "%d %d %d %d %lf %1000s", &N, &K, &dtype, &bias, ms, hex) == 6 &&
+           N == shape.N && K == shape.K && dtype == (int)shape.dtype && bias == shape.bias &&
+           from_hex(hex, algorithm, bytes);
+}
+
+bool pinned_read(const struct pinned_file *f, struct weight_shape shape, int i, void *algorithm,
+                 size_t bytes, double *ms) {
+    char line[LINE_BYTES];
     FILE *file = f->path[0] ? fopen(f->path, "re") : NULL;
+    bool found = false;
     if (!file) return false;
-    while (fgets(line, sizeof line, file)) {
-        int N, K, dtype, bias;
-        double ms;
-        if (sscanf(line, "%d %d %d %d %lf %1000s", &N, &K, &dtype, &bias, &ms, hex) == 6 &&
-            N == shape.N && K == shape.K && dtype == (int)shape.dtype && bias == shape.bias)
-            found = from_hex(hex, algorithm, bytes);
-    }
+    while (!found && fgets(line, sizeof line, file))
+        found = parse(line, shape, algorithm, bytes, ms) && i-- == 0;
     fclose(file);
     return found;
 }

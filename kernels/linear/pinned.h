@@ -12,9 +12,10 @@ struct pinned_file {
 
 /* $XDG_CACHE_HOME/chunkbench, or ~/.cache/chunkbench, which it makes. */
 void pinned_open(struct pinned_file *f, const char *gpu, long long version);
-/* The newest line of that shape; false: none, or not of `bytes` bytes. */
-bool pinned_read(const struct pinned_file *f, struct weight_shape shape, void *algorithm,
-                 size_t bytes);
+/* The i-th whole line of that shape, oldest first, so that all who read agree however many have
+ * written; false past the last. Lines of other than `bytes` bytes are damaged. *ms: see below. */
+bool pinned_read(const struct pinned_file *f, struct weight_shape shape, int i, void *algorithm,
+                 size_t bytes, double *ms);
 /* Appends a line, in one write. ms: what the search measured, for people who read the file. */
 void pinned_write(const struct pinned_file *f, struct weight_shape shape, const void *algorithm,
                   size_t bytes, double ms);

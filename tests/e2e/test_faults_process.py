@@ -54,6 +54,9 @@ class Death(drive.BenchTest):
     def test_segmentation_fault_in_the_first_chunk(self):
         self.expect_one_lost(self.run_with("segv:0"), "crashed", "SIGSEGV")
 
+    def test_a_kernel_that_writes_to_nowhere(self):
+        self.expect_one_lost(self.run_with("bad_address:1"), "crashed", "SIGSEGV", "after chunk 1 of 4")
+
     def test_exit_code(self):
         self.expect_one_lost(self.run_with("exit:3"), "crashed", "code 7", "leaving on purpose")
 

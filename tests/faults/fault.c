@@ -278,6 +278,14 @@ static bool drift(struct fault *f, struct device *dev, struct op_call *c) {
     return true;
 }
 
+/* On the CPU the process dies of it; on a GPU the device is lost, and with it whatever it held. */
+static bool bad_address(struct fault *f, struct device *dev, struct op_call *c) {
+    (void)dev;
+    if (c->op == OP_ATTENTION && f->chunk == f->n[0])
+        c->attention.out = (void *)(uintptr_t)4096; /* the kernel sees it: the call is a copy */
+    return false;
+}
+
 /* ---- the table */
 
 static const struct {
@@ -296,6 +304,7 @@ static const struct {
     {"lost_keys", 1, lost_keys},
     {"nan_logits", 0, nan_logits},
     {"drift", 1, drift},
+    {"bad_address", 1, bad_address},
 };
 
 struct fault *fault_open(const char *text) {

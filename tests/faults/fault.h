@@ -12,6 +12,7 @@
  *   lost_keys:C          keys and values of chunk C are zeros
  *   nan_logits           one logit is not a number
  *   drift:T              in steps of T tokens the last bits of one rank's attention are others
+ *   bad_address:C        in chunk C attention writes to where nothing is
  *
  * It works as an interposer in front of the ops, hence in eager mode alone. */
 #ifndef TESTS_FAULT_H
