@@ -333,11 +333,21 @@ enum status run_dir_open(struct run_dir *d, const char *file, const struct confi
     return s;
 }
 
+/* Out of the way in one step first: killed half-way through the emptying, a run must not look as if
+ * it could be resumed. What a killed one left so is removed, too. */
+static void remove_folder(const struct run_dir *d) {
+    char gone[PATH_MAX_BYTES];
+    if (!replace_ending(d->path, ".partial", ".finished", gone)) return;
+    empty_folder(gone, true);
+    rmdir(gone);
+    const bool moved = rename(d->path, gone) == 0;
+    empty_folder(moved ? gone : d->path, true);
+    if (rmdir(moved ? gone : d->path) != 0 && moved)
+        rename(gone, d->path); /* somebody else's files are in it: they stay where they were put */
+}
+
 void run_dir_close(struct run_dir *d, bool finished) {
-    if (finished) {
-        empty_folder(d->path, true);
-        rmdir(d->path);
-    }
+    if (finished) remove_folder(d);
     if (d->lock >= 0) close(d->lock);
     d->lock = -1;
 }

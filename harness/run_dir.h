@@ -1,6 +1,7 @@
 /* RUN.partial: the folder beside RUN.h5 in which a run is made. It holds config.ini (effective
  * configuration), plan.json (decisions), a fragment per finished case, worker logs, and a lock that
- * its one user holds. It goes away when all cases are ok, and stays for --resume otherwise. */
+ * its one user holds. It goes away when all cases are ok (as RUN.finished, while its files are
+ * removed), and stays for --resume otherwise. */
 #ifndef HARNESS_RUN_DIR_H
 #define HARNESS_RUN_DIR_H
 

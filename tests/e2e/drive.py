@@ -41,6 +41,19 @@ spot = 4
 """
 
 
+# How often faults of random place are tried: a few times in CI, BENCH_TEST_TRIES times in a campaign.
+campaign = int(os.environ.get("BENCH_TEST_TRIES", 0))
+
+
+def tell_faults(fault, tries, lost, then):
+    """A line of the table of faults: printed, and added to the file that BENCH_TEST_FAULT_TABLE names."""
+    line = f"| {fault} | {tries} | {lost} | {then} |"
+    print(line)
+    if os.environ.get("BENCH_TEST_FAULT_TABLE"):
+        with open(os.environ["BENCH_TEST_FAULT_TABLE"], "a") as table:
+            table.write(line + "\n")
+
+
 class Result:
     def __init__(self, code, out, err):
         self.code, self.out, self.err = code, out, err

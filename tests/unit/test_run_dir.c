@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -85,6 +86,21 @@ static void a_finished_run_removes_what_is_its_own_and_nothing_else(void **state
     unlink(path);
     assert_int_equal(open_as(f, RUN_FORCE), STATUS_OK);
     run_dir_close(&f->dir, true);
+    assert_int_not_equal(access(f->partial, F_OK), 0);
+}
+
+static void what_a_run_left_that_was_killed_while_it_cleared_away_is_removed(void **state) {
+    struct fixture *f = *state;
+    char gone[128];
+    snprintf(gone, sizeof gone, "%s/run.finished", f->folder);
+    assert_int_equal(mkdir(gone, 0777), 0);
+    create(gone, "case-x.h5");
+    create(gone, "lock");
+    assert_int_equal(open_as(f, RUN_RESUME), STATUS_USAGE); /* it is no unfinished run */
+    assert_int_equal(open_as(f, RUN_NEW), STATUS_OK);
+    create(f->partial, "case-y.h5");
+    run_dir_close(&f->dir, true);
+    assert_int_not_equal(access(gone, F_OK), 0);
     assert_int_not_equal(access(f->partial, F_OK), 0);
 }
 
@@ -291,6 +307,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(a_new_run_makes_its_folder_and_keeps_its_configuration),
         TEST(a_finished_run_removes_what_is_its_own_and_nothing_else),
+        TEST(what_a_run_left_that_was_killed_while_it_cleared_away_is_removed),
         TEST(two_runs_never_share_a_folder),
         TEST(a_new_run_refuses_an_unfinished_one_and_force_replaces_it),
         TEST(a_result_that_exists_is_not_overwritten),
