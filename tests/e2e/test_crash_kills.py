@@ -4,21 +4,17 @@ outlives it; --resume completes what was left, and what was finished is not run 
 BENCH_TEST_TRIES=100 tries each so often; BENCH_TEST_SEED repeats the moments of a campaign."""
 import os
 import random
-import re
-import shutil
 import signal
 import subprocess
 import time
 import unittest
 from pathlib import Path
 
-import h5py
-
+import crash
 import drive
 
 tries = drive.campaign or 3
 seed = int(os.environ.get("BENCH_TEST_SEED", random.randrange(10**6)))
-cases = 4  # in two launches
 
 
 def workers_of(folder):
@@ -34,21 +30,15 @@ def workers_of(folder):
     return found
 
 
-class Kills(drive.BenchTest):
+class Kills(crash.CrashTest):
     def setUp(self):
         super().setUp()
         self.random = random.Random(seed)
-        self.config = self.write_config(model__path="needle:4x4x64", engine__tensor_parallel_size="1, 2",
-                                        engine__threads=1, check__spot=0)
         self.expect(self.bench("plan", self.config), 0)  # the machine is measured
         began = time.monotonic()
         self.expect(self.bench("run", self.config, "-o", self.file), 0)
         self.duration = time.monotonic() - began
         self.clear()
-
-    def clear(self):
-        self.file.unlink(missing_ok=True)
-        shutil.rmtree(self.partial, ignore_errors=True)
 
     def begin(self):
         """A run, and a moment in its life."""
@@ -66,30 +56,6 @@ class Kills(drive.BenchTest):
             os.killpg(process.pid, signal.SIGKILL)
             self.fail("no end after 120 s")
 
-    def begun(self):
-        """Ids of cases that the killed run began."""
-        return set(re.findall(r"(\S+): begins", (self.folder / "stderr").read_text()))
-
-    def finished(self):
-        """Ids of cases whose fragment can be read and is ok."""
-        found = set()
-        for path in self.partial.glob("case-*.h5"):
-            with h5py.File(path, "r") as f:
-                found |= {name for name, group in f["case"].items()
-                          if drive.text(group["status"].attrs["status"]) == "ok"}
-        return found
-
-    def complete(self, kept):
-        """--resume, or a new run where there is nothing yet, ends with all cases; those that are kept do not run."""
-        result = self.bench("run", self.config, "-o", self.file, *(["--resume"] if self.partial.exists() else []))
-        self.expect(result, 0)
-        self.assertEqual([status for status, _ in self.cases().values()], ["ok"] * cases)
-        self.assertTrue(self.is_complete())
-        self.assertFalse(self.partial.exists())
-        for case_id in kept:
-            self.assertNotIn(f"{case_id}: begins", result.err, f"seed {seed}")
-        self.clear()
-
     def test_of_a_worker(self):
         done = lost = 0
         while done < tries:
@@ -105,13 +71,13 @@ class Kills(drive.BenchTest):
                     continue
                 found = self.cases()
                 bad = {case_id: why for case_id, why in found.items() if why[0] != "ok"}
-                self.assertEqual(len(found), cases)
+                self.assertEqual(len(found), crash.cases)
                 self.assertEqual(len(bad), 1, bad)
                 for status, reason in bad.values():
                     self.assertEqual(status, "crashed")
                     self.assertIn("SIGKILL", reason)
                 lost += len(bad)
-                self.complete(found.keys() - bad.keys())
+                self.resume(found.keys() - bad.keys())
             done += 1
         drive.tell_faults("`kill -9` of the worker at a random moment", done, lost,
                           "the case in flight; the sweep goes on, `--resume` completes it")
@@ -127,10 +93,11 @@ class Kills(drive.BenchTest):
                 continue
             with self.subTest(seed=seed, number=done):
                 self.wait_for(lambda: not workers_of(self.partial), 10)
-                kept, in_flight = self.finished(), self.begun() - self.finished()
+                kept = self.finished()
+                in_flight = self.begun((self.folder / "stderr").read_text()) - kept
                 self.assertLessEqual(len(in_flight), 1)
                 lost += len(in_flight)
-                self.complete(kept)
+                self.resume(kept)
             done += 1
         drive.tell_faults("`kill -9` of the supervisor at a random moment", done, lost,
                           "the case in flight; no worker lives on, `--resume` completes the run")

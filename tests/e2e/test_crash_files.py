@@ -1,0 +1,63 @@
+"""A result file that was cut short or has flipped bits: every reader ends by itself, in seconds, with its answer or with
+an I/O error that names the file. Never a crash, never a hang."""
+import os
+import random
+import re
+import unittest
+
+import drive
+
+tries = drive.campaign or 6
+seed = int(os.environ.get("BENCH_TEST_SEED", random.randrange(10**6)))
+most_seconds = 60 if drive.sanitized else 20
+
+
+class DamagedFiles(drive.BenchTest):
+    def setUp(self):
+        super().setUp()
+        self.random = random.Random(seed)
+        config = self.write_config(model__path="needle:4x4x64", engine__threads=1, check__spot=4)
+        self.expect(self.bench("run", config, "-o", self.file), 0)
+        self.good = self.file.read_bytes()
+        case = list(self.cases())[0]
+        self.readers = [["show"], ["show", "--json"], ["show", "--verbose", "--case", case],
+                        ["show", "--json", "--case", case]]
+        commands = re.findall(r"^  (\w+)", self.bench("--help").out, re.M)
+        if "plot" in commands:
+            self.readers.append(["plot", "-o", str(self.folder)])
+
+    def read(self, data, what):
+        """Whether any reader noticed."""
+        damaged = self.folder / "damaged.h5"
+        damaged.write_bytes(data)
+        noticed = False
+        for command, *rest in self.readers:
+            result = self.finish(self.start(command, damaged, *rest), timeout=most_seconds)
+            with self.subTest(f"{what}, seed {seed}: {command} {rest}"):
+                # 2: the case is not in what is left of the table; 5: a picture without data
+                self.assertIn(result.code, (0, 2, 5, 6) if command == "plot" else (0, 2, 6), repr(result))
+                if result.code:
+                    self.assertIn("damaged.h5", result.err)
+            noticed = noticed or result.code != 0
+        return noticed
+
+    def test_cut_short(self):
+        for i in range(tries):
+            n = 0 if i == 0 else len(self.good) - 1 if i == 1 else self.random.randrange(len(self.good))
+            self.assertTrue(self.read(self.good[:n], f"{n} of {len(self.good)} bytes"))
+        drive.tell_faults("a result file cut short", tries, 0, "an I/O error that names the file")
+
+    def test_flipped_bits(self):
+        noticed = 0
+        for i in range(tries):
+            data = bytearray(self.good)
+            places = [self.random.randrange(len(data)) for _ in range(1 if i % 2 else 20)]
+            for at in places:
+                data[at] ^= 1 << self.random.randrange(8)
+            noticed += self.read(data, f"flipped at {places}")
+        drive.tell_faults("1 or 20 flipped bits in a result file", tries, 0,
+                          f"no crash, no hang; an error in {noticed} of {tries}")
+
+
+if __name__ == "__main__":
+    unittest.main()
