@@ -209,7 +209,8 @@ enum status session_kv_read(struct session *s, int layer, int rank, int kv_head,
 /* ---- observation
  * ------------------------------------------------------------------------------------ */
 void engine_memory(struct engine *e, int rank, struct memory_use *out); /* rank or SHARED_RANK */
-void engine_memory_driver(struct engine *e, int device, int64_t *bytes, int64_t *high_water);
+void engine_memory_driver(struct engine *e, int device, int64_t *bytes,
+                          int64_t *high_water); /* or NULL, which is cheaper */
 void engine_memory_reset_high_water(struct engine *e);
 int64_t engine_allocations(struct engine *e);
 const struct span *session_spans(struct session *s, int device, int64_t *n, int64_t *dropped);

@@ -74,9 +74,26 @@ static int64_t accounted_bytes(const struct memory_use *use) {
     return sum;
 }
 
-/* A row for every rank and one for what they share. `before`: the devices' own figures then. */
-static enum status add_memory(struct case_run *k, int pass, int chunk, const int64_t *before,
-                              struct error *err) {
+/* The devices' own figures around a chunk. Asking takes longer than all else here: once a device.
+ */
+struct driver_memory {
+    int64_t before[MAX_RANKS], after[MAX_RANKS], high_water[MAX_RANKS];
+};
+
+static void look_before(struct case_run *k, struct driver_memory *m) {
+    engine_memory_reset_high_water(k->engine);
+    for (int d = 0; d < engine_info(k->engine)->devices; d++)
+        engine_memory_driver(k->engine, d, &m->before[d], NULL);
+}
+
+static void look_after(struct case_run *k, struct driver_memory *m) {
+    for (int d = 0; d < engine_info(k->engine)->devices; d++)
+        engine_memory_driver(k->engine, d, &m->after[d], &m->high_water[d]);
+}
+
+/* A row for every rank and one for what they share. */
+static enum status add_memory(struct case_run *k, int pass, int chunk,
+                              const struct driver_memory *driver, struct error *err) {
     const struct engine_info *info = engine_info(k->engine);
     int64_t accounted[MAX_RANKS] = {0};
     struct memory_use use[MAX_RANKS + 1];
@@ -88,10 +105,14 @@ static enum status add_memory(struct case_run *k, int pass, int chunk, const int
     for (int i = 0; i <= info->ranks; i++) {
         int rank = i < info->ranks ? i : SHARED_RANK;
         int device = rank >= 0 ? info->rank_device[rank] : 0;
-        struct memory_row row = {.repeat = pass, .chunk = chunk, .rank = rank, .use = use[i]};
-        row.driver_before = before[device];
-        engine_memory_driver(k->engine, device, &row.driver_after, &row.driver_high_water);
-        row.unaccounted = row.driver_after - accounted[device];
+        struct memory_row row = {.repeat = pass,
+                                 .chunk = chunk,
+                                 .rank = rank,
+                                 .use = use[i],
+                                 .driver_before = driver->before[device],
+                                 .driver_after = driver->after[device],
+                                 .driver_high_water = driver->high_water[device],
+                                 .unaccounted = driver->after[device] - accounted[device]};
         enum status s = result_add_memory(k->out, &row, err);
         if (s != STATUS_OK) return s;
     }
@@ -144,7 +165,6 @@ static enum status feed_chunk(struct case_run *k, int pass, int chunk, struct ch
 
 static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int64_t *latency_ns,
                              struct error *err) {
-    const struct engine_info *info = engine_info(k->engine);
     int chunk = k->chunks[i];
     int32_t start = chunk_start(k, chunk), n = chunk_tokens(k, chunk);
     enum status s;
@@ -158,23 +178,21 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
         s = session_tap(k->session, rows, n_rows, err);
         if (s != STATUS_OK) return s;
     }
-    int64_t before[MAX_RANKS] = {0}, high_water;
-    engine_memory_reset_high_water(k->engine);
-    for (int d = 0; d < info->devices; d++)
-        engine_memory_driver(k->engine, d, &before[d], &high_water);
-
+    struct driver_memory driver;
     struct chunk_result r = {0};
     bool fed;
+    look_before(k, &driver);
     clocks_begin(k->env->clocks);
     s = feed_chunk(k, pass, chunk, &r, &fed, err);
     clocks_end(k->env->clocks);
+    look_after(k, &driver);
     if (s != STATUS_OK)
         return error_prefix(err, s, "chunk %d of %d, %s %d", chunk + 1, k->c->chunks,
                             pass < 0 ? "warm-up" : "repeat", pass < 0 ? -pass : pass);
     *latency_ns = r.latency_ns;
     if (fed && pass >= 0) {
         s = add_chunk(k, pass, chunk, &r, err);
-        if (s == STATUS_OK) s = add_memory(k, pass, chunk, before, err);
+        if (s == STATUS_OK) s = add_memory(k, pass, chunk, &driver, err);
         if (s == STATUS_OK) s = add_clocks(k, pass, chunk, err);
         if (s != STATUS_OK) return s;
     }
@@ -189,8 +207,8 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
                       .n_tokens = n,
                       .tokens_done = start + n,
                       .tokens_total = k->prompt.length,
-                      .latency_ns = r.latency_ns};
-    engine_memory_driver(k->engine, 0, &e.resident_bytes, &high_water);
+                      .latency_ns = r.latency_ns,
+                      .resident_bytes = driver.after[0]};
     send_event(k, &e);
     return STATUS_OK;
 }

@@ -75,7 +75,8 @@ static inline size_t arena_bytes(size_t bytes) {
 void device_memory(struct device *dev, int rank, struct memory_use *out);
 void device_memory_reset_high_water(struct device *dev);
 /* The operating system's or the driver's own figure of what this process holds on the device:
- * resident set on the CPU, its high-water since the last reset; used bytes on a GPU. */
+ * resident set on the CPU, its high-water since the last reset; used bytes on a GPU. high_water may
+ * be NULL, which is cheaper. */
 void device_memory_driver(struct device *dev, int64_t *bytes, int64_t *high_water);
 /* Allocations made by the device since it was opened. A step leaves it unchanged. */
 int64_t device_allocations(struct device *dev);

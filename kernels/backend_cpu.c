@@ -32,6 +32,7 @@ struct cpu {
     struct thread_pool *pool;
     char *scratch;
     size_t scratch_bytes;
+    struct host_self self;
     bool peak_resets;      /* the kernel lets us reset VmHWM */
     int64_t sampled_bytes; /* otherwise: most that was seen since the reset */
     int64_t clock_begin_ns, clock_end_ns;
@@ -153,16 +154,19 @@ static enum status cpu_memory_open(struct device *dev, size_t bytes, void **base
  * Where that is not allowed it is the most among the samples that were asked for here. */
 static void cpu_memory_driver(struct device *dev, int64_t *bytes, int64_t *high_water) {
     struct cpu *c = dev->state;
-    *bytes = host_resident_bytes();
-    int64_t peak = c->peak_resets ? host_resident_peak_bytes() : 0;
+    int64_t peak = 0;
+    if (c->peak_resets && high_water)
+        peak = host_resident_peak_bytes(&c->self, bytes);
+    else
+        *bytes = host_resident_bytes(&c->self);
     if (*bytes > c->sampled_bytes) c->sampled_bytes = *bytes;
-    *high_water = peak > c->sampled_bytes ? peak : c->sampled_bytes;
+    if (high_water) *high_water = peak > c->sampled_bytes ? peak : c->sampled_bytes;
 }
 
 static void cpu_memory_reset_high_water(struct device *dev) {
     struct cpu *c = dev->state;
-    c->peak_resets = host_resident_peak_reset();
-    c->sampled_bytes = host_resident_bytes();
+    c->peak_resets = host_resident_peak_reset(&c->self);
+    c->sampled_bytes = 0;
 }
 
 static void cpu_write(struct device *dev, void *dst, const void *src, size_t bytes) {
@@ -417,6 +421,7 @@ static enum status cpu_open(struct device *dev, const struct device_opts *opts, 
     struct cpu *c = calloc(1, sizeof *c);
     if (!c) return error_set(err, STATUS_NO_MEMORY, "no memory for a device");
     dev->state = c;
+    c->self = host_self_open();
     enum status s = take_isa(dev, opts->isa, err);
     if (s != STATUS_OK) return s;
     s = thread_pool_open(&c->pool, opts->threads ? opts->threads : usable_cores(), err);
@@ -438,6 +443,7 @@ static void cpu_close(struct device *dev) {
     if (!c) return;
     cpu_memory_close(dev, c->scratch, c->scratch_bytes);
     thread_pool_close(c->pool);
+    host_self_close(&c->self);
     free(c);
 }
 

@@ -85,13 +85,13 @@ static void memory_driver(struct device *dev, int64_t *bytes, int64_t *high_wate
     struct cuda *c = cuda_of(dev);
     *bytes = used_bytes(NULL) - c->others_bytes;
     if (*bytes > c->peak_bytes) c->peak_bytes = *bytes;
-    *high_water = c->peak_bytes;
+    if (high_water) *high_water = c->peak_bytes;
 }
 
 static void memory_reset_high_water(struct device *dev) {
-    int64_t bytes, unused;
+    int64_t bytes;
     cuda_of(dev)->peak_bytes = 0;
-    memory_driver(dev, &bytes, &unused);
+    memory_driver(dev, &bytes, NULL);
 }
 
 /* ---- copies */

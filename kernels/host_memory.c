@@ -2,6 +2,7 @@
  * CPU backend before every arena. */
 #include "kernels/host_memory.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,23 +114,46 @@ struct host_memory host_memory_read(const char *root) {
 
 /* ---- this process */
 
-int64_t host_resident_bytes(void) {
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (!f) return 0;
+struct host_self host_self_open(void) {
+    return (struct host_self){open("/proc/self/statm", O_RDONLY | O_CLOEXEC),
+                              open("/proc/self/status", O_RDONLY | O_CLOEXEC),
+                              open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC)};
+}
+
+void host_self_close(struct host_self *self) {
+    int *const files[] = {&self->statm, &self->status, &self->clear_refs};
+    for (int i = 0; i < 3; i++) {
+        if (*files[i] >= 0) close(*files[i]);
+        *files[i] = -1;
+    }
+}
+
+/* What the file says now, as a text; empty if it says nothing. */
+static void read_again(int fd, char *out, size_t size) {
+    const ssize_t n = fd >= 0 ? pread(fd, out, size - 1, 0) : -1;
+    out[n > 0 ? n : 0] = 0;
+}
+
+int64_t host_resident_bytes(const struct host_self *self) {
+    char text[128];
     int64_t size, resident;
-    if (fscanf(f, "%" SCNd64 " %" SCNd64, &size, &resident) != 2) resident = 0;
-    fclose(f);
+    read_again(self->statm, text, sizeof text);
+    if (sscanf(text, "%" SCNd64 " %" SCNd64, &size, &resident) != 2) return 0;
     return resident * sysconf(_SC_PAGESIZE);
 }
 
-int64_t host_resident_peak_bytes(void) {
-    int64_t kib = value_of("/proc/self/status", "VmHWM:");
-    return kib < 0 ? 0 : kib * 1024;
+static int64_t kib_behind(const char *text, const char *key) {
+    const char *line = strstr(text, key);
+    return line ? strtoll(line + strlen(key), NULL, 10) * 1024 : 0;
 }
 
-bool host_resident_peak_reset(void) {
-    FILE *f = fopen("/proc/self/clear_refs", "w");
-    if (!f) return false;
-    bool wrote = fputs("5", f) >= 0;
-    return fclose(f) == 0 && wrote;
+int64_t host_resident_peak_bytes(const struct host_self *self, int64_t *resident) {
+    char text[4096];
+    read_again(self->status, text, sizeof text);
+    if (resident) *resident = kib_behind(text, "\nVmRSS:");
+    return kib_behind(text, "\nVmHWM:");
+}
+
+bool host_resident_peak_reset(const struct host_self *self) {
+    return self->clear_refs >= 0 && pwrite(self->clear_refs, "5", 1, 0) == 1;
 }

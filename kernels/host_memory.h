@@ -14,11 +14,18 @@ struct host_memory {
 /* root: "" for this system; tests give a folder that holds proc/ and sys/. */
 struct host_memory host_memory_read(const char *root);
 
-/* Resident set of this process. */
-int64_t host_resident_bytes(void);
-/* Its most since the process began or since the last successful reset (VmHWM); 0: not told here. */
-int64_t host_resident_peak_bytes(void);
+/* What the kernel says of this process, through files that stay open: asked around every chunk. */
+struct host_self {
+    int statm, status, clear_refs; /* -1: not there */
+};
+struct host_self host_self_open(void);
+void host_self_close(struct host_self *self);
+/* Resident set. */
+int64_t host_resident_bytes(const struct host_self *self);
+/* Its most since the process began or since the last successful reset (VmHWM); 0: not told here.
+ * resident, or NULL: the resident set at that moment. */
+int64_t host_resident_peak_bytes(const struct host_self *self, int64_t *resident);
 /* False where the system does not let the process reset it. */
-bool host_resident_peak_reset(void);
+bool host_resident_peak_reset(const struct host_self *self);
 
 #endif

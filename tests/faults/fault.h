@@ -11,6 +11,7 @@
  *   gqa_map              query head h asks kv head h mod K instead of h / (H / K)
  *   lost_keys:C          keys and values of chunk C are zeros
  *   nan_logits           one logit is not a number
+ *   no_work              no op is run at all: what is left is the time of the harness
  *   drift:T              in steps of T tokens the last bits of one rank's attention are others
  *   bad_address:C        in chunk C attention writes to where nothing is
  *
