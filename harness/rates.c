@@ -1,6 +1,7 @@
 /* Measured rates and their cache. See rates.h. Before it: plan.c; under it: engine_measure. */
 #include "harness/rates.h"
 
+#include "harness/isolated.h"
 #include "harness/jsondoc.h"
 #include "harness/sha256.h"
 
@@ -15,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { KEEP_SECONDS = 24 * 3600, KEEP_BUSY_SECONDS = 300 };
+enum { KEEP_SECONDS = 24 * 3600, KEEP_BUSY_SECONDS = 300, MEASURE_LIMIT_S = 120 };
 
 /* Times that the scheduler took a core away, per second of computing: about 15 on an idle machine,
  * 100 with one competitor on two cores, 330 with several (Linux, slices of 3 ms). */
@@ -198,15 +199,59 @@ static double cpu_seconds(const struct rusage *u) {
            (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) * 1e-6;
 }
 
-static enum status measure(struct rates *out, const struct engine_opts *opts, struct error *err) {
+static enum status measure_here(struct rates *out, const struct engine_opts *opts,
+                                struct error *err) {
     struct rusage before, after;
     getrusage(RUSAGE_SELF, &before);
     const enum status status = engine_measure(opts, &out->rates, &out->info, err);
     getrusage(RUSAGE_SELF, &after);
-    out->measured = true;
     out->busy = opts->device == DEVICE_CPU &&
                 (double)(after.ru_nivcsw - before.ru_nivcsw) >
                     BUSY_INTERRUPTIONS * (cpu_seconds(&after) - cpu_seconds(&before)) + 10;
+    return status;
+}
+
+/* ---- on the CPU in a child: a gigabyte of operands is not for the supervisor to carry */
+
+struct order {
+    const struct engine_opts *opts;
+    struct rates *out;
+};
+
+static void measure_there(void *ctx, struct jsondoc *answer) {
+    const struct order *order = ctx;
+    struct error err = {""};
+    const enum status s = measure_here(order->out, order->opts, &err);
+    jsondoc_put_int(answer, "status", s);
+    jsondoc_put_text(answer, "error", err.text);
+    jsondoc_put_bool(answer, "busy", order->out->busy);
+    if (s == STATUS_OK) rates_put(answer, &order->out->rates, &order->out->info);
+}
+
+static enum status measure_apart(struct rates *out, const struct engine_opts *opts,
+                                 struct error *err) {
+    static const char what[] = "measuring this machine's kernels";
+    struct order order = {opts, out};
+    struct jsondoc *answer;
+    int64_t s = STATUS_RUN_FAILED;
+    enum status ran = isolated_run(&answer, what, MEASURE_LIMIT_S, measure_there, &order, err);
+    if (ran != STATUS_OK) return ran;
+    const char *why = NULL;
+    if (jsondoc_get_int(answer, "status", &s)) why = jsondoc_get_text(answer, "error");
+    if (s != STATUS_OK)
+        ran = error_set(err, (enum status)s, "%s", why && *why ? why : what);
+    else if (!jsondoc_get_bool(answer, "busy", &out->busy) ||
+             !rates_take(answer, &out->rates, &out->info, out->names))
+        ran = error_set(err, STATUS_RUN_FAILED, "%s gave an answer without rates", what);
+    jsondoc_close(answer);
+    return ran;
+}
+
+/* Whoever plans for a GPU is such a child already. */
+static enum status measure(struct rates *out, const struct engine_opts *opts, struct error *err) {
+    if (opts->device == DEVICE_CPU) return measure_apart(out, opts, err);
+    const enum status status = measure_here(out, opts, err);
+    if (status == STATUS_OK) own_names(out);
     return status;
 }
 
@@ -223,7 +268,7 @@ enum status rates_get(struct rates *out, const struct engine_opts *opts,
     memset(out, 0, sizeof *out);
     const enum status status = measure(out, opts, err);
     if (status != STATUS_OK) return status;
-    own_names(out);
+    out->measured = true;
     if (keep)
         write_cache(path, key, out);
     else

@@ -21,8 +21,8 @@ struct rates {
     char note[300]; /* why the cache could not be written, or "" */
 };
 
-/* From the cache, unless `anew`. Errors are engine_measure's. *out must not move afterwards (info
- * points into it). */
+/* From the cache, unless `anew`; on the CPU measured in a child process. Errors are
+ * engine_measure's and isolated_run's. *out must not move afterwards (info points into it). */
 enum status rates_get(struct rates *out, const struct engine_opts *opts,
                       const struct model_config *model, bool anew, struct error *err);
 
