@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <glob.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,13 +163,29 @@ static void empty_folder(const char *path, bool and_lock) {
 
 /* ---- the lock ---- */
 
+/* A run that was killed may have a child that lives a moment longer, and the lock with it: where
+ * the process that took the lock is gone, it pays to wait. */
+static bool lock_when_free(int fd) {
+    enum { STEP_MS = 50, MOST_MS = 3000 };
+    for (int waited_ms = 0; flock(fd, LOCK_EX | LOCK_NB) != 0; waited_ms += STEP_MS) {
+        char pid[32] = "";
+        if (errno != EWOULDBLOCK) return false;
+        if (pread(fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
+        const bool gone = atoi(pid) > 0 && kill(atoi(pid), 0) != 0 && errno == ESRCH;
+        errno = EWOULDBLOCK;
+        if (!gone || waited_ms >= MOST_MS) return false;
+        nanosleep(&(struct timespec){.tv_nsec = STEP_MS * 1000000}, NULL);
+    }
+    return true;
+}
+
 static enum status take_lock(struct run_dir *d, struct error *err) {
     char path[PATH_MAX_BYTES + 8], pid[32] = "";
     snprintf(path, sizeof path, "%s/lock", d->path);
     d->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (d->lock < 0) return error_set(err, STATUS_IO, "cannot open %s: %s", path, strerror(errno));
     struct stat st;
-    bool locked = flock(d->lock, LOCK_EX | LOCK_NB) == 0;
+    bool locked = lock_when_free(d->lock);
     if (!locked && errno != EWOULDBLOCK)
         return error_set(err, STATUS_IO, "cannot lock %s: %s", path, strerror(errno));
     if (!locked || fstat(d->lock, &st) != 0 || st.st_nlink == 0) { /* 0: it ends just now */

@@ -128,6 +128,23 @@ static void two_runs_never_share_a_folder(void **state) {
     run_dir_close(&f->dir, false);
 }
 
+/* What kill -9 leaves: nobody who took the lock, and a child that has it for a moment. */
+static void a_lock_that_outlives_its_owner_is_waited_for(void **state) {
+    struct fixture *f = *state;
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        const bool opened = open_as(f, RUN_NEW) == STATUS_OK;
+        if (opened && fork() == 0) usleep(400000);
+        _exit(opened ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    assert_int_equal(open_as(f, RUN_RESUME), STATUS_OK);
+    run_dir_close(&f->dir, true);
+}
+
 static void a_new_run_refuses_an_unfinished_one_and_force_replaces_it(void **state) {
     struct fixture *f = *state;
     assert_int_equal(open_as(f, RUN_NEW), STATUS_OK);
@@ -309,6 +326,7 @@ int main(void) {
         TEST(a_finished_run_removes_what_is_its_own_and_nothing_else),
         TEST(what_a_run_left_that_was_killed_while_it_cleared_away_is_removed),
         TEST(two_runs_never_share_a_folder),
+        TEST(a_lock_that_outlives_its_owner_is_waited_for),
         TEST(a_new_run_refuses_an_unfinished_one_and_force_replaces_it),
         TEST(a_result_that_exists_is_not_overwritten),
         TEST(force_replaces_nothing_but_results_of_bench),
