@@ -161,15 +161,16 @@ def text(value):
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def children(pid):
-    """Processes whose parent is pid."""
+def workers(pid):
+    """Workers that pid has started; not its other children, such as one that measures the machine."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rsplit(")", 1)[1].split()
+            words = (path.parent / "cmdline").read_bytes().split(b"\0")
         except (OSError, IndexError):
             continue
-        if int(fields[1]) == pid and fields[0] != "Z":
+        if int(fields[1]) == pid and fields[0] != "Z" and words[1:2] == [b"worker"]:
             found.append(int(path.parent.name))
     return found
 

@@ -13,7 +13,7 @@ if drive.sanitized:
     print("skipped: a sanitizer wants to be the first library that is loaded")
     sys.exit(77)
 
-few = 4
+few = 3
 faults = {"full": ("no space from the n-th write on", 0), "fsync": ("EIO at the n-th fsync", 1),
           "rename": ("EIO at the n-th rename", 2)}
 

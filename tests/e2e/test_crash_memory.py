@@ -65,7 +65,7 @@ class Memory(drive.BenchTest):
         self.addCleanup(group.close)
         join = f"echo $$ >{group.path}/cgroup.procs; exec {drive.bench} run {self.config} -o {self.file}"
         process = self.start("-c", join, program="sh")
-        worker = self.wait_for(lambda: drive.children(process.pid))[0]
+        worker = self.wait_for(lambda: drive.workers(process.pid))[0]
         self.wait_for(lambda: drive.memory_mib(worker, "VmRSS") > 60)
         group.set(most_mib << 20)  # after the plan, which would have refused the case
         self.expect(self.finish(process), 5, "out of memory")

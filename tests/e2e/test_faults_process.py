@@ -85,7 +85,7 @@ class Death(drive.BenchTest):
     def test_no_worker_outlives_a_supervisor_that_is_killed(self):
         process = self.start("run", self.write_config(), "-o", self.file, program=drive.faulty,
                              BENCH_TEST_FAULT="hang:1")
-        workers = self.wait_for(lambda: drive.children(process.pid))
+        workers = self.wait_for(lambda: drive.workers(process.pid))
         self.wait_for_line(process, "begins")
         os.kill(process.pid, signal.SIGKILL)
         self.finish(process)

@@ -12,7 +12,7 @@ class Interrupt(drive.BenchTest):
         self.config = self.write_config(**values)
         process = self.start("run", self.config, "-o", self.file, *args, program=drive.faulty, BENCH_TEST_FAULT=fault,
                              BENCH_TEST_CASE="*_eager_*")
-        self.workers = self.wait_for(lambda: drive.children(process.pid))
+        self.workers = self.wait_for(lambda: drive.workers(process.pid))
         self.wait_for_line(process, "_eager_", "begins")
         time.sleep(0.5)
         return process
@@ -76,7 +76,7 @@ class Interrupt(drive.BenchTest):
         config = self.write_config(model__path="random:half-b", engine__tensor_parallel_size="1",
                                    prompt__source="random:256", sampling__max_tokens="1", check__spot="0")
         process = self.start("run", config, "-o", self.file)
-        worker = self.wait_for(lambda: drive.children(process.pid))[0]
+        worker = self.wait_for(lambda: drive.workers(process.pid))[0]
         self.wait_for(lambda: drive.memory_mib(worker, "VmRSS") > 150)
         os.kill(process.pid, signal.SIGINT)
         self.expect(self.finish(process), 130, "interrupted: 2 of 2 cases are left", "--resume")
