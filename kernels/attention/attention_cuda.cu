@@ -13,6 +13,7 @@
  * no bit. Tiles of queries and keys divide KV_TILE, so that none straddles a border of dual chunk
  * attention: the rows of a block have the same segments, and each segment begins where the one
  * before it ended; only the copy of the query changes there. */
+#include "kernels/attention/attention_decode.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -399,6 +400,7 @@ template <int D> static void launch(struct device *dev, const struct attention_a
 
 void attention_cuda(struct device *dev, const void *args) {
     const struct attention_args *a = (const struct attention_args *)args;
+    if (cuda_attention_decode(dev, a)) return;
     if (a->D == 128)
         launch<128>(dev, a);
     else if (a->D == 96)

@@ -410,6 +410,42 @@ static void long_contexts_match_the_oracle(void **state) {
     }
 }
 
+/* A decode step may add in another order, but not to another sum. */
+static void decode_at(struct gpu_test *t, const struct sequence *s) {
+    const int32_t position = s->total - 1;
+    const struct variant *v;
+    for (int i = 0; (v = variant_for(s->dtype, s->D, i)); i++) {
+        gpu_test_reset(t, arena_size);
+        const struct on_gpu g = put_sequence(t, s, v, 0);
+        struct attention_args a = chunk_of(&g, position, 1, 0);
+        a.decode = true;
+        write_step(t, &g, position, 1);
+        gpu_run(t, v, &a);
+        void *got = take_rows(t, &g, position, s->total);
+        assert_rows_right(v, s, got, position, 1, 1);
+        free(got);
+    }
+}
+
+static void decoded_rows_match_the_oracle(void **state) {
+    (void)state;
+    static const int32_t positions[] = {0, 511, 512, 3071, 1, 513, 1300, 3072, 9999};
+    static const struct heads heads[] = {{7, 1, 128}, {8, 4, 64},  {4, 4, 32},
+                                         {3, 1, 96},  {14, 1, 64}, {2, 1, 256}};
+    for (enum dtype dtype = DTYPE_BF16; dtype <= DTYPE_F32; dtype++) {
+        struct gpu_test t = open_test(dtype);
+        for (size_t i = 0; i < (small ? 3 : COUNT(positions)); i++)
+            for (size_t j = 0; j < COUNT(heads); j++) {
+                const struct attention_pattern pattern = {(i + j) % 2 ? 1024 : 0, 128};
+                struct sequence s = sequence_open(heads[j].H, heads[j].K, heads[j].D,
+                                                  positions[i] + 1, dtype, pattern);
+                decode_at(&t, &s);
+                sequence_close(&s);
+            }
+        gpu_test_close(&t);
+    }
+}
+
 /* ---- tests of bits */
 
 /* One key far above all others, also by more than f32's exponents reach: its value, bit for bit. */
@@ -663,6 +699,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(rows_match_the_oracle_at_every_edge),
         cmocka_unit_test(dual_chunk_rows_see_each_key_with_the_right_copy),
         cmocka_unit_test(long_contexts_match_the_oracle),
+        cmocka_unit_test(decoded_rows_match_the_oracle),
         cmocka_unit_test(a_dominating_key_gives_its_value_exactly),
         cmocka_unit_test(the_mean_of_integers_under_equal_keys_is_exact),
         cmocka_unit_test(rows_do_not_depend_on_their_chunk),
