@@ -81,13 +81,13 @@ static __device__ __forceinline__ bool take_work(const struct attention_args &a,
 
 /* ---- copies to shared memory: LANES threads side by side on a row */
 
-/* Queries of one rotated copy; rows outside the chunk are zeros. Does not end the group. */
+/* Queries of one rotated copy, whose rows begin at multiples of sixteen bytes; rows outside the
+ * chunk are zeros. Does not end the group. */
 template <int D>
 static __device__ void load_queries(const struct attention_args &a, const struct work &w, int copy,
                                     uint32_t to) {
     using S = shape<D>;
     const int lane = (int)threadIdx.x % S::LANES;
-    const bool aligned = ((uintptr_t)a.q[copy] | (uintptr_t)(2 * a.ldq)) % 16 == 0;
     const __nv_bfloat16 *q = (const __nv_bfloat16 *)a.q[copy] + (int64_t)w.head * D;
 #pragma unroll 1
     for (int row = (int)threadIdx.x / S::LANES; row < BM; row += S::ROWS_AT_ONCE) {
@@ -95,11 +95,7 @@ static __device__ void load_queries(const struct attention_args &a, const struct
         const __nv_bfloat16 *from = there ? q + (w.row + row) * a.ldq : q;
 #pragma unroll
         for (int piece = lane; piece < S::PIECES; piece += S::LANES)
-            if (aligned)
-                copy_async(to + place<D>(row, piece), from + piece * 8, there);
-            else
-                shared_store(to + place<D>(row, piece),
-                             load_packed<__nv_bfloat16, false>(from + piece * 8, there ? 8 : 0));
+            copy_async(to + place<D>(row, piece), from + piece * 8, there);
     }
 }
 

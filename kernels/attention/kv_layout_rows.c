@@ -43,29 +43,20 @@ static void rows_unpack(const struct kv_view *view, int head, int32_t begin, int
 const struct kv_layout kv_layout_rows = {"rows", rows_bytes, rows_write, rows_unpack};
 
 /* The same for kernels that serve only some heads. */
-static bool is_one_of(int32_t head_dim, const int32_t *dims, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (dims[i] == head_dim) return true;
-    return false;
+static size_t rows_sm90_bytes(int32_t capacity, int32_t heads, int32_t head_dim, enum dtype dtype) {
+    const bool served = dtype == DTYPE_BF16 && (head_dim == 64 || head_dim == 128);
+    return served ? rows_bytes(capacity, heads, head_dim, dtype) : 0;
 }
 
 static size_t rows_mma_bytes(int32_t capacity, int32_t heads, int32_t head_dim, enum dtype dtype) {
-    static const int32_t dims[] = {32, 64, 96, 128};
-    if (dtype != DTYPE_BF16 || !is_one_of(head_dim, dims, sizeof dims / sizeof *dims)) return 0;
-    return rows_bytes(capacity, heads, head_dim, dtype);
+    const bool served = dtype == DTYPE_BF16 && head_dim % 32 == 0 && head_dim <= 128;
+    return served ? rows_bytes(capacity, heads, head_dim, dtype) : 0;
 }
 
 static size_t rows_simt_bytes(int32_t capacity, int32_t heads, int32_t head_dim, enum dtype dtype) {
     return head_dim % 16 == 0 && head_dim <= 256 ? rows_bytes(capacity, heads, head_dim, dtype) : 0;
 }
 
+const struct kv_layout kv_layout_rows_sm90 = {"rows", rows_sm90_bytes, rows_write, rows_unpack};
 const struct kv_layout kv_layout_rows_mma = {"rows", rows_mma_bytes, rows_write, rows_unpack};
 const struct kv_layout kv_layout_rows_simt = {"rows", rows_simt_bytes, rows_write, rows_unpack};
-
-/* And for the Hopper kernel: the heads that it was made for. */
-static size_t rows_sm90_bytes(int32_t capacity, int32_t heads, int32_t head_dim, enum dtype dtype) {
-    const bool served = dtype == DTYPE_BF16 && (head_dim == 64 || head_dim == 128);
-    return served ? rows_bytes(capacity, heads, head_dim, dtype) : 0;
-}
-
-const struct kv_layout kv_layout_rows_sm90 = {"rows", rows_sm90_bytes, rows_write, rows_unpack};

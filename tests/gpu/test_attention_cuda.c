@@ -87,8 +87,9 @@ static struct step_params step_of(const struct sequence *s, int32_t q_start, int
                                 .query_factor = s->factor};
 }
 
+/* Rows of queries begin at multiples of sixteen bytes, rows of the output anywhere. */
 static struct attention_args args_of(const struct sequence *s, int64_t gap) {
-    return (struct attention_args){.ldq = s->H * s->D + gap,
+    return (struct attention_args){.ldq = s->H * s->D + (gap + 7) / 8 * 8,
                                    .ldo = s->H * s->D + gap,
                                    .pattern = s->pattern,
                                    .H = s->H,
@@ -97,8 +98,8 @@ static struct attention_args args_of(const struct sequence *s, int64_t gap) {
                                    .dtype = s->dtype};
 }
 
-/* A sequence on the GPU: rows are `gap` elements longer than their heads, and MOST_PADDING rows
- * stand behind the last. Arrays are forgotten with the test's arena. */
+/* A sequence on the GPU: rows of the output are `gap` elements longer than their heads, and
+ * MOST_PADDING rows stand behind the last. Arrays are forgotten with the test's arena. */
 struct on_gpu {
     const struct sequence *s;
     struct attention_args args; /* of position 0; what they only read is below once more */
@@ -107,8 +108,9 @@ struct on_gpu {
     size_t out_elements;
 };
 
-static void *rows_with_gaps(const struct sequence *s, const void *q, size_t gap) {
-    const size_t width = width_of(s), ld = width + gap, size = dtype_bytes(s->dtype);
+/* Queries at rows of ld elements, NaN between and behind them. */
+static void *spread_rows(const struct sequence *s, const void *q, size_t ld) {
+    const size_t width = width_of(s), size = dtype_bytes(s->dtype);
     const size_t rows = (size_t)s->total + MOST_PADDING;
     char *out = make(rows * ld, s->dtype);
     fill(out, 0, rows * ld, s->dtype, NAN);
@@ -120,10 +122,10 @@ static void *rows_with_gaps(const struct sequence *s, const void *q, size_t gap)
 static struct on_gpu put_sequence(struct gpu_test *t, const struct sequence *s,
                                   const struct variant *v, size_t gap) {
     struct on_gpu g = {.s = s, .args = args_of(s, (int64_t)gap)};
-    const size_t ld = width_of(s) + gap, rows = (size_t)s->total + MOST_PADDING;
+    const size_t ldq = (size_t)g.args.ldq, rows = (size_t)s->total + MOST_PADDING;
     for (int c = 0; c < Q_COPIES && s->q[c]; c++) {
-        void *q = rows_with_gaps(s, s->q[c], gap);
-        g.args.q[c] = g.q[c] = gpu_put(t, q, rows * ld * dtype_bytes(s->dtype));
+        void *q = spread_rows(s, s->q[c], ldq);
+        g.args.q[c] = g.q[c] = gpu_put(t, q, rows * ldq * dtype_bytes(s->dtype));
         free(q);
     }
     const struct kv_view view = cache_of(s, v->kv_layout);
@@ -133,7 +135,7 @@ static struct on_gpu put_sequence(struct gpu_test *t, const struct sequence *s,
     g.args.kv.v = gpu_put(t, view.v, bytes);
     free(view.k);
     free(view.v);
-    g.out_elements = rows * ld;
+    g.out_elements = rows * (size_t)g.args.ldo;
     g.args.out = gpu_guarded(t, g.out_elements, 0, s->dtype);
     g.args.step = g.step = gpu_new(t, sizeof *g.step);
     return g;
@@ -143,11 +145,10 @@ static struct on_gpu put_sequence(struct gpu_test *t, const struct sequence *s,
 static struct attention_args chunk_of(const struct on_gpu *g, int32_t q_start, int32_t n,
                                       int32_t padding) {
     struct attention_args a = g->args;
-    const size_t first = (size_t)q_start * (size_t)a.ldq;
     a.rows = n + padding;
-    a.out = element_at_mut(a.out, first, a.dtype);
+    a.out = element_at_mut(a.out, (size_t)q_start * (size_t)a.ldo, a.dtype);
     for (int c = 0; c < Q_COPIES; c++)
-        if (a.q[c]) a.q[c] = element_at(a.q[c], first, a.dtype);
+        if (a.q[c]) a.q[c] = element_at(a.q[c], (size_t)q_start * (size_t)a.ldq, a.dtype);
     return a;
 }
 
@@ -355,9 +356,10 @@ static void every_variant_agrees_with_the_cpu_s_reference(void **state) {
 static void check_chunk(struct gpu_test *t, const struct heads *h, struct attention_pattern pattern,
                         enum dtype dtype, int32_t q_start, int32_t n, int32_t stride) {
     struct sequence s = sequence_open(h->H, h->K, h->D, q_start + n, dtype, pattern);
+    static const size_t gaps[] = {0, 5, 8};
     const struct variant *v;
     for (int i = 0; (v = variant_for(dtype, s.D, i)); i++) {
-        void *got = run_rows(t, v, &s, q_start, n, (size_t)(n % 3) * 4); /* 8, 16 bytes off */
+        void *got = run_rows(t, v, &s, q_start, n, gaps[n % 3]);
         assert_rows_right(v, &s, got, q_start, n, stride);
         free(got);
     }
