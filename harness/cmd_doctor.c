@@ -4,6 +4,7 @@
 #include "harness/data_dir.h"
 #include "harness/doctor.h"
 #include "harness/format.h"
+#include "harness/gnuplot.h"
 #include "harness/jsondoc.h"
 #include "harness/machine.h"
 #include "harness/rates.h"
@@ -126,6 +127,13 @@ static void look_at_data(struct doctor_findings *f) {
                    "neither ../share/chunkbench beside the program nor %s is there: no "
                    "configurations come along",
                    BENCH_SOURCE_DIR);
+}
+
+static void look_at_gnuplot(struct doctor_findings *f) {
+    const bool found = gnuplot_find(NULL) == STATUS_OK;
+    doctor_add(f, "gnuplot", found ? LEVEL_OK : LEVEL_WARNING,
+               found ? "" : "apt-get install gnuplot-nox",
+               found ? "found: `bench plot` can draw" : "not installed: `bench plot` cannot draw");
 }
 
 static void look_at_libraries(struct doctor_findings *f) {
@@ -292,6 +300,7 @@ int cmd_doctor(int argc, char **argv, const struct bench_hooks *hooks) {
     look_at_disk(f);
     look_at_data(f);
     look_at_libraries(f);
+    look_at_gnuplot(f);
     doctor_look_at_gpus(f, gpus, &signs);
     doctor_look_at_gpu_libraries(f, gpus, &signs);
     look_at_kernels(f);

@@ -67,7 +67,7 @@ class Describe(drive.BenchTest):
         self.assertNotIn("\\f", done.stdout)
 
     def test_bash_completes_commands_and_options(self):
-        self.assertEqual(self.complete("bench pl"), {"plan"})
+        self.assertEqual(self.complete("bench pl"), {"plan", "plot"})
         self.assertLessEqual(set(self.options), self.complete("bench "))
         self.assertLessEqual(set(self.options), self.complete("bench help "))
         for command, options in self.options.items():
@@ -109,7 +109,7 @@ class Describe(drive.BenchTest):
             return {found.split("\t")[0] for found in done.stdout.splitlines()}
 
         (self.folder / "run.h5").touch()
-        self.assertEqual(complete("bench pl"), {"plan"})
+        self.assertEqual(complete("bench pl"), {"plan", "plot"})
         self.assertIn("--resume", complete("bench run --re"))
         self.assertIn("engine.device=cpu", complete("bench run --set engine.dev"))
         self.assertIn("run.h5", complete("bench show r"))

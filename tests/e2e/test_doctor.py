@@ -63,6 +63,14 @@ class Doctor(drive.BenchTest):
         self.assertEqual(by_name["cache"]["level"], "warning")
         self.assertIn("XDG_CACHE_HOME", by_name["cache"]["fix"])
 
+    def test_gnuplot_is_looked_for_on_the_path(self):
+        (self.folder / "gnuplot").write_text("#!/bin/sh\n")
+        (self.folder / "gnuplot").chmod(0o755)
+        _, there = self.findings(PATH=str(self.folder))
+        _, missing = self.findings(PATH="/proc/nowhere")
+        self.assertEqual((there["gnuplot"]["level"], missing["gnuplot"]["level"]), ("ok", "warning"))
+        self.assertIn("gnuplot-nox", missing["gnuplot"]["fix"])
+
     def test_a_folder_that_takes_no_results_is_a_warning(self):
         result = self.bench("doctor", "--json", cwd="/proc")
         self.assertEqual(result.code, 0, repr(result))

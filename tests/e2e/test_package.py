@@ -87,6 +87,7 @@ class Package(drive.BenchTest):
                 shutil.copytree(self.top, top)
             result = self.expect(self.program("list", "configs", top=top), 0, "smoke.ini")
             self.assertIn(f"{top}/share/chunkbench/configs/quickstart.ini", result.out)
+            self.assertTrue(Path(f"{top}/share/chunkbench/plots/style.gp").is_file(), "what bench plot draws with")
             self.assertIn(f"{top}/share/chunkbench/configs/quickstart.ini", self.program("--help", top=top).out)
 
     def test_it_runs_and_knows_its_commit(self):

@@ -1,0 +1,211 @@
+"""bench plot: pictures that are pictures, drawn from the numbers of the file; and what it does when there is nothing to
+draw, or nothing to draw with."""
+import shutil
+import struct
+import tempfile
+import unittest
+import xml.etree.ElementTree as xml
+import zlib
+from pathlib import Path
+
+import drive
+import h5py
+import numpy as np
+
+PICTURES = ("latency", "speed", "memory", "prediction")
+needs_gnuplot = unittest.skipUnless(shutil.which("gnuplot"), "gnuplot is not installed (package gnuplot-nox)")
+
+
+def read_png(path):
+    """Width, height and the unpacked rows of a PNG file; every check sum must be right."""
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n", path
+    at, head, packed, last = 8, None, b"", None
+    while at < len(data):
+        size, last = struct.unpack(">I4s", data[at:at + 8])
+        body = data[at + 8:at + 8 + size]
+        assert zlib.crc32(last + body) == struct.unpack(">I", data[at + 8 + size:at + 12 + size])[0], path
+        head = body if last == b"IHDR" else head
+        packed += body if last == b"IDAT" else b""
+        at += 12 + size
+    assert last == b"IEND", path
+    width, height = struct.unpack(">II", head[:8])
+    return width, height, zlib.decompress(packed)
+
+
+def set_text(attributes, name, value):
+    """Writes into the attribute as it is, of its own type and size."""
+    place = attributes.get_id(name)
+    place.write(np.array(value.encode(), dtype=place.dtype))
+
+
+def svg_texts(path):
+    return ["".join(node.itertext()).strip() for node in xml.parse(path).iter("{http://www.w3.org/2000/svg}text")]
+
+
+class Plot(drive.BenchTest):
+    @classmethod
+    def setUpClass(cls):
+        cls.kept = Path(tempfile.mkdtemp(prefix="bench-test-"))
+        cls.addClassCleanup(shutil.rmtree, cls.kept, ignore_errors=True)
+        cls.path = cls.kept / "small.h5"
+        runner = drive.BenchTest()
+        runner.folder = cls.kept
+        result = runner.bench("run", runner.write_config(), "-o", cls.path, "--quiet")
+        if result.code != 0:
+            raise AssertionError(f"the run failed: {result!r}")
+
+    def setUp(self):
+        super().setUp()
+        self.copy = self.folder / "copy.h5"
+        shutil.copy(self.path, self.copy)
+        self.out = self.folder / "pictures"
+
+    def data(self, picture, name):
+        lines = (self.out / f"{picture}-data" / name).read_text().splitlines()
+        return [line.split() for line in lines if line]
+
+    @needs_gnuplot
+    def test_every_picture_is_drawn_in_both_formats(self):
+        result = self.expect(self.bench("plot", self.path, "-o", self.out, "--format", "png,svg"), 0)
+        names = [f"{picture}.{kind}" for picture in PICTURES for kind in ("png", "svg")]
+        self.assertEqual(result.out.split(), [str(self.out / name) for name in names])
+        self.assertEqual(sorted(p.name for p in self.out.iterdir()), sorted(names), "nothing else is left")
+        for picture in PICTURES:
+            width, height, rows = read_png(self.out / f"{picture}.png")
+            self.assertEqual(width, 1200)
+            self.assertTrue(250 < height < 1200, height)
+            self.assertGreater(len(set(rows)), 40, "an empty page has few values")
+            texts = svg_texts(self.out / f"{picture}.svg")
+            self.assertTrue(any("TP 2" in t and "bfloat16" in t for t in texts), texts)
+
+    @needs_gnuplot
+    def test_pictures_say_what_they_show(self):
+        self.expect(self.bench("plot", self.path, "-o", self.out, "--format", "svg"), 0)
+        for picture, words in {"latency": ("Chunk latency", "depth", "256 eager", "256 graph", "affine fit"),
+                               "speed": ("Tokens per second", "256 eager", "prompt of 1k tokens", "graph (lighter)"),
+                               "memory": ("Peak memory", "weights", "kv", "as the system counts", "MiB"),
+                               "prediction": ("predicted", "measured", "chunk 256")}.items():
+            texts = " | ".join(svg_texts(self.out / f"{picture}.svg"))
+            for word in words:
+                self.assertIn(word, texts, picture)
+            self.assertNotIn("estimated", texts)
+
+    @needs_gnuplot
+    def test_the_numbers_are_those_of_the_file(self):
+        self.expect(self.bench("plot", self.path, "-o", self.out, "--keep-data"), 0)
+        with h5py.File(self.path, "r") as f:
+            cases = sorted(f["case"].values(), key=lambda g: drive.text(g.attrs["mode"]))
+            for row, group in zip(self.data("speed", "speed.dat"), cases):
+                self.assertAlmostEqual(float(row[1]) / group.attrs["prefill_tok_s"], 1, places=6)
+            for row, group in zip(self.data("memory", "system.dat"), cases):
+                self.assertEqual(float(row[1]), group.attrs["peak_driver_bytes"])
+            end = {y: float(to) for y, _, to, *_ in self.data("memory", "device.dat")}
+            self.assertEqual(list(end.values()), [g.attrs["peak_device_bytes"] for g in cases])
+            points = [row for row in self.data("latency", "latency.dat")]
+            self.assertEqual(len(points), sum(len(g["chunks"]["chunk"]) for g in cases))
+            measured = {round(ns / 1e9, 9) for g in cases for ns in g["chunks"]["latency_ns"][:]}
+            self.assertTrue({round(float(p[1]), 9) for p in points} <= measured)
+            for row, group in zip(self.data("prediction", "time.dat"), cases):
+                self.assertAlmostEqual(float(row[0]), group.attrs["predicted_prefill_s"])
+
+    @needs_gnuplot
+    def test_an_estimate_is_hollow_and_said_to_be_one(self):
+        config = self.write_config(run__coverage="sample:3")
+        self.expect(self.bench("run", config, "-o", self.file, "--quiet"), 0)
+        self.expect(self.bench("plot", self.file, "-o", self.out, "--format", "svg"), 0)
+        self.assertTrue(any("estimated" in t for t in svg_texts(self.out / "speed.svg")))
+        self.assertTrue(any(t.startswith("~") for t in svg_texts(self.out / "speed.svg")))
+        self.assertTrue(any("synthetic cache" in t for t in svg_texts(self.out / "latency.svg")))
+
+    @needs_gnuplot
+    def test_series_of_one_chunk_size_differ_in_colour(self):
+        config = self.write_config(engine__tensor_parallel_size="1, 2")
+        self.expect(self.bench("run", config, "-o", self.file, "--quiet"), 0)
+        self.expect(self.bench("plot", self.file, "-o", self.out, "--keep-data"), 0)
+        settings = (self.out / "latency-data" / "settings.gp").read_text()
+        values = dict(line.split(" = ", 1) for line in settings.splitlines())
+        looks = [(values[f"COLOR_{i}"], values[f"GRAPH_{i}"]) for i in range(1, 5)]
+        self.assertEqual((values["SERIES"], len(set(looks))), ("4", 4))
+        self.assertIn("256 eager TP 1", values["SERIES_1"])
+
+    @needs_gnuplot
+    def test_pictures_go_beside_the_file_and_replace_older_ones(self):
+        for _ in range(2):
+            self.expect(self.bench("plot", self.copy), 0)
+        self.assertEqual(sorted(p.name for p in (self.folder / "copy-plots").iterdir()),
+                         sorted(f"{p}.png" for p in PICTURES))
+
+    @needs_gnuplot
+    def test_names_that_mean_something_to_gnuplot_do_no_harm(self):
+        self.out = self.folder / "it's `touch bad` \"here\""
+        with h5py.File(self.copy, "r+") as f:
+            set_text(f["run"].attrs, "cpu_model", "x'; system('touch bad'); y = \"`touch bad`\" @bad")
+        self.expect(self.bench("plot", self.copy, "-o", self.out, "--format", "svg"), 0)
+        self.assertFalse(list(self.folder.rglob("bad")))
+        self.assertIn("x?; system(?touch bad?)", " ".join(svg_texts(self.out / "speed.svg")))
+
+    @needs_gnuplot
+    def test_cases_without_a_result_are_counted_not_drawn(self):
+        with h5py.File(self.copy, "r+") as f:
+            set_text(next(iter(f["case"].values())).attrs, "status", "failed")
+        self.expect(self.bench("plot", self.copy, "-o", self.out, "--format", "svg", "--keep-data"), 0)
+        self.assertIn("1 of 2 cases have no result to show", svg_texts(self.out / "speed.svg"))
+        self.assertEqual(len(self.data("speed", "speed.dat")), 1)
+
+    @needs_gnuplot
+    def test_a_wrong_answer_has_no_speed(self):
+        self.expect(self.bench("run", self.write_config(), "-o", self.file, "--quiet", program=drive.faulty,
+                               BENCH_TEST_FAULT="drop:1", BENCH_TEST_CASE="*_eager_*"), 3)
+        self.expect(self.bench("plot", self.file, "-o", self.out, "--format", "svg"), 0)
+        rows = svg_texts(self.out / "speed.svg")
+        self.assertIn("1 of 2 cases have no result to show", rows)
+        self.assertIn("256 graph", rows)
+        self.assertNotIn("256 eager", rows)
+
+    @needs_gnuplot
+    def test_a_picture_without_data_is_left_out_with_its_reason(self):
+        with h5py.File(self.copy, "r+") as f:
+            for group in f["case"].values():
+                group.attrs["predicted_prefill_s"] = 0.0
+        result = self.expect(self.bench("plot", self.copy, "-o", self.out), 0)
+        self.assertIn("prediction is left out: no case has a prediction", result.err)
+        self.assertEqual(sorted(p.stem for p in self.out.iterdir()), ["latency", "memory", "speed"])
+
+    @needs_gnuplot
+    def test_a_run_without_results_has_no_pictures(self):
+        with h5py.File(self.copy, "r+") as f:
+            for group in f["case"].values():
+                set_text(group.attrs, "status", "crashed")
+        self.expect(self.bench("plot", self.copy, "-o", self.out), 4, "none of its 2 cases has a result")
+        self.assertEqual(list(self.out.iterdir()), [])
+
+    def test_a_missing_gnuplot_is_named_with_its_package(self):
+        empty = self.folder / "empty"
+        empty.mkdir()
+        self.expect(self.bench("plot", self.path, "-o", self.out, PATH=str(empty)), 5, "gnuplot-nox")
+        self.assertFalse(self.out.exists())
+
+    def test_a_gnuplot_that_fails_is_quoted(self):
+        fake = self.folder / "bin" / "gnuplot"
+        fake.parent.mkdir()
+        fake.write_text("#!/bin/sh\necho '\"latency.gp\" line 7: no such terminal' >&2\nexit 1\n")
+        fake.chmod(0o755)
+        self.expect(self.bench("plot", self.path, "-o", self.out, PATH=str(fake.parent)), 5, "no such terminal")
+        self.assertEqual(list(self.out.iterdir()), [], "no working folder is left")
+
+    def test_bad_requests_and_files_are_refused(self):
+        self.expect(self.bench("plot", self.path, "--format", "png,gif"), 2, "png,gif")
+        self.expect(self.bench("plot", self.folder / "none.h5"), 6, "No such file")
+        self.expect(self.bench("plot", drive.source / "configs" / "smoke.ini"), 6, "HDF5")
+        self.copy.write_bytes(self.path.read_bytes()[:4000])
+        self.expect(self.bench("plot", self.copy), 6, "truncated")
+
+    @needs_gnuplot
+    def test_a_folder_that_cannot_be_made_is_named(self):
+        self.expect(self.bench("plot", self.path, "-o", self.folder / "no" / "such"), 6, "cannot make folder")
+        self.expect(self.bench("plot", self.path, "-o", self.copy), 6, "is not a folder")
+
+
+if __name__ == "__main__":
+    unittest.main()
