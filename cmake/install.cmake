@@ -34,7 +34,7 @@ install(FILES ${pages}/zsh DESTINATION share/zsh/site-functions RENAME _bench CO
 install(FILES ${pages}/fish DESTINATION share/fish/vendor_completions.d RENAME bench.fish COMPONENT program)
 install(FILES ${pages}/revision DESTINATION share/chunkbench COMPONENT program)
 install(DIRECTORY configs plots DESTINATION share/chunkbench COMPONENT program OPTIONAL)
-install(FILES LICENSE README.md docs/OPTIONS.md DESTINATION share/doc/chunkbench COMPONENT program)
+install(FILES LICENSE README.md docs/OPTIONS.md docs/show.schema.json DESTINATION share/doc/chunkbench COMPONENT program)
 
 # ---- the libraries: everything that is neither of the C and C++ runtime, which every distribution has, nor of CUDA
 install(CODE "

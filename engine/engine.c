@@ -61,6 +61,10 @@ enum status engine_device_open(struct device **out, const struct engine_opts *op
     return device_open(out, &d, err);
 }
 
+int64_t engine_model_parameters(const struct model_config *m) {
+    return model_parameters(m);
+}
+
 static void fill_info(struct engine *e, const struct model_config *m) {
     const int tp = e->opts.tensor_parallel_size;
     e->info = (struct engine_info){.model = *m,

@@ -67,6 +67,8 @@ struct engine_info {
 /* Reads a model's configuration without loading it. STATUS_USAGE for a name that is not known (the
  * text lists what is), STATUS_UNSUPPORTED for an architecture that is not Qwen2. */
 enum status engine_model_config(const char *model, struct model_config *out, struct error *err);
+/* Numbers that the model has in all. */
+int64_t engine_model_parameters(const struct model_config *m);
 /* Whether tp divides what it must (heads, kv heads or replicas, F, V): STATUS_USAGE with the
  * arithmetic. */
 enum status engine_check_parallel(const struct model_config *m, int tp, struct error *err);

@@ -1,4 +1,5 @@
-/* `bench show`: a result file as a table, one of its cases in detail, or either as JSON. */
+/* `bench show`: a result file as a table, one of its cases in detail, or either for programs: JSON,
+ * comma-separated values. */
 #include "harness/arguments.h"
 #include "harness/bench.h"
 #include "harness/show.h"
@@ -12,7 +13,7 @@
 
 struct options {
     const char *path, *id;
-    bool json, verbose, no_color;
+    bool json, csv, verbose, no_color;
 };
 
 static bool colored(const struct options *o) {
@@ -54,6 +55,8 @@ static enum status show_one(const struct record_run *run, const struct options *
     if (s != STATUS_OK) return s;
     if (o->json)
         show_case_json(stdout, run, &r, o->path);
+    else if (o->csv)
+        show_case_csv(stdout, &r);
     else
         show_case(stdout, run, &r, colored(o), has_blocks(), o->verbose);
     result_free(&r);
@@ -68,6 +71,8 @@ static enum status show(const struct options *o, struct error *err) {
         s = show_one(&run, o, err);
     } else if (o->json) {
         show_json(stdout, &run, o->path);
+    } else if (o->csv) {
+        show_csv(stdout, &run);
     } else {
         show_table(stdout, &run, o->path, colored(o));
         if (o->verbose) show_facts(stdout, &run);
@@ -81,7 +86,10 @@ int cmd_show(int argc, char **argv, const struct bench_hooks *hooks) {
     struct options o = {0};
     const struct argument arguments[] = {
         {"--case", ARGUMENT_VALUE, &o.id, "ID", "everything about this case"},
-        {"--json", ARGUMENT_FLAG, &o.json, NULL, "print one JSON object on stdout"},
+        {"--json", ARGUMENT_FLAG, &o.json, NULL,
+         "print one JSON object on stdout (docs/show.schema.json)"},
+        {"--csv", ARGUMENT_FLAG, &o.csv, NULL,
+         "print comma-separated values: a line per case; with --case per chunk"},
         {"--verbose", ARGUMENT_FLAG, &o.verbose, NULL,
          "also facts of the machine and configuration; with --case every chunk and op"},
         {"--no-color", ARGUMENT_FLAG, &o.no_color, NULL, "so does NO_COLOR in the environment"},
@@ -102,6 +110,7 @@ int cmd_show(int argc, char **argv, const struct bench_hooks *hooks) {
     int code = arguments_parse(&line, argc, argv, &operands);
     if (code >= 0) return code;
     o.path = operands.v[0];
+    if (o.json && o.csv) return bench_fail_usage("show", "--json excludes", "--csv");
     enum status s = show(&o, &err);
     return s == STATUS_OK ? 0 : bench_fail("show", s, &err);
 }

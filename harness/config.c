@@ -421,6 +421,15 @@ enum status config_load(struct config *out, const char *path, const char *const 
     return status;
 }
 
+enum status config_load_text(struct config *out, const char *text, const char *name,
+                             struct config_errors *errors) {
+    config_defaults(out);
+    snprintf(out->file, sizeof out->file, "%s", name);
+    errors->n = errors->more = 0;
+    const enum status status = parse_text_of_file(out, text, errors);
+    return status == STATUS_OK && errors->n ? STATUS_USAGE : status;
+}
+
 /* ---- back to text */
 
 /* A value in lines that the reader takes: the rest goes on, indented, after a backslash. */

@@ -105,6 +105,9 @@ void config_errors_print(const struct config_errors *errors);
 enum status config_load(struct config *out, const char *path, const char *const *sets, int n_sets,
                         struct config_errors *errors);
 void config_defaults(struct config *out);
+/* The same from a text, as config_to_text made it; `name` stands for the file in messages. */
+enum status config_load_text(struct config *out, const char *text, const char *name,
+                             struct config_errors *errors);
 
 /* Whether the value of a key is what was meant: none of the findings is about it. */
 bool config_has(const struct config *c, const char *section, const char *key);

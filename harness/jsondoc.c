@@ -22,6 +22,10 @@ struct jsondoc *jsondoc_object(void) {
     return doc_of(json_object());
 }
 
+struct jsondoc *jsondoc_array(void) {
+    return doc_of(json_array());
+}
+
 void jsondoc_close(struct jsondoc *d) {
     json_decref(json_of(d));
 }

@@ -20,6 +20,7 @@
 struct jsondoc; /* an object or an array; children belong to their parent */
 
 struct jsondoc *jsondoc_object(void);  /* a root; the caller closes it */
+struct jsondoc *jsondoc_array(void);   /* a root that is an array */
 void jsondoc_close(struct jsondoc *d); /* roots only; NULL is legal */
 
 void jsondoc_put_text(struct jsondoc *object, const char *key, const char *text); /* NULL: null */

@@ -13,7 +13,8 @@ enum { SHOW_SCHEMA_VERSION = 1 };
 void show_table(FILE *out, const struct record_run *run, const char *path, bool color);
 /* Facts of the run: machine, program, ceilings, configuration. */
 void show_facts(FILE *out, const struct record_run *run);
-/* {"schema": "chunkbench-show", "schema_version": 1, ...}: the run and a summary of each case. */
+/* {"schema": "chunkbench-show", "schema_version": 1, ...}: the run and a summary of each case, as
+ * docs/show.schema.json says. */
 void show_json(FILE *out, const struct record_run *run, const char *path);
 
 /* Everything about one case. `bars`: the locale can show them. */
@@ -26,6 +27,10 @@ void show_clocks(FILE *out, const struct case_result *r, const struct case_summa
 /* The same object with this case alone, and its rows. */
 void show_case_json(FILE *out, const struct record_run *run, const struct case_result *r,
                     const char *path);
+
+/* Comma-separated values: a line per case; of one case a line per chunk. Units in the names. */
+void show_csv(FILE *out, const struct record_run *run);
+void show_case_csv(FILE *out, const struct case_result *r);
 
 /* Text from a file or a model, at most `most` characters: what a terminal would obey, and what is
  * not UTF-8, is written as \xNN. */

@@ -493,6 +493,21 @@ static void the_effective_text_reads_back_to_the_same_configuration(void **state
     }
 }
 
+static void a_text_reads_like_a_file(void **state) {
+    struct fixture *f = *state;
+    const char *const sets[] = {"model.path=random:nano", "engine.threads=3"};
+    assert_int_equal(load_with(f, "", sets, 2), STATUS_OK);
+    char *text = config_to_text(&f->config);
+    assert_int_equal(config_load_text(&f->other, text, "x", &f->errors), STATUS_OK);
+    assert_string_equal(f->other.model_path, "random:nano");
+    assert_int_equal(f->other.threads, 3);
+    free(text);
+    assert_int_equal(config_load_text(&f->other, "[engine]\nthreads = many\n", "x", &f->errors),
+                     STATUS_USAGE);
+    assert_int_equal(f->errors.n, 1);
+    assert_non_null(strstr(f->errors.e[0].text, "x:2"));
+}
+
 static void the_hash_sees_every_key_but_the_output(void **state) {
     struct fixture *f = *state;
     char before[65], after[65];
@@ -577,6 +592,7 @@ int main(void) {
         cmocka_unit_test(values_that_contradict_each_other_are_findings),
         cmocka_unit_test(a_file_that_cannot_be_read_is_an_io_error),
         cmocka_unit_test(the_effective_text_reads_back_to_the_same_configuration),
+        cmocka_unit_test(a_text_reads_like_a_file),
         cmocka_unit_test(the_hash_sees_every_key_but_the_output),
         cmocka_unit_test(damaged_files_never_crash_the_parser),
         cmocka_unit_test(edit_distance_counts_exchanges_once),

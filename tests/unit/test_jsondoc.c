@@ -53,6 +53,18 @@ static void values_come_back_from_a_file(void **state) {
     unlink(path);
 }
 
+static void a_root_can_be_an_array(void **state) {
+    (void)state;
+    struct jsondoc *d = jsondoc_array();
+    jsondoc_put_int(jsondoc_add_object(d), "i", 7);
+    char *text = jsondoc_text(d);
+    assert_non_null(text);
+    assert_int_equal(text[0], '[');
+    assert_non_null(strstr(text, "\"i\": 7"));
+    free(text);
+    jsondoc_close(d);
+}
+
 static void text_that_is_not_utf8_is_repaired(void **state) {
     (void)state;
     struct jsondoc *d = jsondoc_object();
@@ -100,6 +112,7 @@ static void nothing_is_left_behind_where_writing_fails(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_come_back_from_a_file),
+        cmocka_unit_test(a_root_can_be_an_array),
         cmocka_unit_test(text_that_is_not_utf8_is_repaired),
         cmocka_unit_test(damaged_files_are_errors_with_a_line),
         cmocka_unit_test(nothing_is_left_behind_where_writing_fails),
