@@ -4,7 +4,7 @@
 #   cpack --config build/CPackConfig.cmake      the same and the shared libraries that it needs, as one archive
 #
 # The program finds its data (harness/data_dir.c) and the libraries by its own place, so the tree can be moved. CUDA's
-# libraries are too large to bring along: they are looked for where a toolkit or a container has them.
+# libraries are too large to bring along: cuBLASLt is looked for where a toolkit or a container has it.
 set(cuda_folders)
 if(HAVE_CUDA)
   set(cuda_folders ${CUDAToolkit_LIBRARY_DIR} /usr/local/cuda/lib64)

@@ -4,6 +4,7 @@
 
 #include "harness/data_dir.h"
 #include "harness/sha256.h"
+#include "kernels/gpu_list.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -203,8 +204,8 @@ struct library_list {
 
 /* The file's name with links followed carries the version: libdnnl.so.2 -> libdnnl.so.2.6. */
 static int add_library(struct dl_phdr_info *info, size_t size, void *ctx) {
-    static const char *const wanted[] = {"libdnnl.so",     "libgomp.so", "libcudart.so",
-                                         "libcublasLt.so", "libnccl.so", "libcuda.so"};
+    static const char *const wanted[] = {"libdnnl.so", "libgomp.so", "libcudart.so", "libnccl.so",
+                                         "libcuda.so"};
     struct library_list *list = ctx;
     char real[PATH_MAX];
     (void)size;
@@ -224,6 +225,15 @@ void machine_libraries(char *out, size_t size) {
     record_library(hdf5, sizeof hdf5);
     snprintf(out, size, "%s; glibc %s", hdf5, gnu_get_libc_version());
     dl_iterate_phdr(add_library, &list);
+}
+
+/* The worker loads it; this process has no other use for it. */
+static void add_blas(char *libraries, size_t size) {
+    const int v = (int)cuda_blas_version();
+    const size_t used = strlen(libraries);
+    if (v > 0)
+        snprintf(libraries + used, size - used, "; cuBLASLt %d.%d.%d", v / 10000, v / 100 % 100,
+                 v % 100);
 }
 
 static bool is_plain(const char *text) {
@@ -387,6 +397,7 @@ void machine_facts_open(struct machine_facts *out, const struct plan *p, int arg
     f->rates = p->rates;
     machine_gpus(gpu_list_machine(), p->device_info.bus_id, f);
     machine_libraries(f->libraries, sizeof f->libraries);
+    if (p->device == DEVICE_CUDA) add_blas(f->libraries, sizeof f->libraries);
 }
 
 void machine_facts_close(struct machine_facts *m) {

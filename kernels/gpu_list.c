@@ -148,3 +148,9 @@ const struct gpu_list *gpu_list_machine(void) {
     pthread_once(&read_once, read_machine);
     return &machine;
 }
+
+#ifndef HAVE_CUDA
+int64_t cuda_blas_version(void) {
+    return 0;
+}
+#endif

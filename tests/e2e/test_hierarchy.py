@@ -23,7 +23,7 @@ homes = {
     "ini.h": {"harness/config.c"},
     "oneapi/dnnl/dnnl.h": {"kernels/linear/linear_onednn.c"},
     "dnnl.h": {"kernels/linear/linear_onednn.c"},
-    "dlfcn.h": {"kernels/nvml.c", "harness/library_probe.c"},
+    "dlfcn.h": {"kernels/nvml.c", "kernels/cublas_door_cuda.c", "harness/library_probe.c"},
 }
 # Libraries whose plain C interface several files use on purpose.
 shared = {"jansson.h", "xxhash.h"}

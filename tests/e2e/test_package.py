@@ -25,8 +25,9 @@ most_mib = 60
 
 
 def in_private(words):
-    """A command in mounts of its own, where neither the source nor the build folder is to be seen."""
-    mounts = "".join(f"mount -t tmpfs none '{path}' && " for path in (drive.build, drive.source))
+    """A command in mounts of its own, where neither the source nor the build folder is to be seen, nor CUDA."""
+    hidden = [drive.build, drive.source, *Path("/usr/local").glob("cuda*")]  # nor CUDA's libraries
+    mounts = "".join(f"mount -t tmpfs none '{path.resolve()}' && " for path in hidden)
     return ["unshare", "-m", "sh", "-c", mounts + 'exec "$@"', "sh", *words]
 
 
