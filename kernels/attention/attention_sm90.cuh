@@ -35,13 +35,16 @@ enum attention_order {
 
 /* D: head dim. WARPGROUPS: of math, 2 or 3. STAGES of the rings. CLUSTER: CTAs that share copies of
  * keys and values, 1 or 2. LAZY: outputs are left alone where no row of a warp has a new maximum
- * (a product with 1: the same bits). CACHE: the policy of L2 for keys and values. */
+ * (a product with 1: the same bits). HELD: queries stay in registers, not in shared memory.
+ * POLYNOMIALS: of eight exponentials so many are made of multiplications instead of the special
+ * function unit. CACHE: the policy of L2 for keys and values. */
 template <int D_, int WARPGROUPS_, int STAGES_, int CLUSTER_, attention_order ORDER_, bool LAZY_,
-          uint64_t CACHE_ = CACHE_NORMAL>
+          bool HELD_ = false, int POLYNOMIALS_ = 0, uint64_t CACHE_ = CACHE_NORMAL>
 struct attention_config {
     static constexpr int D = D_, WARPGROUPS = WARPGROUPS_, STAGES = STAGES_, CLUSTER = CLUSTER_;
     static constexpr attention_order ORDER = ORDER_;
-    static constexpr bool LAZY = LAZY_;
+    static constexpr bool LAZY = LAZY_, HELD = HELD_;
+    static constexpr int POLYNOMIALS = POLYNOMIALS_;
     static constexpr uint64_t CACHE = CACHE_;
     static constexpr int BOXES = D / 64; /* a TMA box is 64 columns, a swizzled line of 128 bytes */
     static constexpr int THREADS = 128 * (1 + WARPGROUPS);
@@ -357,30 +360,52 @@ static __device__ __forceinline__ void row_max(const float (&s)[64], const float
     }
 }
 
+/* 2^x for x of at most about 0, without the special function unit: an integer power of two times a
+ * polynomial on [-1/2, 1/2], within 7.5e-5 of it; below 2^-126 that. A NaN stays one. */
+static __device__ __forceinline__ float exp2_polynomial(float x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: the sum's last bit is worth 1 */
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(-126.0f));
+    const float shifted = y + magic, f = y - (shifted - magic);
+    const float power = __int_as_float((__float_as_int(shifted) << 23) + 0x3f800000);
+    return power *
+           fmaf(fmaf(fmaf(0.0551716704f, f, 0.242611131f), f, 0.693260986f), f, 0.999928073f);
+}
+
 /* Scores to probabilities relative to max, whose product with scale is shift. Returns their sum. */
+template <class C>
 static __device__ __forceinline__ float exponentials(float (&s)[64], int r, float scale,
                                                      float shift) {
     float a = 0, b = 0;
 #pragma unroll
     for (int i = 0; i < 64; i += 4) {
-        s[i + 2 * r] = exp2_approx(fmaf(s[i + 2 * r], scale, -shift));
-        s[i + 2 * r + 1] = exp2_approx(fmaf(s[i + 2 * r + 1], scale, -shift));
-        a += s[i + 2 * r];
-        b += s[i + 2 * r + 1];
+        float &x = s[i + 2 * r], &y = s[i + 2 * r + 1];
+        const bool polynomial = i / 4 % 8 < C::POLYNOMIALS;
+        x = fmaf(x, scale, -shift), y = fmaf(y, scale, -shift);
+        x = polynomial ? exp2_polynomial(x) : exp2_approx(x);
+        y = polynomial ? exp2_polynomial(y) : exp2_approx(y);
+        a += x, b += y;
     }
     return a + b;
 }
 
 /* A unit's first tile. A row of which every score is -inf so far has probabilities 0. */
+template <class C>
 static __device__ __forceinline__ void softmax_first(float (&s)[64], row_pair &row, float scale) {
     const float none[2] = {-INFINITY, -INFINITY};
     row_max(s, none, row.max);
 #pragma unroll
     for (int r = 0; r < 2; r++)
-        row.sum[r] = exponentials(s, r, scale, row.max[r] == -INFINITY ? 0 : row.max[r] * scale);
+        row.sum[r] = exponentials<C>(s, r, scale, row.max[r] == -INFINITY ? 0 : row.max[r] * scale);
+}
+
+/* Of sums of exponentials: 0, but no compiler knows. */
+static __device__ __forceinline__ uint32_t sign_of(const row_pair &row) {
+    return (__float_as_uint(row.sum[0]) | __float_as_uint(row.sum[1])) >> 31;
 }
 
 /* keep: what sums and outputs so far are to be multiplied by; exactly 1 without a new maximum. */
+template <class C>
 static __device__ __forceinline__ void softmax_next(float (&s)[64], row_pair &row, float keep[2],
                                                     float scale) {
     float max[2];
@@ -389,7 +414,7 @@ static __device__ __forceinline__ void softmax_next(float (&s)[64], row_pair &ro
     for (int r = 0; r < 2; r++) {
         keep[r] = exp2_approx((row.max[r] - max[r]) * scale);
         row.max[r] = max[r];
-        row.sum[r] = fmaf(row.sum[r], keep[r], exponentials(s, r, scale, max[r] * scale));
+        row.sum[r] = fmaf(row.sum[r], keep[r], exponentials<C>(s, r, scale, max[r] * scale));
     }
 }
 
@@ -402,6 +427,7 @@ template <class C> struct math {
     struct ring k_at, v_at;
     uint32_t q_parity; /* of the queries that are awaited next */
     float scale;
+    uint32_t held[C::HELD ? C::D / 4 : 1]; /* its queries, as wgmma_rs wants them */
 };
 
 static constexpr int ORDER_BARRIER = 1, WARPGROUP_BARRIER = 4; /* named barriers; 0 is the CTA's */
@@ -420,16 +446,27 @@ template <class C> static __device__ __forceinline__ void release(uint64_t *empt
     if (C::CLUSTER == 1) {
         if (thread == 0) mbarrier_arrive(shared_address(empty));
     } else if (thread % 32 == 0 && thread / 32 < C::CLUSTER) {
-        mbarrier_arrive_at(shared_address(empty), thread / 32);
+        mbarrier_arrive_relaxed_at(shared_address(empty), thread / 32);
     }
 }
 
+template <class C> static __device__ __forceinline__ void release_queries(const math<C> &m) {
+    if (threadIdx.x % 128 == 0) mbarrier_arrive(shared_address(&m.s.q_empty[m.w]));
+}
+/* Of a held matrix, 16 columns are four 8 x 8 matrices, of which a lane points to one row. */
+template <class C> static __device__ __forceinline__ void hold_queries(math<C> &m) {
+    const int lane = (int)threadIdx.x % 32, row = (int)threadIdx.x % 128 / 32 * 16 + lane % 16;
+#pragma unroll
+    for (int i = 0; i < C::D / 16; i++) {
+        const int word = (i % 4 * 2 + lane / 16) ^ row % 8; /* swizzled */
+        load_matrices(m.held + 4 * i, shared_address(&m.s.q[m.w][i / 4][row][word * 8]));
+    }
+    named_sync(WARPGROUP_BARRIER + m.w, 128);
+    release_queries(m);
+}
 template <class C> static __device__ __forceinline__ void await_queries(math<C> &m) {
     mbarrier_wait(shared_address(&m.s.q_full[m.w]), m.q_parity);
     m.q_parity ^= 1;
-}
-template <class C> static __device__ __forceinline__ void release_queries(const math<C> &m) {
-    if (threadIdx.x % 128 == 0) mbarrier_arrive(shared_address(&m.s.q_empty[m.w]));
 }
 template <class C> static __device__ __forceinline__ void await_keys(const math<C> &m) {
     mbarrier_wait(shared_address(&m.s.k_full[m.k_at.stage]), m.k_at.parity);
@@ -438,8 +475,10 @@ template <class C> static __device__ __forceinline__ void release_keys(math<C> &
     release<C>(&m.s.k_empty[m.k_at.stage]);
     ring_advance<C::STAGES>(m.k_at);
 }
-template <class C> static __device__ __forceinline__ void await_values(const math<C> &m) {
-    mbarrier_wait(shared_address(&m.s.v_full[m.v_at.stage]), m.v_at.parity);
+/* zero: 0, perhaps the result of something that is to be done before. */
+template <class C>
+static __device__ __forceinline__ void await_values(const math<C> &m, uint32_t zero = 0) {
+    mbarrier_wait(shared_address(&m.s.v_full[m.v_at.stage]), m.v_at.parity ^ zero);
 }
 
 /* S = Q K of the tile at k_at. */
@@ -449,8 +488,11 @@ static __device__ __forceinline__ void issue_scores(const math<C> &m, float (&s)
 #pragma unroll
     for (int i = 0; i < C::D / 16; i++) {
         const int box = i / 4, column_bytes = i % 4 * 32;
-        wgmma_ss(s, m.q + (box * (UNIT_ROWS * 128) + column_bytes) / 16,
-                 k + (box * (KV_TILE * 128) + column_bytes) / 16, i > 0);
+        const uint64_t keys = k + (box * (KV_TILE * 128) + column_bytes) / 16;
+        if (C::HELD)
+            wgmma_rs_rows(s, m.held + 4 * i, keys, i > 0);
+        else
+            wgmma_ss(s, m.q + (box * (UNIT_ROWS * 128) + column_bytes) / 16, keys, i > 0);
     }
     wgmma_commit();
 }
@@ -516,10 +558,10 @@ static __device__ __forceinline__ void begin_unit(math<C> &m, const struct unit 
     wgmma_wait<0>();
     wgmma_hold(s);
     release_keys(m);
-    if (last_of_segment) release_queries(m);
+    if (last_of_segment && !C::HELD) release_queries(m);
     const int thread = (int)threadIdx.x % 128;
     mask_future(s, u.lower + thread / 32 * 16 + thread % 32 / 4);
-    softmax_first(s, row, m.scale);
+    softmax_first<C>(s, row, m.scale);
     await_values(m);
     if (kv_len - u.tile * KV_TILE < KV_TILE) clear_values(m, kv_len - u.tile * KV_TILE);
     pack_probabilities(s, p);
@@ -541,14 +583,14 @@ static __device__ __forceinline__ void next_tile(math<C> &m, bool last_of_segmen
     wgmma_wait<1>();
     wgmma_hold(s);
     release_keys(m);
-    if (last_of_segment) release_queries(m);
+    if (last_of_segment && !C::HELD) release_queries(m);
     if (C::ORDER == ORDER_SOFTMAX) turn_begin(m);
-    softmax_next(s, row, keep, m.scale);
+    softmax_next<C>(s, row, keep, m.scale);
     if (C::ORDER == ORDER_SOFTMAX) turn_end(m);
     /* Here for its place: across a loop the compiler does not move the wait for the outputs up,
      * before the exponentials, which would then have nothing to run beside. */
     ring_advance<C::STAGES>(m.v_at);
-    await_values(m);
+    await_values(m, C::POLYNOMIALS > 0 ? sign_of(row) : 0);
     wgmma_wait<0>();
     wgmma_hold(s);
     wgmma_hold(o);
@@ -634,6 +676,7 @@ static __device__ __forceinline__ void attend_unit(const attention_params &p, ma
         if (j == segment.low - 1) {
             segment = segment_at(p, u, j);
             await_queries(m);
+            if (C::HELD) hold_queries(m);
         }
         next_tile(m, j == segment.low, row, s, probabilities, o);
     }
@@ -665,10 +708,11 @@ static __device__ __forceinline__ void attend(const attention_params &p, attenti
         /* As many turns as the others take: one for every tile but an item's first. */
 #pragma unroll 1
         for (int32_t j = first; j > u.tile; j--) pass_tile(m, u.tile >= 0 || j > 0);
-        if (u.tile >= 0)
-            attend_unit(p, m, work, u);
-        else
+        if (u.tile < 0)
             release_queries(m);
+        else if (C::HELD)
+            hold_queries(m);
+        if (u.tile >= 0) attend_unit(p, m, work, u);
     }
 }
 
