@@ -55,7 +55,7 @@ template <int D> static __device__ __forceinline__ uint32_t along(uint32_t at, i
     return at ^ (uint32_t)(k * 32);
 }
 
-/* What a block does. */
+/* What a block does. Taken anew where it is needed: kept over the loop it would cost registers. */
 struct work {
     int first; /* position of the tile's first row, which may lie before the chunk */
     int row;   /* the same in the chunk's rows: may be negative */
@@ -351,11 +351,13 @@ static __global__ void __launch_bounds__(THREADS, shape<D>::RESIDENT)
     uint32_t now = ring, next = ring + S::STAGE, after = ring + 2 * S::STAGE;
     load_tile<D>(s, a.kv.k, 0, now);
     load_tile<D>(s, a.kv.v, 0, next);
+#pragma unroll 1
     for (int i = 0; i < segments; i++) {
-        const int end = min(segment[i].end, w.end);
+        const int end = segment[i].end;
         __syncthreads(); /* nobody needs the queries before these */
         load_queries<D>(a, w, segment[i].copy, queries);
         copy_groups_wait<0>();
+#pragma unroll 1
         for (int key = segment[i].begin; key < end; key += BN) {
             struct scores t;
             copy_groups_wait<1>(); /* own part of the keys */
