@@ -56,38 +56,37 @@ class Sass(unittest.TestCase):
     def setUpClass(cls):
         cls.kernels = functions()
 
-    def each(self):
-        for name, code in self.kernels.items():
-            with self.subTest(kernel=name):
-                yield name, code
-
     def test_both_head_dims_are_there(self):
         self.assertEqual(sorted(map(head_dim, self.kernels)), [64, 128])
 
     def test_nothing_is_spilled(self):
-        for _, code in self.each():
-            self.assertEqual(count(code, r"\b(STL|LDL)\b"), 0)
+        for name, code in self.kernels.items():
+            with self.subTest(kernel=name):
+                self.assertEqual(count(code, r"\b(STL|LDL)\b"), 0)
         for name, stack in re.findall(r"Function (\S*attention_kernel\S*):\s+REG:\d+ STACK:(\d+)", dump("-res-usage")):
             self.assertEqual(stack, "0", name)
 
     def test_every_product_is_in_one_of_three_groups(self):
         """First tile: Q K; loop: Q K and P V; last tile: P V. A compiler that serialises opens a group a product."""
-        for name, code in self.each():
-            scores, outputs = head_dim(name) // 16, 128 // 16
-            self.assertEqual(count(code, r"\bHGMMA\b"), 2 * scores + 2 * outputs)
-            self.assertEqual(count(code, r"WARPGROUP\.ARRIVE"), 3)
-            self.assertEqual(count(code, r"WARPGROUP\.DEPBAR"), 4)
+        for name, code in self.kernels.items():
+            with self.subTest(kernel=name):
+                scores, outputs = head_dim(name) // 16, 128 // 16
+                self.assertEqual(count(code, r"\bHGMMA\b"), 2 * scores + 2 * outputs)
+                self.assertEqual(count(code, r"WARPGROUP\.ARRIVE"), 3)
+                self.assertEqual(count(code, r"WARPGROUP\.DEPBAR"), 4)
 
     def test_the_loop_s_exponentials_run_beside_its_products(self):
-        for _, code in self.each():
-            (begin,) = [i for i, text in enumerate(code) if re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x1", text)]
-            end = next(i for i in range(begin, len(code)) if re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x0", code[i]))
-            self.assertGreaterEqual(count(code[begin:end], r"MUFU\.EX2"), 62)  # of 64 and two factors
+        for name, code in self.kernels.items():
+            with self.subTest(kernel=name):
+                (begin,) = [i for i, text in enumerate(code) if re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x1", text)]
+                end = next(i for i in range(begin, len(code)) if re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x0", code[i]))
+                self.assertGreaterEqual(count(code[begin:end], r"MUFU\.EX2"), 62)  # of 64 and two factors
 
     def test_registers_move_from_the_producer_to_the_products(self):
-        for _, code in self.each():
-            self.assertEqual(count(code, r"USETMAXREG\.DEALLOC"), 1)
-            self.assertEqual(count(code, r"USETMAXREG\.TRY_ALLOC"), 1)
+        for name, code in self.kernels.items():
+            with self.subTest(kernel=name):
+                self.assertEqual(count(code, r"USETMAXREG\.DEALLOC"), 1)
+                self.assertEqual(count(code, r"USETMAXREG\.TRY_ALLOC"), 1)
 
 
 if not OBJECT.exists():
