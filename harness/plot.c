@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS_MOST = 200 }; /* a picture with more of them is none */
+enum { ROWS_MOST = 200 }; /* with more rows a picture is none */
 
 /* ---- the cases ---- */
 
@@ -87,10 +87,10 @@ enum status plot_open(struct plot *p, const struct record_run *run, struct error
         struct plot_case *c = &p->cases[p->n];
         c->r = &run->cases[i];
         result_summary(c->r, &c->s);
-        if (p->n < ROWS_MOST && is_trusted(c))
-            p->n++;
-        else
+        if (!is_trusted(c))
             p->left_out++;
+        else if (p->n < ROWS_MOST)
+            p->n++;
     }
     qsort(p->cases, (size_t)p->n, sizeof *p->cases, by_place);
     place_rows(p);
@@ -173,7 +173,11 @@ void plot_put_text(FILE *out, const char *text) {
 }
 
 void plot_set_number(struct plot_files *f, const char *name, double value) {
-    if (f->settings) fprintf(f->settings, "%s = %.9g\n", name, value);
+    if (!f->settings) return;
+    if (isfinite(value))
+        fprintf(f->settings, "%s = %.9g\n", name, value);
+    else
+        fprintf(f->settings, "%s = NaN\n", name);
 }
 
 void plot_set_text(struct plot_files *f, const char *name, const char *text) {
@@ -210,12 +214,16 @@ static void put_subtitle(struct plot_files *f, const struct plot *p) {
 
 void plot_files_open(struct plot_files *f, const struct plot *p, const char *folder,
                      const char *title, struct error *err) {
-    char note[120] = "";
+    char note[160] = "";
     *f = (struct plot_files){.folder = folder, .err = err};
     f->settings = plot_data_open(f, "settings.gp");
     plot_set_text(f, "TITLE", title);
     put_subtitle(f, p);
-    if (p->left_out)
+    const int shown = p->n, cut = p->run->n - p->left_out - shown;
+    if (cut > 0)
+        snprintf(note, sizeof note, "the first %d of %d cases; %d have no result to show", shown,
+                 p->run->n, p->left_out);
+    else if (p->left_out)
         snprintf(note, sizeof note, "%d of %d cases have no result to show", p->left_out,
                  p->run->n);
     plot_set_text(f, "NOTE", note);

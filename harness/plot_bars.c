@@ -24,7 +24,7 @@ void plot_speed(const struct plot *p, struct plot_files *f) {
         fprintf(out, "%g %.9g %.9g %.9g %d %d %d \"%s%s\"\n", c->y, c->s.prefill_tok_s, least,
                 highest, plot_color(p, r->max_num_batched_tokens), r->graph, r->ttft_estimated,
                 r->ttft_estimated ? "~" : "", format_tok_s(text, c->s.prefill_tok_s));
-        most = fmax(most, highest);
+        most = fmax(most, fmax(highest, c->s.prefill_tok_s));
         estimated = estimated || r->ttft_estimated;
         graph = graph || r->graph, eager = eager || !r->graph;
     }
@@ -85,14 +85,11 @@ static void put_categories(struct plot_files *f, const bool seen[MEMORY_CATEGORI
 #undef X
     };
     char key[40];
-    int n = 0;
     for (int c = 0; c < MEMORY_CATEGORIES; c++) {
-        n += seen[c];
         snprintf(key, sizeof key, "CATEGORY_%d", c);
         plot_set_text(f, key, seen[c] ? names[c] : "");
     }
     plot_set_number(f, "CATEGORIES", MEMORY_CATEGORIES);
-    plot_set_number(f, "SEEN", n);
 }
 
 void plot_memory(const struct plot *p, struct plot_files *f) {

@@ -146,6 +146,26 @@ class Plot(drive.BenchTest):
         self.assertIn("x?; system(?touch bad?)", " ".join(svg_texts(self.out / "speed.svg")))
 
     @needs_gnuplot
+    def test_numbers_out_of_reason_are_drawn_or_left_out(self):
+        """A file may say anything: gnuplot is never given what it stops at."""
+        far = {"prompt_tokens": 2**31 - 1, "ttft": 2**63 - 1, "latency": 2**63 - 1, "peak": 2**62, "predicted": 1e300}
+        near = {"prompt_tokens": 1, "ttft": 1, "latency": 1, "peak": 1, "predicted": 1e-300}
+        odd = {"prompt_tokens": 7, "ttft": 3, "latency": -5, "peak": -(2**62), "predicted": float("nan")}
+        for first, second in ((far, near), (near, near), (far, far), (odd, far)):
+            shutil.copy(self.path, self.copy)
+            with h5py.File(self.copy, "r+") as f:
+                for group, values in zip(f["case"].values(), (first, second)):
+                    group.attrs.get_id("prompt_tokens").write(np.array(values["prompt_tokens"], "i4"))
+                    group.attrs.get_id("predicted_prefill_s").write(np.array(values["predicted"], "f8"))
+                    group["ttft"]["ttft_ns"][...] = values["ttft"]
+                    group["chunks"]["latency_ns"][...] = values["latency"]
+                    group["memory"]["kv_high_water"][...] = values["peak"]
+                    group["memory"]["driver_high_water"][...] = values["peak"]
+            result = self.bench("plot", self.copy, "-o", self.out, "--format", "png,svg")
+            self.expect(result, 0)
+            self.assertIn("speed.svg", result.out)
+
+    @needs_gnuplot
     def test_cases_without_a_result_are_counted_not_drawn(self):
         with h5py.File(self.copy, "r+") as f:
             set_text(next(iter(f["case"].values())).attrs, "status", "failed")
