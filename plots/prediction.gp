@@ -19,10 +19,11 @@ set rmargin at screen 0.49
 LOW = LEAST_S / 1.5; HIGH = MOST_S * 1.5
 set xrange [LOW : HIGH]
 set yrange [LOW : HIGH]
-FINE = log10(HIGH / LOW) < 2
+DECADES = log10(HIGH / LOW)
+STEPS = DECADES < 1.3 ? '1 2 5' : DECADES < 2.5 ? '1 3' : '1'
 set xtics (); set ytics ()
 do for [i = -9 : 6] {
-    do for [k in (FINE ? '1 2 5' : '1')] {
+    do for [k in STEPS] {
         v = k * 10.0 ** i
         set ytics add (seconds(v) v)
         if (v < HIGH / 1.1) { set xtics add (seconds(v) v) }
