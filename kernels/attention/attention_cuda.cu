@@ -82,7 +82,7 @@ static __device__ __forceinline__ bool take_work(const struct attention_args &a,
 /* ---- copies to shared memory: LANES threads side by side on a row */
 
 /* Queries of one rotated copy, whose rows begin at multiples of sixteen bytes; rows outside the
- * chunk are zeros. Does not end the group. */
+ * chunk are zeros. Does not end the group: without copy_group_end() nobody waits for them. */
 template <int D>
 static __device__ void load_queries(const struct attention_args &a, const struct work &w, int copy,
                                     uint32_t to) {
@@ -356,6 +356,7 @@ static __global__ void __launch_bounds__(THREADS, shape<D>::RESIDENT)
         const int end = segment[i].end;
         __syncthreads(); /* nobody needs the queries before these */
         load_queries<D>(a, w, segment[i].copy, queries);
+        copy_group_end();
         copy_groups_wait<0>();
 #pragma unroll 1
         for (int key = segment[i].begin; key < end; key += BN) {
