@@ -37,6 +37,7 @@ int bench_main(int argc, char **argv, const struct bench_hooks *hooks);
     X(plot, "draw a result file: latency, speed, memory, prediction")                              \
     X(export, "print a result file as another tool prints its own")                                \
     X(kernels, "run ops alone and tell their rates beside this machine's ceilings")                \
+    X(fetch, "fetch prompts from the web into the cache, or list it")                              \
     X(list, "list models, kernels, options, configurations")                                       \
     X(doctor, "what is usable on this machine, and why not")                                       \
     X(describe, "print the manual page or a shell's completions")                                  \

@@ -2,6 +2,7 @@
  * Before it: plan.c. */
 #include "harness/arguments.h"
 #include "harness/bench.h"
+#include "harness/fetch.h"
 #include "harness/format.h"
 #include "harness/plan.h"
 #include "harness/table.h"
@@ -32,6 +33,7 @@ static int parse(struct request *r, int argc, char **argv) {
         .purpose = "Shows every case: prompt tokens, chunks, predicted memory and time, and what\n"
                    "time_budget does to it: full, sampled, or skipped and why. Runs nothing but a\n"
                    "measurement of this machine's kernels (about a second, kept for a day).\n"
+                   "A prompt from the web that is not in the cache is fetched.\n"
                    "Exits with 0, 2 usage or configuration, 5 no measurement, 6 I/O.",
         .arguments = arguments,
         .n = sizeof arguments / sizeof arguments[0],
@@ -187,10 +189,13 @@ static enum status make_plan(const struct request *r, struct plan *p) {
     struct config_errors *errors = calloc(1, sizeof *errors);
     enum status s = STATUS_NO_MEMORY;
     if (c && errors) {
+        const struct fetch_screen screen = {"plan", stderr, isatty(STDERR_FILENO)};
         s = config_load(c, r->config, r->sets.v, r->sets.n, errors);
+        const bool loaded = s == STATUS_OK;
+        if (loaded) s = fetch_prompts_of(c, &screen, NULL, errors);
         if (s == STATUS_OK)
             s = (r->measure ? plan_make_anew : plan_make)(p, c, errors);
-        else if (s == STATUS_USAGE)
+        else if (loaded || s == STATUS_USAGE)
             plan_check(c, errors);
         config_errors_print(errors);
     }

@@ -60,6 +60,11 @@ bool config_has(const struct config *c, const char *section, const char *key) {
     return i >= 0 && !c->refused[i];
 }
 
+void config_refuse(struct config *c, const char *section, const char *key) {
+    const int i = option_find(section, key);
+    if (i >= 0) c->refused[i] = true;
+}
+
 int32_t config_from(const struct config *c, const char *section, const char *key) {
     const int i = option_find(section, key);
     return i < 0 ? FROM_DEFAULT : c->from[i];

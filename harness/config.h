@@ -59,8 +59,10 @@ struct config {
     char isa[32];
 
     /* [prompt] */
-    struct text_axis prompt; /* source: needle:64k, random:200k, file:PATH */
+    struct text_axis prompt; /* source: see prompt.h */
     int64_t prompt_seed;
+    double prompt_timeout_s; /* timeout_s, retries, max_bytes: of fetching (download.h) */
+    int64_t prompt_retries, prompt_max_bytes;
 
     /* [sampling] */
     double temperature, top_p, repetition_penalty;
@@ -111,6 +113,8 @@ enum status config_load_text(struct config *out, const char *text, const char *n
 
 /* Whether the value of a key is what was meant: none of the findings is about it. */
 bool config_has(const struct config *c, const char *section, const char *key);
+/* A finding has been made about its value: nothing else is to be found in it. */
+void config_refuse(struct config *c, const char *section, const char *key);
 /* Where a value stands: a line, FROM_DEFAULT, or FROM_SET - i. */
 int32_t config_from(const struct config *c, const char *section, const char *key);
 /* The same for messages: "sweep.ini:12", "--set engine.threads=2", or "sweep.ini: default of

@@ -100,6 +100,8 @@ static void foot(void) {
         {"NO_COLOR", "not empty: nothing is printed in colour"},
         {"XDG_CACHE_HOME", "where measured rates and prompts are kept, in a folder `chunkbench`; "
                            "otherwise in `~/.cache`"},
+        {"https_proxy",
+         "and `http_proxy`, `all_proxy`, `no_proxy`: proxies for prompts from the web"},
         {"BENCH_ALLOW_LONG_MAX_MODEL_LEN", "1: `max_model_len` may exceed what the model says; "
                                            "`VLLM_ALLOW_LONG_MAX_MODEL_LEN` does the same"},
     };
@@ -114,6 +116,10 @@ static void foot(void) {
     fputs(".SH FILES\n", stdout);
     option("../share/chunkbench", NULL,
            "beside the folder of the program, wherever that stands: configurations and plots");
+    option(
+        "~/.cache/chunkbench/prompts", NULL,
+        "prompts from the web: `bench fetch` lists them, with the name under which a text can be "
+        "put there by hand");
     option("RUN.partial", NULL,
            "beside RUN.h5 while a run is unfinished: its configuration, its plan, a file for every "
            "finished case; `bench run --resume` continues from there");

@@ -72,11 +72,25 @@ static const struct option options[] = {
 
     {"prompt", "source", AXIS_TEXT, AT(prompt), 1, 0, NULL, "needle:8k",
      "What is prefilled: `needle:LENGTH` (text with planted answers; `needle:64k@10%+50%+90%` "
-     "plants them at these depths), `random:LENGTH` (seeded random ids), or `file:PATH` "
-     "(UTF-8 text). A comma separates prompts, so a path cannot contain one.",
-     "prompt|prompts|length|lengths|prompt_tokens"},
+     "plants them at these depths), `random:LENGTH` (seeded random ids), `file:PATH` "
+     "(UTF-8 text), `url:URL` (a text by http or https), or one of the published test prompts of "
+     "Qwen2.5-1M: `qwen:64k`, `qwen:200k`, `qwen:600k`, `qwen:1m`, named by their tokens of that "
+     "model. What comes from the web is fetched once and kept; `bench fetch` lists it. Of a text "
+     "each byte is a token. A comma separates prompts, so a path or an address cannot contain one "
+     "(`%2C` in an address).",
+     "prompt|prompts|length|lengths|prompt_tokens|url|prompt_url"},
     {"prompt", "seed", OPTION_INT, AT(prompt_seed), 0, 9e15, NULL, "0",
      "Seed of needle and random prompts.", NULL},
+    {"prompt", "timeout_s", OPTION_REAL, AT(prompt_timeout_s), 0.01, 3600, NULL, "5",
+     "Fetching a prompt: seconds to connect, and seconds in which next to nothing (200 bytes a "
+     "second) comes, before it is tried again.",
+     NULL},
+    {"prompt", "retries", OPTION_INT, AT(prompt_retries), 0, 100, NULL, "3",
+     "Fetching a prompt: tries after the first one that fails; each goes on where the last one "
+     "ended.",
+     NULL},
+    {"prompt", "max_bytes", OPTION_INT, AT(prompt_max_bytes), 1, 1 << 30, NULL, "64m",
+     "Fetching a prompt: a longer text is refused.", NULL},
 
     {"sampling", "temperature", OPTION_REAL, AT(temperature), 0, 100, NULL, "0",
      "0: greedy, the most likely token.", NULL},

@@ -9,6 +9,7 @@
 #include "harness/plan_apart.h"
 #include "harness/predict.h"
 #include "harness/prompt.h"
+#include "harness/prompt_cache.h"
 #include "harness/rates.h"
 
 #include <inttypes.h>
@@ -30,6 +31,7 @@ struct making {
     int64_t max_model_len;
     bool device_known, model_known; /* what depends on them can be judged */
     bool measure_anew;              /* kept rates are not good enough */
+    bool only_findings;             /* there will be no plan: what is not fetched is not missed */
 };
 
 #if defined(__GNUC__)
@@ -253,9 +255,16 @@ static int64_t named_length(const char *source) {
     char text[NAME_MAX_BYTES];
     const char *colon = strchr(source, ':');
     int64_t n;
-    if (!colon) return 0;
+    if (!colon || prompt_is_remote(source)) return 0;
     snprintf(text, sizeof text, "%.*s", (int)strcspn(colon + 1, "@"), colon + 1);
     return parse_tokens(text, &n) ? n : 0;
+}
+
+/* A good source of a text that nobody has fetched yet. */
+static bool is_absent(const char *source) {
+    struct cached_prompt p;
+    return prompt_is_remote(source) && prompt_cache_look(source, &p, NULL, NULL) == STATUS_OK &&
+           p.state != CACHED_WHOLE && p.state != CACHED_BY_HAND;
 }
 
 /* Prompts are judged without the model, and without a limit, where these are not known. */
@@ -273,6 +282,7 @@ static void check_prompts(struct making *m) {
         struct error err = {""};
         bool clamped = false;
         const char *source = c->prompt.v[i];
+        if (m->only_findings && is_absent(source)) continue;
         const enum status s =
             prompt_length(source, model, length, new_tokens, &p->prompt_tokens[i], &clamped, &err);
         const bool too_long = room_known &&
@@ -299,11 +309,15 @@ static void prompt_slug(const char *source, char *out, size_t size) {
     static const char safe[] =
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@._+-";
     enum { SLUG_BYTES = 40 };
-    const bool file = !strncmp(source, "file:", 5);
-    const char *slash = file ? strrchr(source, '/') : NULL;
+    const bool file = !strncmp(source, "file:", 5), url = !strncmp(source, "url:", 4);
+    const char *slash = file || url ? strrchr(source, '/') : NULL;
     char text[NAME_MAX_BYTES + 8];
-    snprintf(text, sizeof text, "%s%s", slash ? "file-" : "", slash ? slash + 1 : source);
-    bool changed = file || strlen(text) > SLUG_BYTES;
+    snprintf(text, sizeof text, "%s%s",
+             !slash ? ""
+             : file ? "file-"
+                    : "url-",
+             slash ? slash + 1 : source);
+    bool changed = file || url || strlen(text) > SLUG_BYTES;
     text[strlen(text) > SLUG_BYTES ? SLUG_BYTES : strlen(text)] = 0;
     for (char *t = text; *t; t++) {
         if (strchr(safe, *t)) continue;
@@ -736,7 +750,8 @@ static enum status check_here(struct plan *out, const struct config *c, bool mea
                               struct config_errors *errors) {
     memset(out, 0, sizeof *out);
     out->config = *c;
-    struct making m = {.p = out, .errors = errors, .measure_anew = measure_anew};
+    struct making m = {
+        .p = out, .errors = errors, .measure_anew = measure_anew, .only_findings = true};
     check(&m);
     plan_free(out);
     return STATUS_USAGE;

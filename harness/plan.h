@@ -57,7 +57,7 @@ struct plan {
  *
  * Config errors that need the model or the prompts (length over the limit, tp that does not divide,
  * unreadable or empty file, not UTF-8) are all found here, before anything runs, and reported with
- * file:line where the key stands. */
+ * file:line where the key stands. Prompts from the web have to be fetched before (fetch.h). */
 enum status plan_make(struct plan *out, const struct config *c, struct config_errors *errors);
 /* The same with rates measured now, whatever the cache holds; it holds these afterwards. */
 enum status plan_make_anew(struct plan *out, const struct config *c, struct config_errors *errors);

@@ -4,23 +4,22 @@
 
 #include "harness/config.h"
 #include "harness/format.h"
+#include "harness/prompt_cache.h"
 #include "harness/sha256.h"
+#include "harness/text_file.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-enum source_kind { SOURCE_NEEDLE, SOURCE_RANDOM, SOURCE_FILE };
+enum source_kind { SOURCE_NEEDLE, SOURCE_RANDOM, SOURCE_FILE, SOURCE_REMOTE };
 enum { DEPTHS_MAX = 64, NEEDLE_IDS = 384, BYTE_IDS = 256 };
 
 struct source {
     enum source_kind kind;
     int64_t length;   /* needle, random */
-    const char *path; /* file; points into the configured text */
+    const char *text; /* as configured */
+    const char *path; /* file; points into it */
     double depths[DEPTHS_MAX];
     int n_depths;
 };
@@ -65,7 +64,12 @@ static enum status parse_length(const char *text, size_t n, struct source *out, 
 
 static enum status parse_source(const char *text, struct source *out, struct error *err) {
     static const char *const kinds[] = {"needle:", "random:", "file:"};
-    *out = (struct source){.kind = SOURCE_NEEDLE};
+    char url[URL_MAX_BYTES];
+    *out = (struct source){.kind = SOURCE_NEEDLE, .text = text};
+    if (prompt_is_remote(text)) {
+        out->kind = SOURCE_REMOTE;
+        return prompt_url(text, url, err);
+    }
     for (int kind = SOURCE_NEEDLE; kind <= SOURCE_FILE; kind++) {
         if (strncmp(text, kinds[kind], strlen(kinds[kind])) != 0) continue;
         const char *rest = text + strlen(kinds[kind]);
@@ -78,98 +82,22 @@ static enum status parse_source(const char *text, struct source *out, struct err
         if (s == STATUS_OK && rest[n] == '@') s = parse_depths(rest + n + 1, out, err);
         return s == STATUS_OK ? s : error_prefix(err, s, "%s", text);
     }
-    return error_set(
-        err, STATUS_USAGE,
-        "prompt \"%s\": expected needle:LENGTH[@DEPTH+...], random:LENGTH or file:PATH", text);
+    return error_set(err, STATUS_USAGE,
+                     "prompt \"%s\": expected needle:LENGTH[@DEPTH+...], random:LENGTH, file:PATH, "
+                     "url:URL or qwen:64k|200k|600k|1m",
+                     text);
 }
 
-/* ---- files */
+/* ---- texts */
 
-struct bytes {
-    char *data; /* owned */
-    size_t n;
-};
-
-/* Reads to the end or to one byte more than `most`. */
-static enum status read_bytes(int fd, const char *path, size_t most, struct bytes *out,
-                              struct error *err) {
-    size_t capacity = 0;
-    for (;;) {
-        if (out->n == capacity) {
-            capacity = capacity ? 2 * capacity : 1 << 16;
-            char *grown = realloc(out->data, capacity);
-            if (!grown)
-                return error_set(err, STATUS_NO_MEMORY, "%s: no memory for %zu bytes", path,
-                                 capacity);
-            out->data = grown;
-        }
-        const ssize_t got = read(fd, out->data + out->n, capacity - out->n);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return error_set(err, STATUS_IO, "cannot read %s: %s", path, strerror(errno));
-        if (got == 0) return STATUS_OK;
-        out->n += (size_t)got;
-        if (out->n > most) return STATUS_OK;
-    }
-}
-
-static enum status read_file(const char *path, size_t most, struct bytes *out, struct error *err) {
-    struct stat st;
-    *out = (struct bytes){0};
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return error_set(err, STATUS_IO, "cannot open %s: %s", path, strerror(errno));
-    enum status s = STATUS_OK;
-    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode))
-        s = error_set(err, STATUS_IO, "cannot read %s: it is a directory", path);
-    if (s == STATUS_OK) s = read_bytes(fd, path, most, out, err);
-    close(fd);
-    if (s != STATUS_OK) free(out->data), out->data = NULL;
-    return s;
-}
-
-/* Length of the character at s, or 0: not UTF-8 (The Unicode Standard, table 3-7: no overlong
- * forms, no surrogates, nothing above U+10FFFF). */
-static size_t utf8_character(const unsigned char *s, size_t n) {
-    static const struct {
-        unsigned char first, last, second_first, second_last;
-        size_t length;
-    } forms[] = {
-        {0x00, 0x7f, 0x00, 0x00, 1}, {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
-        {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-        {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
-    };
-    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
-        if (s[0] < forms[i].first || s[0] > forms[i].last) continue;
-        if (forms[i].length > n) return 0;
-        if (forms[i].length > 1 && (s[1] < forms[i].second_first || s[1] > forms[i].second_last))
-            return 0;
-        for (size_t k = 2; k < forms[i].length; k++)
-            if ((s[k] & 0xc0) != 0x80) return 0;
-        return forms[i].length;
-    }
-    return 0;
-}
-
-static enum status check_utf8(const char *path, const struct bytes *b, struct error *err) {
-    const unsigned char *s = (const unsigned char *)b->data;
-    for (size_t i = 0; i < b->n;) {
-        const size_t length = utf8_character(s + i, b->n - i);
-        if (length == 0)
-            return error_set(err, STATUS_USAGE, "%s is not UTF-8: byte 0x%02x at offset %zu", path,
-                             s[i], i);
-        i += length;
-    }
-    return STATUS_OK;
-}
-
-/* The whole text, at most `most` bytes of it plus one. */
-static enum status read_text(const char *path, int64_t most, struct bytes *out, struct error *err) {
-    enum status s = read_file(path, (size_t)most, out, err);
+/* The whole text of a file or from the cache, at most `most` bytes of it plus one. */
+static enum status read_text(const struct source *src, int64_t most, struct text *out,
+                             struct cached_prompt *cached, struct error *err) {
+    if (src->kind == SOURCE_REMOTE) return prompt_cache_read(src->text, cached, out, err);
+    enum status s = text_read(src->path, most, out, err);
     if (s != STATUS_OK) return s;
-    if (out->n == 0)
-        s = error_set(err, STATUS_USAGE, "%s is empty: a prompt needs at least one byte", path);
-    else if ((int64_t)out->n <= most)
-        s = check_utf8(path, out, err);
-    if (s != STATUS_OK) free(out->data), out->data = NULL;
+    if ((int64_t)out->n <= most) s = text_check(out, src->path, err);
+    if (s != STATUS_OK) text_free(out);
     return s;
 }
 
@@ -186,8 +114,10 @@ static enum status too_long(const char *source, bool more, int64_t length, int64
 
 static enum status check_vocabulary(const char *source, enum source_kind kind,
                                     const struct model_config *m, struct error *err) {
-    static const int32_t needed[] = {
-        [SOURCE_NEEDLE] = NEEDLE_IDS, [SOURCE_RANDOM] = 1, [SOURCE_FILE] = BYTE_IDS};
+    static const int32_t needed[] = {[SOURCE_NEEDLE] = NEEDLE_IDS,
+                                     [SOURCE_RANDOM] = 1,
+                                     [SOURCE_FILE] = BYTE_IDS,
+                                     [SOURCE_REMOTE] = BYTE_IDS};
     if (m->V >= needed[kind]) return STATUS_OK;
     return error_set(err, STATUS_USAGE, "%s needs a vocabulary of %d ids, %s has %d", source,
                      needed[kind], m->name, m->V);
@@ -204,12 +134,13 @@ enum status prompt_length(const char *source, const struct model_config *m, int6
     enum status s = parse_source(source, &src, err);
     if (s == STATUS_OK) s = check_vocabulary(source, src.kind, m, err);
     if (s != STATUS_OK) return s;
-    if (src.kind == SOURCE_FILE) {
-        struct bytes text;
-        s = read_text(src.path, room > 0 ? room : 0, &text, err);
+    if (src.kind == SOURCE_FILE || src.kind == SOURCE_REMOTE) {
+        struct text text;
+        struct cached_prompt cached;
+        s = read_text(&src, room > 0 ? room : 0, &text, &cached, err);
         if (s != STATUS_OK) return s;
         src.length = (int64_t)text.n;
-        free(text.data);
+        text_free(&text);
     } else if (src.length == limit && room > 0) {
         *clamped = src.length > room;
         src.length = room;
@@ -253,18 +184,21 @@ static enum status make_random(struct prompt *out, const struct model_config *m,
     return s;
 }
 
-static enum status make_from_file(struct prompt *out, const struct source *src, int32_t length,
+static enum status make_from_text(struct prompt *out, const struct source *src, int32_t length,
                                   struct error *err) {
-    struct bytes text;
-    enum status s = read_text(src->path, length, &text, err);
+    struct text text;
+    struct cached_prompt cached = {.state = CACHED_NOTHING};
+    enum status s = read_text(src, length, &text, &cached, err);
     if (s != STATUS_OK) return s;
+    memcpy(out->url, cached.url, sizeof cached.url);
+    memcpy(out->file_sha256, cached.sha256, sizeof out->file_sha256);
     if (text.n != (size_t)length)
         s = error_set(err, STATUS_IO,
                       "%s has changed since the run was planned: %s%zu bytes instead of %d",
-                      src->path, text.n > (size_t)length ? "at least " : "", text.n, length);
+                      src->text, text.n > (size_t)length ? "at least " : "", text.n, length);
     if (s == STATUS_OK) s = allocate_ids(out, length, err);
     if (s == STATUS_OK) engine_bytes_to_tokens(text.data, text.n, out->tokens);
-    free(text.data);
+    text_free(&text);
     return s;
 }
 
@@ -280,7 +214,8 @@ enum status prompt_make(struct prompt *out, const char *source, const struct mod
     switch (src.kind) {
     case SOURCE_NEEDLE: s = make_needle(out, &src, m, length, pattern, seed, err); break;
     case SOURCE_RANDOM: s = make_random(out, m, length, seed, err); break;
-    case SOURCE_FILE: s = make_from_file(out, &src, length, err); break;
+    case SOURCE_FILE:
+    case SOURCE_REMOTE: s = make_from_text(out, &src, length, err); break;
     }
     if (s != STATUS_OK) {
         prompt_free(out);

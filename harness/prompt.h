@@ -4,6 +4,8 @@
  *   needle:LENGTH@DEPTH+...   near these depths: a percent ("25%") or a fraction ("0.25")
  *   random:LENGTH             ids uniform over the vocabulary
  *   file:PATH                 all bytes of a UTF-8 text, an id a byte
+ *   url:URL                   the same of a text from the web (prompt_cache.h), which somebody has
+ *   qwen:64k|200k|600k|1m     to fetch before (fetch.h); the published test prompts
  *
  * LENGTH as in parse_tokens: 64k = 65,536. A comma separates prompts, so depths have "+". */
 #ifndef HARNESS_PROMPT_H
@@ -17,13 +19,16 @@ struct prompt {
     struct needle_prompt needle; /* for needle:...; tokens alias it */
     bool has_answer;
     char sha256[65]; /* of the ids as little-endian int32 */
+    char url[256],
+        file_sha256[65]; /* of a text from the web: where from, and of its bytes; or "" */
 };
 
 /* Length in tokens without making the prompt: what the plan needs. A length that leaves no room for
  * max_tokens under max_model_len is clamped when it equals max_model_len (`1m` in a 1,048,576 model
  * means 1,048,320 with 256 new tokens): *clamped tells. Errors: STATUS_USAGE (malformed, too long,
  * too short for the needle, not UTF-8, empty, a vocabulary too small for it), STATUS_IO
- * (unreadable). A file is never clamped: it is taken whole or refused. */
+ * (unreadable, not fetched, damaged in the cache). A file is never clamped: it is taken whole or
+ * refused. */
 enum status prompt_length(const char *source, const struct model_config *m, int64_t max_model_len,
                           int64_t max_tokens, int32_t *length, bool *clamped, struct error *err);
 /* length: what prompt_length said. STATUS_IO if a file has another length by now. */

@@ -1,11 +1,11 @@
 /* Measured rates and their cache. See rates.h. Before it: plan.c; under it: engine_measure. */
 #include "harness/rates.h"
 
+#include "harness/cache_dir.h"
 #include "harness/isolated.h"
 #include "harness/jsondoc.h"
 #include "harness/sha256.h"
 
-#include <errno.h>
 #include <math.h>
 #include <sched.h>
 #include <stdio.h>
@@ -78,26 +78,6 @@ void rates_key(const struct engine_opts *opts, const struct model_config *model,
 }
 
 /* ---- the cache */
-
-static bool make_folder(const char *path) {
-    return mkdir(path, 0755) == 0 || errno == EEXIST;
-}
-
-/* $XDG_CACHE_HOME/chunkbench, or ~/.cache/chunkbench; false: nowhere to keep anything. */
-static bool cache_folder(char *out, size_t size) {
-    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    int n;
-    if (xdg && *xdg == '/') {
-        make_folder(xdg);
-        n = snprintf(out, size, "%s/chunkbench", xdg);
-    } else if (home && *home == '/') {
-        snprintf(out, size, "%s/.cache", home);
-        make_folder(out);
-        n = snprintf(out, size, "%s/.cache/chunkbench", home);
-    } else
-        return false;
-    return n > 0 && (size_t)n < size && make_folder(out);
-}
 
 static const struct {
     const char *key;
@@ -261,7 +241,7 @@ enum status rates_get(struct rates *out, const struct engine_opts *opts,
     memset(out, 0, sizeof *out);
     rates_key(opts, model, gpu_list_machine(), key);
     sha256_hex(key, strlen(key), hash);
-    const bool keep = cache_folder(folder, sizeof folder);
+    const bool keep = cache_dir(NULL, folder, sizeof folder);
     snprintf(path, sizeof path, "%s/rates-%.16s.json", keep ? folder : "", hash);
     if (keep && !anew && read_cache(path, key, out)) return STATUS_OK;
 

@@ -212,6 +212,13 @@ static void read_status(struct h5 *h, h5_id at, struct case_result *r) {
     h5_close_group(g);
 }
 
+static void read_prompt(struct h5 *h, h5_id at, struct case_result *r) {
+    if (!h5_has(h, at, "prompt")) return;
+    h5_id g = h5_open_group(h, at, "prompt");
+    h5_read_attributes(h, g, prompt_facts, COLUMNS(prompt_facts), r);
+    h5_close_group(g);
+}
+
 static void read_case(struct h5 *h, h5_id all, const char *id, bool with_spans,
                       struct case_result *r) {
     memset(r, 0, sizeof *r);
@@ -219,6 +226,7 @@ static void read_case(struct h5 *h, h5_id all, const char *id, bool with_spans,
     read_case_row(h, g, r);
     if (h->status == STATUS_OK && strcmp(r->id, id) != 0)
         h5_fail(h, "read", id, "its group has another name");
+    read_prompt(h, g, r);
     read_chunks(h, g, r);
     int64_t rows = 0;
     h5_id table = -1;

@@ -228,6 +228,10 @@ static const struct column case_facts[] = {
     FACT("graph_instantiate_ns", SIGNED, graph_info.instantiate_ns),
     FACT("graph_upload_ns", SIGNED, graph_info.upload_ns),
 };
+static const struct column prompt_facts[] = {
+    FACT("url", TEXT, prompt_url),
+    FACT("file_sha256", TEXT, prompt_file_sha256),
+};
 static const struct column status_facts[] = {
     FACT("reason", TEXT, reason),
     FACT("exit_signal", SIGNED, exit_signal),

@@ -177,12 +177,21 @@ static void write_status(struct h5 *h, h5_id at, const struct case_result *r) {
     h5_close_group(g);
 }
 
+/* Where a prompt from the web came from; others have no such group. */
+static void write_prompt(struct h5 *h, h5_id at, const struct case_result *r) {
+    if (!r->prompt_url[0]) return;
+    h5_id g = h5_create_group(h, at, "prompt");
+    h5_write_attributes(h, g, prompt_facts, COLUMNS(prompt_facts), r);
+    h5_close_group(g);
+}
+
 static void write_case(struct h5 *h, h5_id file, const struct case_result *r) {
     struct case_row row;
     case_row_fill(&row, r);
     h5_id all = h5_create_group(h, file, "case"), g = h5_create_group(h, all, r->id);
     h5_write_attributes(h, g, case_columns, COLUMNS(case_columns), &row);
     h5_write_attributes(h, g, case_facts, COLUMNS(case_facts), r);
+    write_prompt(h, g, r);
     write_chunks(h, g, r);
     h5_close_group(WRITE_TABLE(h, g, "memory", memory_columns, r->memory, r->n_memory));
     if (r->n_clocks > 0)

@@ -107,7 +107,8 @@ struct case_result {
 
     /* the plan, as it was carried out */
     char prompt[NAME_MAX_BYTES], prompt_sha256[65];
-    int32_t prompt_tokens, chunk_tokens; /* the largest chunk that ran */
+    char prompt_url[NAME_MAX_BYTES], prompt_file_sha256[65]; /* of one from the web; or "" */
+    int32_t prompt_tokens, chunk_tokens;                     /* the largest chunk that ran */
     int64_t max_num_batched_tokens; /* the chunk size as configured: it may exceed the prompt */
     bool graph;
     int tp, repeats, devices; /* devices that share the ranks: 1 on the CPU */

@@ -3,6 +3,7 @@
 #include "harness/run.h"
 
 #include "harness/check.h"
+#include "harness/fetch.h"
 #include "harness/interrupt.h"
 #include "harness/launch.h"
 #include "harness/machine.h"
@@ -29,6 +30,15 @@ enum status run_load_config(struct run *r, struct error *err) {
     return s;
 }
 
+/* Before the plan, which needs their lengths, and before workers, which only read. */
+static enum status fetch_prompts(struct run *r, struct error *err) {
+    const struct fetch_screen screen = {"run", r->quiet ? NULL : stderr, isatty(STDERR_FILENO)};
+    const enum status s = fetch_prompts_of(&r->config, &screen, r->interrupts, &r->config_errors);
+    if (s == STATUS_OK) return s;
+    if (s != STATUS_INTERRUPTED) plan_check(&r->config, &r->config_errors);
+    return error_set(err, s, "the prompts of %s are not there", r->config_path);
+}
+
 static enum status make_plan(struct run *r, struct error *err) {
     enum status s = plan_make(&r->plan, &r->config, &r->config_errors);
     return s == STATUS_OK ? s : error_set(err, s, "%s cannot be planned", r->config_path);
@@ -39,6 +49,7 @@ enum status run_open(struct run *r, struct error *err) {
     enum run_mode mode = r->resume ? RUN_RESUME : r->force ? RUN_FORCE : RUN_NEW;
     const char *output = r->output ? r->output : r->config.output;
     enum status s = run_dir_file(&r->config, output, mode, file, err);
+    if (s == STATUS_OK) s = fetch_prompts(r, err);
     if (s == STATUS_OK && !r->resume) s = make_plan(r, err);
     if (s == STATUS_OK) {
         s = run_dir_open(&r->dir, file, &r->config, mode, err);

@@ -34,6 +34,9 @@ static void print_identity(FILE *out, const struct case_result *r, bool color) {
     snprintf(text, sizeof text, "%s, %s tokens, sha256 %.16s", r->prompt,
              format_count(a, r->prompt_tokens), r->prompt_sha256[0] ? r->prompt_sha256 : "-");
     line(out, "prompt", text);
+    snprintf(text, sizeof text, "%s, sha256 of the file %.16s", r->prompt_url,
+             r->prompt_file_sha256);
+    if (r->prompt_url[0]) line(out, "from", text);
     snprintf(text, sizeof text, "chunks of %s tokens, %s, TP %d on %d device%s, %s, %s",
              format_count(a, r->chunk_tokens), r->graph ? "graph" : "eager", r->tp, r->devices,
              r->devices == 1 ? "" : "s", r->device, r->dtype);

@@ -101,6 +101,9 @@ static void put_case(struct jsondoc *d, const struct case_result *r) {
     put_known(d, "exit_signal", r->exit_signal, r->exit_signal != 0);
     jsondoc_put_text(d, "prompt", r->prompt);
     jsondoc_put_text(d, "prompt_sha256", r->prompt_sha256[0] ? r->prompt_sha256 : NULL);
+    jsondoc_put_text(d, "prompt_url", r->prompt_url[0] ? r->prompt_url : NULL);
+    jsondoc_put_text(d, "prompt_file_sha256",
+                     r->prompt_file_sha256[0] ? r->prompt_file_sha256 : NULL);
     jsondoc_put_int(d, "prompt_tokens", r->prompt_tokens);
     jsondoc_put_int(d, "chunk_tokens", r->chunk_tokens);
     jsondoc_put_int(d, "max_num_batched_tokens", r->max_num_batched_tokens);

@@ -479,6 +479,8 @@ static enum status open_prompt(struct case_run *k, struct error *err) {
                     case_pattern(k), (uint64_t)k->plan->config.prompt_seed, err);
     if (s != STATUS_OK) return s;
     memcpy(k->out->prompt_sha256, k->prompt.sha256, sizeof k->out->prompt_sha256);
+    memcpy(k->out->prompt_url, k->prompt.url, sizeof k->out->prompt_url);
+    memcpy(k->out->prompt_file_sha256, k->prompt.file_sha256, sizeof k->prompt.file_sha256);
     if (!k->prompt.has_answer) return STATUS_OK;
     size_t n = (size_t)k->prompt.needle.answer_length;
     k->out->expected = malloc(n * sizeof *k->out->expected);

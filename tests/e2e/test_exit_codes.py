@@ -12,7 +12,7 @@ class ExitCodes(drive.BenchTest):
         self.expect(self.bench("help"), 0, "usage: bench")
         self.expect(self.bench("-h"), 0, "usage: bench")
         self.assertNotIn("worker", top.out)
-        for command in ("run", "plan", "show", "plot", "export", "list", "doctor", "test"):
+        for command in ("run", "plan", "show", "plot", "export", "fetch", "list", "doctor", "test"):
             with self.subTest(command):
                 self.assertIn(f"\n  {command}", top.out)
                 a = self.expect(self.bench(command, "--help"), 0, f"bench {command}")

@@ -21,6 +21,7 @@ doors = {
 homes = {
     "hdf5.h": {"harness/h5file.c"},
     "ini.h": {"harness/config.c"},
+    "curl/curl.h": {"harness/download.c"},
     "oneapi/dnnl/dnnl.h": {"kernels/linear/linear_onednn.c"},
     "dnnl.h": {"kernels/linear/linear_onednn.c"},
     "dlfcn.h": {"kernels/nvml.c", "kernels/cublas_door_cuda.c", "harness/library_probe.c"},

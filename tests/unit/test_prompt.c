@@ -112,6 +112,8 @@ static void malformed_sources_say_what_was_expected(void **state) {
     refuses("needle:2000@nan", 4096, STATUS_USAGE, "percent");
     refuses("needle:2000@10%++20%", 4096, STATUS_USAGE, "depth");
     refuses("file:", 4096, STATUS_USAGE, "no path");
+    refuses("url:", 4096, STATUS_USAGE, "expected http://");
+    refuses("qwen:63k", 4096, STATUS_USAGE, "qwen:600k");
 }
 
 static void a_needle_prompt_must_hold_its_needles(void **state) {

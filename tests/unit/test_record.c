@@ -133,6 +133,7 @@ static void make_case(struct case_result *r, const char *id) {
     r->check[CHECK_TOKENS].verdict = VERDICT_OK;
     r->check[CHECK_SPOT] = (struct check_result){VERDICT_FAILED, 0.5, 0.25, "layer 3, head 1"};
     strcpy(r->prompt_sha256, "00ff");
+    strcpy(r->prompt_url, "https://example.org/a.txt"), strcpy(r->prompt_file_sha256, "11ee");
 }
 
 static void assert_same_rows(const struct case_result *a, const struct case_result *b) {
@@ -195,6 +196,8 @@ static void assert_same_case(const struct case_result *a, const struct case_resu
     assert_int_equal(a->status, b->status);
     assert_string_equal(a->prompt, b->prompt);
     assert_string_equal(a->prompt_sha256, b->prompt_sha256);
+    assert_string_equal(a->prompt_url, b->prompt_url);
+    assert_string_equal(a->prompt_file_sha256, b->prompt_file_sha256);
     assert_true(a->graph == b->graph && a->tp == b->tp && a->repeats == b->repeats);
     assert_true(a->prune_last_layer == b->prune_last_layer && a->coverage == b->coverage);
     assert_string_equal(a->dtype, b->dtype);
