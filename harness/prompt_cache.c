@@ -183,11 +183,14 @@ enum status prompt_cache_look(const char *source, struct cached_prompt *out, str
 
 enum status prompt_cache_read(const char *source, struct cached_prompt *out, struct text *text,
                               struct error *err) {
-    const enum status s = prompt_cache_look(source, out, text, err);
+    enum status s = prompt_cache_look(source, out, text, err);
     if (s != STATUS_OK) return s;
     switch (out->state) {
     case CACHED_WHOLE:
-    case CACHED_BY_HAND: return text_check(text, out->file, err);
+    case CACHED_BY_HAND:
+        s = text_check(text, out->file, err);
+        if (s != STATUS_OK) text_free(text);
+        return s;
     case CACHED_DAMAGED:
         return error_set(
             err, STATUS_IO,

@@ -1,11 +1,12 @@
 """Prompts from the web: what servers do wrong, what is kept and gone on from, what `bench plan` and `bench run` make of
-it. Everything is on the loopback; timeouts are tenths of a second."""
+it. Everything is on the loopback; where a stall is waited for, timeouts are tenths of a second."""
 import hashlib
 import json
 import os
 import pty
 import signal
 import subprocess
+import threading
 import time
 import unittest
 
@@ -36,7 +37,7 @@ class FetchTest(drive.BenchTest):
     def serve_good(self, path="/good.txt", body=text):
         return self.serve(path, lambda r: serve_file(r, body))
 
-    def fetch(self, *args, timeout=0.4, retries=2, **env):
+    def fetch(self, *args, timeout=2, retries=2, **env):
         return self.bench("fetch", "--timeout", timeout, "--retries", retries, *args, **env)
 
     def entry(self, url, **env):
@@ -105,15 +106,18 @@ class GoodServers(FetchTest):
         def slow(request):
             request.reply("200 OK", Content_Length=len(text))
             request.send(text[:half])
-            time.sleep(0.5)
+            second_waits.wait(5)
             request.send(text[half:])
+        second_waits = threading.Event()
         url = self.serve("/slow", slow)
-        both = [self.start("fetch", url) for _ in range(2)]
-        results = [self.finish(process) for process in both]
-        for result in results:
-            self.expect(result, 0, "whole")
+        first = self.start("fetch", url)
+        self.wait_for_part()
+        second = self.start("fetch", url)
+        self.wait_for_line(second, "another process fetches it")
+        second_waits.set()
+        for process in (first, second):
+            self.expect(self.finish(process), 0, "whole")
         self.assertEqual(len(self.server.requests), 1)
-        self.assertEqual(sum("another process fetches it" in r.err for r in results), 1, results)
         self.assert_whole(url)
 
     def test_several_addresses_one_of_them_wrong(self):
@@ -154,10 +158,10 @@ class BadServers(FetchTest):
         self.assert_nothing(url)
         return result
 
-    def again(self, path, fault, *words):
+    def again(self, path, fault, *words, **more):
         """A fault of the first reply, which the second makes good."""
         url = self.serve(path, lambda r: fault(r) if r.number == 1 else serve_file(r, text))
-        self.expect(self.fetch(url), 0, *words)
+        self.expect(self.fetch(url, **more), 0, *words)
         self.assertEqual(len(self.server.requests), 2)
         self.assert_whole(url)
         return self.server.requests[1]
@@ -175,20 +179,20 @@ class BadServers(FetchTest):
 
     def test_500_for_ever(self):
         url = self.serve("/a", lambda r: r.reply("500 Internal Server Error"))
-        self.refused(url, "500", "(3 tries)", tries=3)
+        self.refused(url, "500", "(3 tries)", tries=3, timeout=0.4)
 
     def test_a_head_that_never_comes(self):
-        url = self.serve("/a", lambda r: time.sleep(3))
+        url = self.serve("/a", lambda r: time.sleep(30))
         began = time.monotonic()
-        self.refused(url, "stalled: 0 bytes in 0.4 s", "(3 tries)", tries=3)
-        self.assertLess(time.monotonic() - began, 2.5)
+        self.refused(url, "stalled: 0 bytes in 0.4 s", "(3 tries)", tries=3, timeout=0.4)
+        self.assertLess(time.monotonic() - began, 10)
 
     def test_a_stall_in_the_middle_goes_on_by_range(self):
         def stall(request):
             request.reply("200 OK", Content_Length=len(text), ETag='"one"')
             request.send(text[:half])
             time.sleep(2)
-        second = self.again("/a", stall, "stalled")
+        second = self.again("/a", stall, "stalled", timeout=0.4)
         self.assertEqual((second.headers["range"], second.headers["if-range"]), (f"bytes={half}-", '"one"'))
 
     def test_a_drip_that_is_too_slow_is_a_stall(self):
@@ -197,7 +201,7 @@ class BadServers(FetchTest):
             for at in range(20):
                 request.send(text[at:at + 1])
                 time.sleep(0.1)
-        self.again("/a", drip, "stalled")
+        self.again("/a", drip, "stalled", timeout=0.4)
 
     def test_reset_in_the_middle(self):
         def reset(request):
@@ -231,7 +235,7 @@ class BadServers(FetchTest):
                               Content_Range=f"bytes {first}-{len(text) - 1}/{len(text)}")
             request.send(text[first:first + 70000])
         url = self.serve("/a", piece)
-        self.expect(self.fetch(url, timeout=0.2, retries=1), 0)
+        self.expect(self.fetch(url, timeout=1, retries=1), 0)
         self.assertEqual(len(self.server.requests), -(-len(text) // 70000))
         self.assert_whole(url)
 
@@ -370,7 +374,7 @@ class BadServers(FetchTest):
         ]
         for number, head in enumerate(garbage):
             url = self.serve(f"/{number}", lambda r, head=head: r.send(head))
-            result = self.fetch(url, timeout=0.2, retries=0)
+            result = self.fetch(url, timeout=0.5, retries=0)
             with self.subTest(head[:60]):
                 self.expect(result, 6, "cannot fetch", "by hand")
                 self.assert_nothing(url)
@@ -387,7 +391,7 @@ class CutOff(FetchTest):
                 return
             request.reply("200 OK", Content_Length=len(text), ETag='"one"')
             request.send(text[:half])
-            time.sleep(3)
+            time.sleep(30)
         return self.serve(path, slow)
 
     def test_ctrl_c_leaves_a_part_that_is_gone_on_from(self):
@@ -513,7 +517,7 @@ class CommandLine(FetchTest):
 
 class PlanAndRun(FetchTest):
     def config_of(self, source, **more):
-        return self.write_config(prompt__source=source, prompt__timeout_s="0.3", prompt__retries="1",
+        return self.write_config(prompt__source=source, prompt__timeout_s="1.5", prompt__retries="1",
                                  sampling__max_tokens="4", engine__enforce_eager="true", **more)
 
     def test_a_plan_fetches_what_is_not_there(self):
@@ -580,7 +584,7 @@ class PlanAndRun(FetchTest):
         def slow(request):
             request.reply("200 OK", Content_Length=len(text), ETag='"one"')
             request.send(text[:half])
-            time.sleep(3)
+            time.sleep(30)
         url = self.serve("/slow", slow)
         config = self.write_config(prompt__source=f"url:{url}")
         process = self.start("run", config, "-o", self.file)
