@@ -362,7 +362,10 @@ static enum status settle(struct launch *l, struct child *c, struct error *err) 
     /* told to stop, it did; by the signal itself when that came before it could listen */
     bool obeyed = c->told && !c->stopped && !c->silent_s && !c->in_case &&
                   (WIFEXITED(c->wait_status) || WTERMSIG(c->wait_status) == SIGTERM);
-    if (l->front == l->n || obeyed) return STATUS_OK;
+    /* one that ended its case, said why it cannot go on and left: the next case is not to blame */
+    bool resigned = c->error.kind == EVENT_ERROR && c->begun && !c->in_case && !c->silent_s &&
+                    WIFEXITED(c->wait_status);
+    if (l->front == l->n || obeyed || resigned) return STATUS_OK;
     return bury(l, c, err);
 }
 

@@ -90,6 +90,10 @@ static int fake_worker(int argc, char **argv) {
         result_free(&r);
         tell(fd, EVENT_CASE_END, i - 5, terminated ? CASE_INTERRUPTED : CASE_OK, "");
         if (terminated) return 130;
+        if (act_is(argv[i], "resign")) {
+            tell(fd, EVENT_ERROR, -1, STATUS_RUN_FAILED, "the device is lost");
+            return 5;
+        }
     }
     return 0;
 }
@@ -242,6 +246,17 @@ static void cases_after_a_death_run_in_a_fresh_worker(void **state) {
     }
 }
 
+static void a_worker_that_lost_its_device_costs_no_other_case(void **state) {
+    struct fixture *f = *state;
+    struct error err = {{0}};
+    assert_int_equal(run(f, "c1=resign;c3=resign;", &err), STATUS_OK);
+    assert_int_equal(f->workers, 3);
+    for (int i = 0; i < MOST_CASES; i++) {
+        assert_int_equal(f->begun[i], 1);
+        expect_case(f, i, CASE_OK, "");
+    }
+}
+
 static void a_silent_worker_is_killed_and_its_case_timed_out(void **state) {
     struct fixture *f = *state;
     struct error err = {{0}};
@@ -335,6 +350,7 @@ int main(int argc, char **argv) {
         TEST(memory_of_a_gpu_is_not_taken_for_the_hosts),
         TEST(every_death_costs_one_case_and_says_how),
         TEST(cases_after_a_death_run_in_a_fresh_worker),
+        TEST(a_worker_that_lost_its_device_costs_no_other_case),
         TEST(a_silent_worker_is_killed_and_its_case_timed_out),
         TEST(the_tail_of_a_long_stderr_is_kept_and_all_of_it_logged),
         TEST(workers_that_never_begin_a_case_are_given_up),
