@@ -103,8 +103,6 @@ static bool is_product(enum op op) {
 
 static void evaluate(struct measuring *m, enum op op, struct cost cost, double *times, int n,
                      double elapsed_s, int64_t energy_mj, struct kernel_time *out) {
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += times[i];
     qsort(times, (size_t)n, sizeof *times, by_value);
     out->runs = n;
     out->min_s = times[0];

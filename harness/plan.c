@@ -359,7 +359,7 @@ static struct engine_opts launch_opts_of(const struct plan *p, int dtype, int tp
     o.linear_backend = c->linear_backend;
     o.seed = (uint64_t)c->model_seed;
     o.prune_last_layer = c->prune_last_layer;
-    o.dual_chunk_attention = c->dual_chunk_attention;
+    o.dual_chunk_attention = c->dual_chunk_attention && p->model.dual_chunk.chunk > 0;
     o.block_rows = (int32_t)c->block_rows;
     return o;
 }

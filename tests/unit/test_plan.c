@@ -118,6 +118,20 @@ static void cases_are_the_cross_product_in_the_documented_order(void **state) {
     plan_free(&f->plan);
 }
 
+static void dual_chunk_attention_is_used_where_the_model_has_it(void **state) {
+    struct fixture *f = *state;
+    make_ok(f, SETS("model.path=random:2x64x4x2x16x64x128", "prompt.source=random:1k"));
+    assert_false(f->plan.cases[0].engine.dual_chunk_attention);
+    plan_free(&f->plan);
+    make_ok(
+        f, SETS("model.path=random:2x64x4x2x16x64x128/dual:256:64:512", "prompt.source=random:1k"));
+    assert_true(f->plan.cases[0].engine.dual_chunk_attention);
+    plan_free(&f->plan);
+    make_ok(f, SETS("engine.dual_chunk_attention=false"));
+    assert_false(f->plan.cases[0].engine.dual_chunk_attention);
+    plan_free(&f->plan);
+}
+
 static void chunk_sizes_that_clamp_to_the_same_stay_distinct_cases(void **state) {
     struct fixture *f = *state;
     make_ok(f, SETS("engine.max_num_batched_tokens=32k,128k,1000"));
@@ -787,6 +801,7 @@ static void the_bus_id_of_a_gpu_goes_with_its_rates(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cases_are_the_cross_product_in_the_documented_order),
+        cmocka_unit_test(dual_chunk_attention_is_used_where_the_model_has_it),
         cmocka_unit_test(chunk_sizes_that_clamp_to_the_same_stay_distinct_cases),
         cmocka_unit_test(ids_are_file_names_and_tell_prompts_apart),
         cmocka_unit_test(what_needs_the_model_is_found_before_anything_runs),
