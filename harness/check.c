@@ -177,6 +177,7 @@ void check_finite_row(struct check_result *out, const float *logits, int32_t V, 
             return;
         }
     out->verdict = VERDICT_OK;
+    out->detail[0] = 0;
 }
 
 /* ---- count */
@@ -245,8 +246,12 @@ void check_memory(struct case_result *r) {
 
 /* ---- invariance */
 
-static bool can_compare(const struct case_result *r) {
-    return r->status == CASE_OK && r->coverage == COVER_FULL && r->n_output > 0;
+/* Why a case has no bits to compare; NULL where it has. */
+static const char *no_bits(const struct case_result *r) {
+    if (r->status == CASE_SKIPPED) return "the case was skipped";
+    if (r->status != CASE_OK) return "the case did not run to its end";
+    if (r->coverage != COVER_FULL) return "sampled coverage produces no answer to compare";
+    return r->n_output > 0 ? NULL : "nothing was generated";
 }
 
 /* They differ in nothing but chunk size and mode. */
@@ -280,8 +285,8 @@ static void name_difference(struct check_result *out, const struct case_result *
                  other->output[at]);
     else
         snprintf(what, sizeof what, "%d tokens, there %d", r->n_output, other->n_output);
-    verdict(out, VERDICT_FAILED, "other bits than %s: %s (agrees with %d cases, not with %d)",
-            other->id, what, agree, differ);
+    verdict(out, VERDICT_FAILED, "other bits than %s: %s (agrees with %d other%s, not with %d)",
+            other->id, what, agree, agree == 1 ? "" : "s", differ);
 }
 
 void check_invariance(struct case_result *const *cases, int n) {
@@ -290,9 +295,13 @@ void check_invariance(struct case_result *const *cases, int n) {
         struct check_result *out = &r->check[CHECK_INVARIANCE];
         const struct case_result *other = NULL;
         int agree = 0, differ = 0;
-        if (out->verdict == VERDICT_FAILED || !can_compare(r)) continue;
+        if (out->verdict == VERDICT_FAILED) continue;
+        if (no_bits(r)) {
+            verdict(out, VERDICT_NOT_CHECKED, "%s", no_bits(r));
+            continue;
+        }
         for (int k = 0; k < n; k++) {
-            if (k == i || !can_compare(cases[k]) || !must_agree(r, cases[k])) continue;
+            if (k == i || no_bits(cases[k]) || !must_agree(r, cases[k])) continue;
             if (same_bits(r, cases[k])) {
                 agree++;
             } else {
@@ -303,8 +312,10 @@ void check_invariance(struct case_result *const *cases, int n) {
         if (other)
             name_difference(out, r, other, agree, differ);
         else if (agree > 0)
-            verdict(out, VERDICT_OK, "the same bits as %d other cases", agree);
+            verdict(out, VERDICT_OK, "the same bits as %d other case%s", agree,
+                    agree == 1 ? "" : "s");
         else
-            verdict(out, VERDICT_NOT_CHECKED, "no other case differs only in chunk size and mode");
+            verdict(out, VERDICT_NOT_CHECKED,
+                    "no other case that ran in full differs only in chunk size and mode");
     }
 }

@@ -72,6 +72,9 @@ void result_init(struct case_result *r, const struct case_plan *c) {
     for (int i = 0; i < CHECKS; i++) {
         r->check[i].verdict = VERDICT_NOT_CHECKED;
         r->check[i].worst = r->check[i].limit = (double)NAN;
+        copy_text(r->check[i].detail, sizeof r->check[i].detail,
+                  c->coverage == COVER_SKIPPED ? "the case was skipped"
+                                               : "the case did not run to its end");
     }
 }
 

@@ -51,7 +51,8 @@ struct check_result {
     enum verdict verdict;
     double worst,
         limit; /* largest deviation seen and what is allowed, in the check's own unit; NaN: none */
-    char detail[300]; /* why it failed or did not run: "answer token 3: expected <g6>, got <g7>" */
+    char detail[300]; /* why it failed ("answer token 3: expected <g6>, got <g7>") or was not
+                         checked: then it is never empty */
 };
 
 struct chunk_row {
@@ -150,7 +151,8 @@ struct case_result {
 };
 
 /* From the plan. The status is CASE_SKIPPED for a skipped case, else CASE_FAILED with a reason:
- * whoever runs the case to its end says CASE_OK and clears the reason. All checks: not checked. */
+ * whoever runs the case to its end says CASE_OK and clears the reason. All checks: not checked, for
+ * that reason. */
 void result_init(struct case_result *r, const struct case_plan *c);
 void result_free(struct case_result *r);
 enum status result_add_chunk(struct case_result *r, const struct chunk_row *row, struct error *err);

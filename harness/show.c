@@ -17,6 +17,11 @@ double show_memory_ratio(const struct case_result *r, const struct case_summary 
     return (double)s->peak_bytes_device / (double)r->predicted_memory.total_bytes;
 }
 
+const char *show_check_detail(const struct check_result *c) {
+    if (c->verdict != VERDICT_NOT_CHECKED || c->detail[0]) return c->detail;
+    return "the file does not say why";
+}
+
 enum tone show_verdict_tone(enum verdict v) {
     return v == VERDICT_OK ? TONE_GOOD : v == VERDICT_FAILED ? TONE_BAD : TONE_DOUBTFUL;
 }
@@ -210,6 +215,46 @@ static void print_notes(FILE *out, const struct record_run *run) {
           out);
 }
 
+/* ---- why something was not checked ---- */
+
+struct unchecked {
+    const char *what, *reason;
+};
+
+/* Of a case that ran; a reason of NULL says that it was checked. */
+static struct unchecked output_unchecked(const struct case_result *r) {
+    struct case_summary s;
+    result_summary(r, &s);
+    bool is = r->status == CASE_OK && s.output == VERDICT_NOT_CHECKED;
+    return (struct unchecked){"output", is ? show_check_detail(&r->check[CHECK_TOKENS]) : NULL};
+}
+
+static struct unchecked invariance_unchecked(const struct case_result *r) {
+    const struct check_result *c = &r->check[CHECK_INVARIANCE];
+    bool is = r->status == CASE_OK && c->verdict == VERDICT_NOT_CHECKED;
+    return (struct unchecked){"invariance", is ? show_check_detail(c) : NULL};
+}
+
+/* "invariance not checked (3 cases): REASON", a line for each reason. */
+static void print_unchecked(FILE *out, const struct record_run *run,
+                            struct unchecked (*of)(const struct case_result *)) {
+    for (int i = 0; i < run->n; i++) {
+        const struct unchecked u = of(&run->cases[i]);
+        int same = 0, before = 0;
+        if (!u.reason) continue;
+        for (int k = 0; k < run->n; k++) {
+            const char *reason = of(&run->cases[k]).reason;
+            if (!reason || strcmp(reason, u.reason) != 0) continue;
+            same++;
+            before += k < i;
+        }
+        if (before > 0) continue; /* said already */
+        fprintf(out, "%s not checked (%d case%s): ", u.what, same, same == 1 ? "" : "s");
+        show_text(out, u.reason, SIZE_MAX);
+        fputc('\n', out);
+    }
+}
+
 static void print_reason(FILE *out, const char *id, const char *what, const char *reason,
                          enum tone tone, bool color) {
     fputs(tone_begin(tone, color), out);
@@ -276,6 +321,8 @@ void show_table(FILE *out, const struct record_run *run, const char *path, bool 
     table_print(out, t, "", color);
     table_close(t);
     print_notes(out, run);
+    print_unchecked(out, run, output_unchecked);
+    print_unchecked(out, run, invariance_unchecked);
     print_reasons(out, run, color);
 }
 

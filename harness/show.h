@@ -36,6 +36,9 @@ void show_case_csv(FILE *out, const struct case_result *r);
  * not UTF-8, is written as \xNN. */
 void show_text(FILE *out, const char *text, size_t most);
 
+/* Why a check failed or did not run, or what it saw; of a check that did not run never "". */
+const char *show_check_detail(const struct check_result *c);
+
 /* Measured over predicted; NaN where there is no such pair. Memory is the device's accounted peak
  * over the plan's total. */
 double show_time_ratio(const struct case_result *r, const struct case_summary *s);

@@ -297,7 +297,13 @@ static void print_ids(FILE *out, const char *name, const int32_t *ids, int n, bo
 }
 
 static void print_output(FILE *out, const struct case_result *r, bool verbose) {
-    if (r->n_output == 0 && r->n_expected == 0) return;
+    if (r->n_output == 0) {
+        heading(out, "output");
+        fputs("  none: ", out);
+        show_text(out, show_check_detail(&r->check[CHECK_TOKENS]), SIZE_MAX);
+        fputc('\n', out);
+        return;
+    }
     heading(out, "output of the first repeat");
     print_ids(out, "tokens", r->output, r->n_output, verbose);
     print_ids(out, "expected", r->expected, r->n_expected, verbose);
@@ -322,7 +328,7 @@ static void print_checks(FILE *out, const struct case_result *r, bool color) {
         table_add(t, show_verdict_tone(c->verdict), "%s", verdict_text(c->verdict));
         table_add_number(t, c->worst);
         table_add_number(t, c->limit);
-        table_add(t, TONE_PLAIN, "%s", c->detail);
+        table_add(t, TONE_PLAIN, "%s", show_check_detail(c));
     }
     heading(out, "checks");
     table_print(out, t, "  ", color);

@@ -517,16 +517,19 @@ static enum status open_case(struct case_run *k, struct error *err) {
     return s;
 }
 
+/* Why a check did not run, where it has not said so itself. */
 static void not_checked(struct case_result *out, enum check check, const char *why) {
     struct check_result *c = &out->check[check];
     if (c->verdict == VERDICT_NOT_CHECKED && !c->detail[0])
         snprintf(c->detail, sizeof c->detail, "%s", why);
 }
 
-/* Verdicts of a case that ran to its end. */
+/* Verdicts of a case that ran to its end: what result_init() said about it is over. */
 static void judge(struct case_run *k) {
     struct case_result *out = k->out;
     const struct config *config = &k->plan->config;
+    for (int i = 0; i < CHECKS; i++)
+        if (out->check[i].verdict != VERDICT_FAILED) out->check[i].detail[0] = 0;
     check_count(out, session_position(k->session));
     if (out->n_output > 0 && config->truth && k->prompt.has_answer)
         check_tokens(&out->check[CHECK_TOKENS], &k->plan->model, &k->prompt, out->output,
@@ -535,6 +538,9 @@ static void judge(struct case_run *k) {
     k->answer = NULL;
     check_spot_finish(k->spot, &out->check[CHECK_SPOT]);
     k->spot = NULL;
+    not_checked(out, CHECK_INVARIANCE,
+                config->invariance ? "the run ended before it compared its cases"
+                                   : "switched off: [check] invariance = false");
     static const enum check of_output[] = {CHECK_TOKENS, CHECK_LOGITS, CHECK_FINITE};
     for (size_t i = 0; i < sizeof of_output / sizeof of_output[0]; i++) {
         const char *why = k->c->coverage == COVER_SAMPLED ? "sampled coverage produces no answer"
@@ -543,7 +549,6 @@ static void judge(struct case_run *k) {
                                                           : "switched off: [check] truth = false";
         not_checked(out, of_output[i], why);
     }
-    if (config->spot == 0) not_checked(out, CHECK_SPOT, "switched off: [check] spot = 0");
 }
 
 static void close_case(struct case_run *k) {

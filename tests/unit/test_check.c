@@ -167,9 +167,10 @@ static void no_row_is_no_verdict(void **state) {
 static void one_bad_value_is_enough(void **state) {
     (void)state;
     float row[100] = {0};
-    struct check_result r = {0};
+    struct check_result r = {.detail = "not yet"};
     check_finite_row(&r, row, 100, 0);
     assert_int_equal(r.verdict, VERDICT_OK);
+    assert_string_equal(r.detail, "");
     row[99] = NAN;
     check_finite_row(&r, row, 100, 1);
     assert_int_equal(r.verdict, VERDICT_FAILED);
@@ -303,7 +304,8 @@ static void other_logits_or_tokens_fail_all_that_should_agree(void **state) {
     check_invariance(list, CASES);
     for (int i = 0; i < CASES; i++) assert_int_equal(invariance_of(&r[i]), VERDICT_FAILED);
     assert_non_null(strstr(r[0].check[CHECK_INVARIANCE].detail, "case-3"));
-    assert_non_null(strstr(r[0].check[CHECK_INVARIANCE].detail, "agrees with 3 cases, not with 1"));
+    assert_non_null(
+        strstr(r[0].check[CHECK_INVARIANCE].detail, "agrees with 3 others, not with 1"));
     free(r);
 
     r = make_cases(list);
@@ -330,6 +332,25 @@ static void cases_that_differ_in_more_are_not_compared(void **state) {
     r[4].coverage = COVER_SAMPLED;
     check_invariance(list, CASES);
     for (int i = 0; i < CASES; i++) assert_int_equal(invariance_of(&r[i]), VERDICT_NOT_CHECKED);
+    free(r);
+}
+
+static void what_is_not_compared_says_why(void **state) {
+    (void)state;
+    static const char *const why[CASES] = {"no other case that ran in full", "skipped",
+                                           "did not run to its end", "sampled coverage",
+                                           "nothing was generated"};
+    struct case_result *list[CASES], *r = make_cases(list);
+    r[1].status = CASE_SKIPPED;
+    r[2].status = CASE_CRASHED;
+    r[3].coverage = COVER_SAMPLED;
+    r[4].n_output = 0;
+    check_invariance(list, CASES);
+    for (int i = 0; i < CASES; i++) {
+        assert_int_equal(invariance_of(&r[i]), VERDICT_NOT_CHECKED);
+        if (!strstr(r[i].check[CHECK_INVARIANCE].detail, why[i]))
+            fail_msg("case %d: %s", i, r[i].check[CHECK_INVARIANCE].detail);
+    }
     free(r);
 }
 
@@ -361,6 +382,7 @@ int main(void) {
         cmocka_unit_test(same_bits_pass),
         cmocka_unit_test(other_logits_or_tokens_fail_all_that_should_agree),
         cmocka_unit_test(cases_that_differ_in_more_are_not_compared),
+        cmocka_unit_test(what_is_not_compared_says_why),
         cmocka_unit_test(a_failure_between_repeats_stays),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -225,7 +225,7 @@ static void a_drift_between_chunk_sizes_is_found_by_invariance_alone(void **stat
     }
     check_invariance(list, 3);
     for (int i = 0; i < 3; i++) expect(list[i], CHECK_INVARIANCE, VERDICT_FAILED);
-    assert_non_null(strstr(results[1].check[CHECK_INVARIANCE].detail, "agrees with 0 cases"));
+    assert_non_null(strstr(results[1].check[CHECK_INVARIANCE].detail, "agrees with 0 others"));
     for (int i = 0; i < 3; i++) result_free(list[i]);
 }
 

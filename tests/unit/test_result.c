@@ -32,6 +32,7 @@ static void init_takes_the_plan_and_claims_nothing(void **state) {
     assert_true(strlen(r.reason) > 0);
     for (int i = 0; i < CHECKS; i++) {
         assert_int_equal(r.check[i].verdict, VERDICT_NOT_CHECKED);
+        assert_string_equal(r.check[i].detail, "the case did not run to its end");
         assert_true(isnan(r.check[i].worst) && isnan(r.check[i].limit));
     }
     result_free(&r);
@@ -44,6 +45,7 @@ static void init_of_a_skipped_case_keeps_its_reason(void **state) {
     strcpy(p.reason, "needs 9 GiB, 4 GiB are free");
     struct case_result r;
     result_init(&r, &p);
+    assert_string_equal(r.check[CHECK_SPOT].detail, "the case was skipped");
     assert_int_equal(r.status, CASE_SKIPPED);
     assert_string_equal(r.reason, p.reason);
     result_free(&r);

@@ -193,6 +193,26 @@ static void a_spot_alone_is_not_called_ok_and_is_explained(void **state) {
     free(p.text);
 }
 
+static void what_was_not_checked_says_why(void **state) {
+    struct record_run *run = *state;
+    struct printed p;
+    strcpy(run->cases[1].check[CHECK_TOKENS].detail, "sampled coverage");
+    run->cases[0].check[CHECK_INVARIANCE].verdict = VERDICT_NOT_CHECKED;
+    strcpy(run->cases[0].check[CHECK_INVARIANCE].detail, "switched off");
+    strcpy(run->cases[1].check[CHECK_INVARIANCE].detail, "switched off");
+    show_table(begin(&p), run, "run.h5", false);
+    fclose(p.file);
+    assert_line(&p, "output not checked (1 case): ", "sampled coverage");
+    assert_line(&p, "invariance not checked (2 cases): ", "switched off");
+    free(p.text);
+    show_case(begin(&p), run, &run->cases[1], false, false, false);
+    fclose(p.file);
+    assert_line(&p, "none: ", "sampled coverage"); /* the output */
+    assert_null(strstr(p.text, "xxh64"));
+    assert_line(&p, "count ", "the file does not say why");
+    free(p.text);
+}
+
 static void an_incomplete_run_says_so(void **state) {
     struct record_run *run = *state;
     struct printed p;
@@ -406,6 +426,7 @@ int main(void) {
         TEST(estimates_are_marked_and_never_ok),
         TEST(what_did_not_run_says_why_and_claims_nothing),
         TEST(a_spot_alone_is_not_called_ok_and_is_explained),
+        TEST(what_was_not_checked_says_why),
         TEST(an_incomplete_run_says_so),
         TEST(colour_is_only_there_when_asked_for),
         TEST(a_case_shows_depth_memory_checks_and_time),

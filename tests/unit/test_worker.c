@@ -256,6 +256,33 @@ static void a_stop_in_the_pass_that_records_spans_costs_the_spans_alone(void **s
     f->plan.config.spans = false;
 }
 
+/* Every check of the small case that did not run must say so with a reason that holds. */
+static void a_check_that_did_not_run_says_why(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {0};
+    struct case_result r;
+    struct config before = f->plan.config;
+    f->plan.config.truth = f->plan.config.invariance = false;
+    f->plan.config.spot = 0;
+    assert_int_equal(run(f, &f->plan.cases[0], &l, NULL, &r), STATUS_OK);
+    static const struct {
+        enum check check;
+        const char *why;
+    } want[] = {{CHECK_TOKENS, "[check] truth = false"},
+                {CHECK_LOGITS, "[check] truth = false"},
+                {CHECK_SPOT, "[check] spot = 0"},
+                {CHECK_INVARIANCE, "[check] invariance = false"}};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        const struct check_result *c = &r.check[want[i].check];
+        assert_int_equal(c->verdict, VERDICT_NOT_CHECKED);
+        if (!strstr(c->detail, want[i].why))
+            fail_msg("%s: %s", check_name(want[i].check), c->detail);
+    }
+    assert_string_equal(r.check[CHECK_FINITE].detail, "");
+    result_free(&r);
+    f->plan.config = before;
+}
+
 static bool lose_second_chunk(void *ctx, const char *case_id, int repeat, int chunk) {
     (void)ctx;
     (void)case_id;
@@ -302,6 +329,7 @@ int main(void) {
         cmocka_unit_test(a_failed_case_leaves_the_engine_good_for_the_next),
         cmocka_unit_test(a_wish_to_stop_ends_the_case_after_its_chunk),
         cmocka_unit_test(a_stop_in_the_pass_that_records_spans_costs_the_spans_alone),
+        cmocka_unit_test(a_check_that_did_not_run_says_why),
         cmocka_unit_test(a_lost_chunk_fails_the_count_and_no_answer_is_made_of_it),
         cmocka_unit_test(a_sampled_case_estimates_and_checks_no_answer),
     };
