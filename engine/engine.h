@@ -99,8 +99,7 @@ struct session_opts {
     int32_t chunk_tokens; /* largest chunk; clamped to prompt_tokens */
     bool graph; /* record the step once, replay it for every equal chunk and every decode step */
     struct sampling_opts sampling;
-    int64_t span_capacity; /* 0: no spans */
-    bool taps;             /* copy out rows for the spot check */
+    bool taps; /* copy out rows for the spot check */
     const int32_t
         *logits_at; /* prompt positions whose logits are wanted; switches pruning off. Borrowed. */
     int32_t logits_at_count;
@@ -165,6 +164,9 @@ enum status session_prefill(struct session *s, const int32_t *tokens, int32_t n,
  * values and goes there. Not an answer any more: generation is refused afterwards. Only forwards.
  */
 enum status session_skip_to(struct session *s, int32_t position, uint64_t seed, struct error *err);
+/* Back to a position that the session has passed; the cache before it stays as it is. What is
+ * generated after it is nobody's answer: tokens seen since then count as seen. */
+enum status session_rewind(struct session *s, int32_t position, struct error *err);
 int32_t session_position(const struct session *s);
 
 struct token_result {
@@ -215,6 +217,9 @@ void engine_memory_driver(struct engine *e, int device, int64_t *bytes,
                           int64_t *high_water); /* or NULL, which is cheaper */
 void engine_memory_reset_high_water(struct engine *e);
 int64_t engine_allocations(struct engine *e);
+/* Keeps the first `capacity` spans after a reset; 0: none, as in a new session, which then runs as
+ * if there had never been any. A recorded step is walked op by op meanwhile. Between steps. */
+enum status session_spans_enable(struct session *s, int64_t capacity, struct error *err);
 const struct span *session_spans(struct session *s, int device, int64_t *n, int64_t *dropped);
 void session_spans_reset(struct session *s);
 /* Moves while kernels make progress; any thread may read it. */

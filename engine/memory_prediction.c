@@ -57,7 +57,6 @@ static enum status predict(struct memory_prediction *p, struct device *dev,
     for (int c = 0; c < MEMORY_CATEGORIES; c++)
         add_layout(p, (enum memory_category)c, &of_session[c]);
     add_graphs(p, dev, eo, m, so);
-    p->shared_bytes[MEMORY_OTHER] += so->span_capacity * (int64_t)sizeof(struct span);
     for (int c = 0; c < MEMORY_CATEGORIES; c++) {
         p->total_bytes += p->shared_bytes[c];
         for (int rank = 0; rank < p->ranks; rank++) p->total_bytes += p->rank_bytes[rank][c];

@@ -42,7 +42,7 @@ struct session_opts session_opts_defaults(void) {
 
 static enum status check_session_opts(const struct session_opts *so, struct error *err) {
     if (so->prompt_tokens < 1 || so->max_tokens < 0 || so->chunk_tokens < 1 ||
-        so->span_capacity < 0 || so->logits_at_count < 0)
+        so->logits_at_count < 0)
         return error_set(err, STATUS_USAGE,
                          "a session of %d prompt tokens, %d new ones, chunks of %d: expected at "
                          "least 1, 0 and 1",
@@ -177,8 +177,7 @@ static enum status allocate(struct session *s, struct error *err) {
     s->prune = session_prunes(&e->opts, &s->opts);
     s->seen = calloc(((size_t)e->info.model.V + 31) / 32, sizeof *s->seen);
     if (!s->seen) return error_set(err, STATUS_NO_MEMORY, "no memory for a set of tokens");
-    status = device_spans_enable(e->dev, s->opts.span_capacity, err);
-    return status == STATUS_OK ? buffers_open(&s->buffers, e->dev, &sizes, err) : status;
+    return buffers_open(&s->buffers, e->dev, &sizes, err);
 }
 
 enum status session_open(struct session **out, struct engine *e, const struct session_opts *opts,
@@ -422,6 +421,17 @@ enum status session_skip_to(struct session *s, int32_t position, uint64_t seed, 
     return device_sync(s->e->dev, err);
 }
 
+enum status session_rewind(struct session *s, int32_t position, struct error *err) {
+    enum status status = check_failed(s, err);
+    if (status != STATUS_OK) return status;
+    if (position < 0 || position > s->position)
+        return error_set(err, STATUS_USAGE, "cannot go back from token %d to %d", s->position,
+                         position);
+    s->position = position;
+    s->generated = 0;
+    return STATUS_OK;
+}
+
 int32_t session_position(const struct session *s) {
     return s->position;
 }
@@ -597,6 +607,10 @@ enum status session_kv_read(struct session *s, int layer, int rank, int kv_head,
     const struct kv_view view = buffers_kv(&s->buffers, rank, layer);
     device_kv_read(s->e->dev, &view, head, begin, n, k, v);
     return STATUS_OK;
+}
+
+enum status session_spans_enable(struct session *s, int64_t capacity, struct error *err) {
+    return device_spans_enable(s->e->dev, capacity, err);
 }
 
 const struct span *session_spans(struct session *s, int device, int64_t *n, int64_t *dropped) {

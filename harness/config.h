@@ -75,7 +75,7 @@ struct config {
     int64_t time_budget_s;       /* 0: none */
     int64_t watchdog_s;          /* no progress for so long: the worker is killed */
     char output[PATH_MAX_BYTES]; /* result file; "": results/raw/NAME-TIME.h5 */
-    bool spans;                  /* record op spans in a repeat of its own */
+    char spans[8];               /* "auto", "all", "none": which chunks record op spans */
 
     /* [check] */
     int64_t spot; /* sampled (layer, rank, head, row) per case; 0: off */

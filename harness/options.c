@@ -124,8 +124,12 @@ static const struct option options[] = {
      "A worker whose kernels make no progress for so long is killed.", NULL},
     {"run", "output", OPTION_TEXT, AT(output), 0, 0, NULL, "",
      "Result file; empty: `results/raw/NAME-TIME.h5`.", "result|out"},
-    {"run", "spans", OPTION_BOOL, AT(spans), 0, 0, NULL, "false",
-     "Records every op's begin and end in a repeat of its own.", "trace|profile"},
+    {"run", "spans", OPTION_CHOICE, AT(spans), 0, 0, "auto|all|none", "auto",
+     "Every op's begin and end, for the table of where the time went. Measured repeats are never "
+     "recorded. `auto`: a few chunks of the last warm-up pass, which costs nothing; where there is "
+     "none (or it warms up a CUDA graph), the last chunk once more, if that takes at most a "
+     "twentieth of the measured time. `all`: every chunk, in a pass of its own.",
+     "trace|profile"},
 
     {"check", "spot", OPTION_INT, AT(spot), 0, 4096, NULL, "16",
      "Attention outputs (layer, rank, head, row) of each case that are recomputed in float64; 0: "

@@ -510,6 +510,11 @@ static int64_t session_bytes(const struct memory_prediction *m) {
     return bytes;
 }
 
+/* Of all chunks of a case; the spans of "auto" need none of their own. */
+static int passes(const struct config *c) {
+    return (int)(c->warmup + c->repeats) + (strcmp(c->spans, "all") == 0);
+}
+
 static void predict_time(struct making *m, int i) {
     const struct plan *p = m->p;
     const struct config *c = &p->config;
@@ -522,7 +527,7 @@ static void predict_time(struct making *m, int i) {
         .rates = &rates->rates,
         .session_bytes = session_bytes(&one->memory),
         .threads = rates->info.threads > 0 ? rates->info.threads : 1,
-        .passes = (int)(c->warmup + c->repeats) + c->spans,
+        .passes = passes(c),
         .spot = c->spot,
         .k = c->sample_chunks > 0 ? (int)c->sample_chunks : 1,
     };
@@ -552,10 +557,6 @@ static void predict_cases(struct making *m) {
 }
 
 /* ---- what is done with them */
-
-static int passes(const struct config *c) {
-    return (int)(c->warmup + c->repeats) + c->spans;
-}
 
 static double full_s(const struct making *m, int i) {
     return m->times[i].full_fixed_s + passes(&m->p->config) * m->times[i].full_prefill_s;

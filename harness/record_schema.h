@@ -119,7 +119,8 @@ struct span_record {
 };
 static const struct column span_columns[] = {
     {"rank", SIGNED, FIELD(span_record, rank), "1", "tensor-parallel rank; -1: for all at once"},
-    {"repeat", SIGNED, FIELD(span_record, repeat), "1", "the traced repeat"},
+    {"repeat", SIGNED, FIELD(span_record, repeat), "1",
+     "the traced pass: the last warm-up is -1; the number of repeats: after them"},
     {"chunk", SIGNED, FIELD(span_record, chunk), "1", "number of the chunk in the prompt, from 0"},
     {"layer", SIGNED, FIELD(span_record, layer), "1", "-1: outside the layers"},
     {"op_id", SIGNED, FIELD(span_record, op_id), "1", "row of the table spans/ops"},

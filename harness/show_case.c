@@ -374,36 +374,77 @@ static double of_ceiling(const struct op_sum *s, const struct device_rates *rate
     return s->ns > 0 && best > 0 ? best * 1e9 / s->ns : (double)NAN;
 }
 
+/* "chunks 1, 4, 8 of 8 in the last warm-up pass", "the whole prompt in a pass of its own" */
+static void traced_text(const struct case_result *r, char *out, size_t size) {
+    const int32_t chunks =
+        r->chunk_tokens > 0 ? (r->prompt_tokens + r->chunk_tokens - 1) / r->chunk_tokens : 0;
+    int traced = 0;
+    size_t used = 0;
+    char list[120] = "";
+    for (int64_t i = 0; i < r->n_spans; i++) {
+        if (i > 0 && r->spans[i].chunk == r->spans[i - 1].chunk) continue;
+        if (used < sizeof list)
+            used += (size_t)snprintf(list + used, sizeof list - used, "%s%d", traced ? ", " : "",
+                                     r->spans[i].chunk + 1);
+        traced++;
+    }
+    const char *when = r->spans[0].repeat < 0 ? "in the last warm-up pass" : "after the repeats";
+    if (used >= sizeof list) snprintf(list, sizeof list, "%d", traced);
+    if (traced == chunks)
+        snprintf(out, size, "the whole prompt %s", when);
+    else
+        snprintf(out, size, "chunk%s %s of %d %s", traced == 1 ? "" : "s", list, chunks, when);
+}
+
+/* Where there is no table, how to get it. */
+static void print_no_spans(FILE *out, const struct case_result *r) {
+    if (r->status != CASE_OK) return;
+    heading(out, "where the time went");
+    fputs("  not recorded: there was no warm-up pass to record, and no chunk short enough to run "
+          "once more,\n  or run.spans = none; `--set run.spans=all` records a pass of its own\n",
+          out);
+}
+
+static void add_op(struct table *t, const struct op_sum *s, double all_ns,
+                   const struct device_rates *rates) {
+    char count[FORMAT_BYTES];
+    table_add(t, TONE_PLAIN, "%s%s%s", op_name((enum op)s->op), s->role ? " " : "",
+              role_name((enum role)s->role));
+    table_add(t, TONE_PLAIN, "%s", format_count(count, s->calls));
+    table_add_number(t, s->ns / 1e6);
+    table_add(t, TONE_PLAIN, "%.1f", all_ns > 0 ? 100 * s->ns / all_ns : 0);
+    table_add_number(t, s->ns > 0 ? s->flops / s->ns : (double)NAN);
+    table_add_number(t, s->ns > 0 ? s->bytes / s->ns : (double)NAN);
+    table_add(t, TONE_PLAIN, "%.1f", 100 * of_ceiling(s, rates));
+}
+
 static void print_spans(FILE *out, const struct record_run *run, const struct case_result *r,
                         bool all_rows, bool color) {
     enum { TOP = 10 };
     struct op_sum sums[OPS * ROLES];
     double all;
+    char traced[200];
     int n = sum_spans(r, sums, &all);
-    if (n == 0) return;
+    if (n == 0) {
+        print_no_spans(out, r);
+        return;
+    }
     struct table_column columns[] = {
         {"op", "", true, false},           {"calls", "", false, false},
         {"time", "ms", false, false},      {"share", "%", false, false},
         {"rate", "GFLOP/s", false, false}, {"rate", "GB/s", false, false},
         {"of ceiling", "%", false, false}};
     struct table *t = table_open(columns, (int)(sizeof columns / sizeof *columns));
-    for (int i = 0; i < n && (all_rows || i < TOP); i++) {
-        const struct op_sum *s = &sums[i];
-        char count[FORMAT_BYTES];
-        table_add(t, TONE_PLAIN, "%s%s%s", op_name((enum op)s->op), s->role ? " " : "",
-                  role_name((enum role)s->role));
-        table_add(t, TONE_PLAIN, "%s", format_count(count, s->calls));
-        table_add_number(t, s->ns / 1e6);
-        table_add(t, TONE_PLAIN, "%.1f", all > 0 ? 100 * s->ns / all : 0);
-        table_add_number(t, s->ns > 0 ? s->flops / s->ns : (double)NAN);
-        table_add_number(t, s->ns > 0 ? s->bytes / s->ns : (double)NAN);
-        table_add(t, TONE_PLAIN, "%.1f", 100 * of_ceiling(s, &run->facts.rates));
-    }
-    heading(out,
-            "where the time went (a pass of its own, all ranks; ceiling: multiply-adds on "
-            "registers or a copy\nthrough memory, whichever needs longer; caches can beat it)");
+    for (int i = 0; i < n && (all_rows || i < TOP); i++)
+        add_op(t, &sums[i], all, &run->facts.rates);
+    traced_text(r, traced, sizeof traced);
+    fprintf(out, "\nwhere the time went (%s; all ranks)\n", traced);
     table_print(out, t, "  ", color);
     table_close(t);
+    fputs("  ceiling: multiply-adds on registers or a copy through memory, whichever needs longer; "
+          "caches can beat it\n",
+          out);
+    if (n > TOP && !all_rows) fprintf(out, "  the %d ops after them: --verbose\n", n - TOP);
     if (r->dropped_spans > 0)
         fprintf(out, "  %s%lld spans found no room and are missing above%s\n",
                 tone_begin(TONE_BAD, color), (long long)r->dropped_spans,

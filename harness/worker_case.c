@@ -29,6 +29,7 @@ struct case_run {
     struct prompt prompt;    /* owned */
     int *chunks;             /* numbers of those that run, ascending; owned */
     int n_chunks;
+    bool tracing;                /* the pass at work records spans */
     struct check_spot *spot;     /* owned until finished; NULL: off */
     struct check_logits *answer; /* owned until finished; NULL: no known answer */
     float *logits;               /* [V], owned */
@@ -163,15 +164,72 @@ static enum status feed_chunk(struct case_run *k, int pass, int chunk, struct ch
     return s;
 }
 
+/* ---- spans ---- */
+
+/* Of the last warm-up pass at most TRACED chunks are kept; without one, the last chunk runs again
+ * where it takes at most one part in SHORT_PART of the measured time. */
+enum { TRACED = 5, SHORT_PART = 20 };
+
+/* A pass of a CUDA graph's session with spans would not warm up the graph. */
+static bool traces_warm_up(const struct case_run *k) {
+    const bool graph = k->c->session.graph && k->c->engine.device == DEVICE_CUDA;
+    return strcmp(k->plan->config.spans, "auto") == 0 && k->plan->config.warmup > 0 && !graph;
+}
+
+/* Room for the spans of the case's largest chunk. */
+static enum status enable_spans(struct case_run *k, struct error *err) {
+    int64_t ops = 0;
+    for (int i = 0; i < k->n_chunks; i++) {
+        int chunk = k->chunks[i];
+        struct chunk_cost cost =
+            engine_chunk_cost(&k->plan->model, &k->c->engine, chunk_start(k, chunk),
+                              chunk_tokens(k, chunk), chunk == k->c->chunks - 1);
+        if (cost.ops > ops) ops = cost.ops;
+    }
+    return session_spans_enable(k->session, 2 * ops + 256, err);
+}
+
+/* What the newest chunk left. */
+static enum status keep_spans(struct case_run *k, int pass, int chunk, struct error *err) {
+    enum status s = STATUS_OK;
+    for (int d = 0; s == STATUS_OK && d < engine_info(k->engine)->devices; d++) {
+        int64_t n, dropped;
+        const struct span *spans = session_spans(k->session, d, &n, &dropped);
+        k->out->dropped_spans += dropped;
+        for (int64_t j = 0; s == STATUS_OK && j < n; j++) {
+            struct span_row row = {pass, chunk, spans[j]};
+            s = result_add_spans(k->out, &row, 1, err);
+        }
+    }
+    session_spans_reset(k->session);
+    return s;
+}
+
+/* Whether the i-th chunk that runs is one of TRACED that are spread over the prompt. */
+static bool is_traced(const struct case_run *k, int i) {
+    int traced[TRACED];
+    if (k->n_chunks <= TRACED) return true;
+    const int n = plan_sampled_chunks(k->n_chunks, TRACED, traced);
+    for (int t = 0; t < n; t++)
+        if (traced[t] == i) return true;
+    return false;
+}
+
+/* ---- a pass ---- */
+
+/* Chunks that are not run are skipped: the cache holds synthetic values there. */
+static enum status reach_chunk(struct case_run *k, int i, struct error *err) {
+    const int32_t start = chunk_start(k, k->chunks[i]);
+    if (k->c->coverage != COVER_SAMPLED || start <= session_position(k->session)) return STATUS_OK;
+    return session_skip_to(k->session, start, (uint64_t)k->c->seed, err);
+}
+
 static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int64_t *latency_ns,
                              struct error *err) {
     int chunk = k->chunks[i];
     int32_t start = chunk_start(k, chunk), n = chunk_tokens(k, chunk);
-    enum status s;
-    if (k->c->coverage == COVER_SAMPLED && start > session_position(k->session)) {
-        s = session_skip_to(k->session, start, (uint64_t)k->c->seed, err);
-        if (s != STATUS_OK) return s;
-    }
+    enum status s = reach_chunk(k, i, err);
+    if (s != STATUS_OK) return s;
     if (spot) {
         int32_t rows[TAP_ROWS];
         int n_rows = check_spot_rows(k->spot, start, n, rows);
@@ -195,6 +253,11 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
         if (s == STATUS_OK) s = add_memory(k, pass, chunk, &driver, err);
         if (s == STATUS_OK) s = add_clocks(k, pass, chunk, err);
         if (s != STATUS_OK) return s;
+    }
+    if (k->tracing) {
+        if (is_traced(k, i)) s = keep_spans(k, pass, chunk, err);
+        if (s != STATUS_OK) return s;
+        session_spans_reset(k->session);
     }
     if (fed && spot) {
         s = check_spot_chunk(k->spot, k->session, start, n, err);
@@ -398,7 +461,10 @@ static enum status run_passes(struct case_run *k, struct error *err) {
     if (s == STATUS_OK) s = reach_steady_state(k, err);
     for (int pass = -warmup; s == STATUS_OK && pass < repeats; pass++) {
         int64_t prefill_ns, first_ns = 0;
+        k->tracing = pass == -1 && traces_warm_up(k) && enable_spans(k, NULL) == STATUS_OK;
         s = prefill(k, pass, k->spot && pass == -warmup, points, &prefill_ns, err);
+        if (k->tracing) session_spans_enable(k->session, 0, NULL);
+        k->tracing = false;
         if (s != STATUS_OK || pass < 0) continue;
         bool whole = session_position(k->session) == k->prompt.length;
         if (k->c->coverage == COVER_FULL && whole) s = generate(k, pass, &first_ns, err);
@@ -408,52 +474,54 @@ static enum status run_passes(struct case_run *k, struct error *err) {
     return s;
 }
 
-/* One more pass in a session that records spans. Its latencies are nobody's. */
-static enum status run_spans(struct case_run *k, struct error *err) {
-    int devices = engine_info(k->engine)->devices;
-    int64_t ops = 0;
-    for (int i = 0; i < k->n_chunks; i++) {
-        int chunk = k->chunks[i];
-        struct chunk_cost cost =
-            engine_chunk_cost(&k->plan->model, &k->c->engine, chunk_start(k, chunk),
-                              chunk_tokens(k, chunk), chunk == k->c->chunks - 1);
-        if (cost.ops > ops) ops = cost.ops;
-    }
-    session_close(k->session);
-    k->session = NULL;
-    struct session_opts opts = k->c->session;
-    opts.span_capacity = 2 * ops + 256;
-    enum status s = session_open(&k->session, k->engine, &opts, err);
+/* All chunks once more, for their spans. Their latencies are nobody's. */
+static enum status trace_all(struct case_run *k, struct error *err) {
+    enum status s = session_reset(k->session, err);
     for (int i = 0; s == STATUS_OK && i < k->n_chunks; i++) {
-        int chunk = k->chunks[i];
         struct chunk_result r;
         bool fed;
         if (stopped(k))
             return error_set(err, STATUS_INTERRUPTED, "stopped before chunk %d of %d", i + 1,
                              k->n_chunks);
-        if (k->c->coverage == COVER_SAMPLED && chunk_start(k, chunk) > session_position(k->session))
-            s = session_skip_to(k->session, chunk_start(k, chunk), (uint64_t)k->c->seed, err);
-        if (s != STATUS_OK) break;
-        session_spans_reset(k->session);
-        s = feed_chunk(k, k->out->repeats, chunk, &r, &fed, err);
-        for (int d = 0; s == STATUS_OK && d < devices; d++) {
-            int64_t n, dropped;
-            const struct span *spans = session_spans(k->session, d, &n, &dropped);
-            k->out->dropped_spans += dropped;
-            for (int64_t j = 0; s == STATUS_OK && j < n; j++) {
-                struct span_row row = {k->out->repeats, chunk, spans[j]};
-                s = result_add_spans(k->out, &row, 1, err);
-            }
-        }
+        s = reach_chunk(k, i, err);
+        if (s == STATUS_OK) s = feed_chunk(k, k->out->repeats, k->chunks[i], &r, &fed, err);
+        if (s == STATUS_OK) s = keep_spans(k, k->out->repeats, k->chunks[i], err);
     }
     return s;
 }
 
-/* The case stands without its spans: some of them are none. */
+/* The last chunk once more, on the cache that it found. */
+static enum status trace_last(struct case_run *k, struct error *err) {
+    const int chunk = k->chunks[k->n_chunks - 1];
+    struct chunk_result r;
+    bool fed;
+    enum status s = session_rewind(k->session, chunk_start(k, chunk), err);
+    if (s == STATUS_OK) s = feed_chunk(k, k->out->repeats, chunk, &r, &fed, err);
+    return s == STATUS_OK ? keep_spans(k, k->out->repeats, chunk, err) : s;
+}
+
+/* Whether the last chunk takes so small a part of the measured time that it may run once more. */
+static bool last_is_short(const struct case_run *k) {
+    int64_t all_ns = 0, last_ns = INT64_MAX; /* of the fastest repeat */
+    for (int64_t i = 0; i < k->out->n_chunks; i++) {
+        const struct chunk_row *row = &k->out->chunks[i];
+        all_ns += row->latency_ns;
+        if (row->chunk == k->c->chunks - 1 && row->latency_ns < last_ns) last_ns = row->latency_ns;
+    }
+    return last_ns <= all_ns / SHORT_PART;
+}
+
+/* Spans after the repeats. The case stands without them: some of them are none. */
 static void add_spans(struct case_run *k, char *reason, size_t size) {
     struct error err = {{0}};
-    reason[0] = 0;
-    if (run_spans(k, &err) == STATUS_OK) return;
+    const bool all = strcmp(k->plan->config.spans, "all") == 0;
+    const bool last = strcmp(k->plan->config.spans, "auto") == 0 && !traces_warm_up(k) &&
+                      last_is_short(k) && !stopped(k);
+    if (!all && !last) return;
+    enum status s = enable_spans(k, &err);
+    if (s == STATUS_OK) s = all ? trace_all(k, &err) : trace_last(k, &err);
+    session_spans_enable(k->session, 0, NULL);
+    if (s == STATUS_OK) return;
     k->out->n_spans = k->out->dropped_spans = 0;
     snprintf(reason, size, "spans are missing: %.160s", err.text);
 }
@@ -588,7 +656,7 @@ enum status worker_run_case(struct engine *e, const struct plan *p, const struct
     if (s == STATUS_OK) s = keep_text(&k, err);
     if (s == STATUS_OK) judge(&k);
     char no_spans[190] = "";
-    if (s == STATUS_OK && p->config.spans) add_spans(&k, no_spans, sizeof no_spans);
+    if (s == STATUS_OK) add_spans(&k, no_spans, sizeof no_spans);
     if (s == STATUS_OK) check_memory(out);
     close_case(&k);
     out->status = s == STATUS_OK            ? CASE_OK

@@ -410,10 +410,12 @@ enum status device_capture_end(struct device *dev, struct device_graph **out, st
     return STATUS_OK;
 }
 
-/* With an interposer calls are replayed one by one, so that it sees each of them. */
+/* With an interposer or spans calls are replayed one by one: it sees each of them, each has its
+ * span. */
 enum status device_graph_launch(struct device *dev, struct device_graph *g, struct error *err) {
     assert(!dev->recording && "a graph cannot be recorded into another");
-    if (g->native && !dev->interpose) return dev->backend->graph_launch(dev, g, err);
+    if (g->native && !dev->interpose && dev->spans.capacity == 0)
+        return dev->backend->graph_launch(dev, g, err);
     for (int64_t i = 0; i < g->n; i++) {
         enum status s = run_now(dev, &g->calls[i], err);
         if (s != STATUS_OK) return s;

@@ -46,9 +46,7 @@ static enum status instantiate(struct device *dev, struct device_graph *g, struc
     return cuda_status(e, "making a CUDA graph", err);
 }
 
-/* With spans the calls are replayed one by one, each between two events. */
 enum status cuda_graph_open(struct device *dev, struct device_graph *g, struct error *err) {
-    if (dev->spans.capacity > 0) return STATUS_OK;
     struct cuda_graph *c = calloc(1, sizeof *c);
     if (!c) return error_set(err, STATUS_NO_MEMORY, "no memory for a CUDA graph");
     const int64_t begin_ns = monotonic_ns();

@@ -35,7 +35,10 @@ enum status device_spans_enable(struct device *dev, int64_t capacity, struct err
     b->capacity = capacity;
     dev->allocations++;
     ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_OTHER, capacity * (int64_t)sizeof *b->spans);
-    return dev->backend->spans_open ? dev->backend->spans_open(dev, capacity, err) : STATUS_OK;
+    if (!dev->backend->spans_open) return STATUS_OK;
+    enum status s = dev->backend->spans_open(dev, capacity, err);
+    if (s != STATUS_OK) release(dev);
+    return s;
 }
 
 void span_add(struct device *dev, const struct op_call *call, const struct step_params *step,

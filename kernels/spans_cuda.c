@@ -1,6 +1,7 @@
 /* Spans on a GPU: an event before and after each op, turned into host time at the next
  * synchronisation by their distance from an origin whose host time is known. The events cost about
- * a microsecond an op, so a session with spans feeds no statistics. */
+ * a microsecond an op: they are there only while spans are enabled, in chunks that nobody measures,
+ * and a graph that was captured has none of them. */
 #include "kernels/cost.h"
 #include "kernels/cuda/cuda_core.h"
 

@@ -38,7 +38,7 @@ class ResultFile(drive.BenchTest):
         runner = drive.BenchTest()
         runner.folder = cls.kept
         result = runner.bench("run", drive.source / "configs" / "smoke.ini", "-o", cls.path, "--set",
-                              f"run.repeats={REPEATS}", "--set", "run.spans=true", "--quiet")
+                              f"run.repeats={REPEATS}", "--set", "run.spans=all", "--quiet")
         if result.code != 0:
             raise AssertionError(f"the run failed: {result!r}")
 

@@ -88,12 +88,21 @@ class Run(drive.BenchTest):
         self.assertNotIn("\033", result.out + result.err)
 
     def test_spans_come_from_a_pass_of_their_own(self):
-        self.expect(self.bench("run", self.write_config(run__spans="true"), "-o", self.file), 0)
+        self.expect(self.bench("run", self.write_config(run__spans="all"), "-o", self.file), 0)
         import h5py
         with h5py.File(self.file, "r") as f:
             for group in f["case"].values():
                 self.assertEqual(set(group["chunks"]["repeat"][:]), {0})
                 self.assertEqual(set(group["spans"]["repeat"][:]), {1})
+                self.assertEqual(set(group["spans"]["chunk"][:]), {0, 1, 2, 3})
+
+    def test_spans_come_from_the_warm_up_unless_told_otherwise(self):
+        self.expect(self.bench("run", self.write_config(run__warmup="1"), "-o", self.file), 0)
+        import h5py
+        with h5py.File(self.file, "r") as f:
+            for group in f["case"].values():
+                self.assertEqual(set(group["chunks"]["repeat"][:]), {0})
+                self.assertEqual(set(group["spans"]["repeat"][:]), {-1})
                 self.assertEqual(set(group["spans"]["chunk"][:]), {0, 1, 2, 3})
 
     def test_a_sampled_case_estimates_and_is_not_checked(self):

@@ -57,6 +57,19 @@ class Screen(drive.BenchTest):
             "tokens", "logits", "spot", "finite", "count", "memory", "invariance")})
         self.expect_reasons(graph, {"invariance": "no other case that ran in full"})
 
+    def test_where_the_time_went_is_told_or_how_to_be_told(self):
+        for values, words in (({"run__warmup": "1"}, "where the time went (the whole prompt in the last warm-up pass;"),
+                              ({"run__spans": "all"}, "where the time went (the whole prompt after the repeats;"),
+                              ({"run__warmup": "1", "engine__max_num_batched_tokens": "100"},
+                               "where the time went (chunks 1, 4, 6, 9, 11 of 11 in the last warm-up pass;"),
+                              ({}, "not recorded: there was no warm-up pass")):
+            with self.subTest(values):
+                self.expect(self.bench("run", self.write_config(**values), "-o", self.file, "--force"), 0)
+                text = self.show("--case", next(iter(self.cases())))
+                self.assertIn(words, text)
+                self.assertEqual("run.spans=all" in text, not values)
+                self.assertEqual("of ceiling" in text, bool(values))
+
 
 if __name__ == "__main__":
     unittest.main()

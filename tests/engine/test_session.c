@@ -278,8 +278,8 @@ static void a_step_allocates_nothing(void **state) {
         struct engine *e = open_engine(SMALL, way < 2 ? 4 : 1, DTYPE_BF16, true, 2);
         struct session_opts o = session_of(64, way % 2);
         o.taps = true;
-        o.span_capacity = 10000;
         struct session *s = open_session(e, &o);
+        assert_int_equal(session_spans_enable(s, 10000, NULL), STATUS_OK);
         struct answer a;
         prefill(s, prompt(), 128, 64); /* libraries may set themselves up in a first step */
         const int64_t before = engine_allocations(e);
@@ -297,8 +297,8 @@ static void equal_chunks_are_replayed_and_a_ragged_one_is_not(void **state) {
     (void)state;
     struct engine *e = open_engine(SMALL, 2, DTYPE_BF16, true, 1);
     struct session_opts o = session_of(128, true);
-    o.span_capacity = 1000;
     struct session *s = open_session(e, &o);
+    assert_int_equal(session_spans_enable(s, 1000, NULL), STATUS_OK);
     struct graph_info g;
     int64_t n, dropped;
     session_graph_info(s, &g);
@@ -323,6 +323,41 @@ static void equal_chunks_are_replayed_and_a_ragged_one_is_not(void **state) {
     engine_close(e);
 }
 
+/* Spans switched on for a pass and off again, and the last chunk once more: always the same bits,
+ * and none of them where they are off. */
+static void spans_come_and_go_within_a_session(void **state) {
+    (void)state;
+    for (int graph = 0; graph < 2; graph++) {
+        struct engine *e = open_engine(SMALL, 2, DTYPE_BF16, true, 1);
+        struct session_opts o = session_of(128, graph);
+        struct session *s = open_session(e, &o);
+        float *logits[3];
+        const size_t n_logits = (size_t)engine_info(e)->model.V;
+        const int32_t last = (S - 1) / 128 * 128;
+        for (int way = 0; way < 3; way++) {
+            const bool traced = way == 1;
+            int64_t n, dropped;
+            logits[way] = calloc(n_logits, sizeof(float));
+            assert_non_null(logits[way]);
+            assert_int_equal(session_spans_enable(s, traced ? 2000 : 0, NULL), STATUS_OK);
+            if (way < 2)
+                assert_int_equal(session_reset(s, NULL), STATUS_OK);
+            else
+                assert_int_equal(session_rewind(s, last, NULL), STATUS_OK);
+            prefill(s, prompt(), S, 128);
+            session_spans(s, 0, &n, &dropped);
+            assert_true((n > 0) == traced && dropped == 0);
+            assert_int_equal(session_logits(s, logits[way], NULL), STATUS_OK);
+            assert_memory_equal(logits[way], logits[0], sizeof(float) * n_logits);
+        }
+        assert_int_equal(session_rewind(s, S + 1, NULL), STATUS_USAGE);
+        assert_int_equal(session_rewind(s, -1, NULL), STATUS_USAGE);
+        for (int way = 0; way < 3; way++) free(logits[way]);
+        session_close(s);
+        engine_close(e);
+    }
+}
+
 /* In both modes, and as the prediction says. */
 static void the_work_of_a_chunk_is_the_sum_of_its_spans(void **state) {
     (void)state;
@@ -334,8 +369,8 @@ static void the_work_of_a_chunk_is_the_sum_of_its_spans(void **state) {
         eo.block_rows = 100;
         eo.prune_last_layer = prune;
         struct session_opts o = session_of(128, graph);
-        o.span_capacity = 2000;
         struct session *s = open_session(e, &o);
+        assert_int_equal(session_spans_enable(s, 2000, NULL), STATUS_OK);
         for (int32_t at = 0; at < S; at += 128) {
             struct chunk_result r;
             const int32_t tokens = S - at < 128 ? S - at : 128;
@@ -656,6 +691,7 @@ int main(void) {
         cmocka_unit_test(the_prompt_is_penalised_for_repetition),
         cmocka_unit_test(a_step_allocates_nothing),
         cmocka_unit_test(equal_chunks_are_replayed_and_a_ragged_one_is_not),
+        cmocka_unit_test(spans_come_and_go_within_a_session),
         cmocka_unit_test(the_work_of_a_chunk_is_the_sum_of_its_spans),
         cmocka_unit_test(a_step_that_cannot_be_is_refused_and_changes_nothing),
         cmocka_unit_test(sessions_that_make_no_sense_are_refused),

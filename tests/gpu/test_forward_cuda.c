@@ -27,6 +27,7 @@ struct forwarding {
     int tp;
     int32_t tokens, chunk;
     bool graph, whole, dual; /* whole: the last layer is not pruned */
+    bool traced;             /* a pass with spans comes before */
 };
 
 /* Logits of the first DECODED tokens, greedy, and their ids. */
@@ -89,6 +90,22 @@ static void prefill(struct engine *e, struct session *s, const struct forwarding
     free(ids);
 }
 
+/* A pass with spans, as a warm-up has them; the session is then as if there had been none. */
+static void trace(struct engine *e, struct session *s, const struct forwarding *f) {
+    struct error err = {""};
+    int64_t n, dropped;
+    must(session_spans_enable(s, 10000, &err), &err);
+    prefill(e, s, f);
+    const struct span *spans = session_spans(s, 0, &n, &dropped);
+    assert_true(n > 0 && dropped == 0);
+    for (int64_t i = 0; i < n; i++) {
+        assert_true(spans[i].begin_ns > 0 && spans[i].end_ns >= spans[i].begin_ns);
+        if (i > 0) assert_true(spans[i].begin_ns >= spans[i - 1].begin_ns);
+    }
+    must(session_spans_enable(s, 0, &err), &err);
+    must(session_reset(s, &err), &err);
+}
+
 static void run(const struct forwarding *f, struct answer *out) {
     struct error err = {""};
     struct engine *e = open_engine(f);
@@ -96,6 +113,7 @@ static void run(const struct forwarding *f, struct answer *out) {
     out->V = engine_info(e)->model.V;
     out->logits = malloc((size_t)DECODED * (size_t)out->V * sizeof *out->logits);
     assert_non_null(out->logits);
+    if (f->traced) trace(e, s, f);
     prefill(e, s, f);
     for (int i = 0; i < DECODED; i++) {
         struct token_result t;
@@ -239,6 +257,28 @@ static void bits_are_the_same(void **state) {
         bits_do_not_depend_on_chunks_modes_or_pruning(small, kernel, true);
 }
 
+/* Eager, and as a CUDA graph that was captured before the spans came and is launched after. */
+static void spans_leave_no_trace(void **state) {
+    (void)state;
+    for (int graph = 0; graph < 2; graph++) {
+        struct forwarding f = {.model = small,
+                               .device = DEVICE_CUDA,
+                               .dtype = DTYPE_BF16,
+                               .attention = "auto",
+                               .tp = 2,
+                               .tokens = 600,
+                               .chunk = 128,
+                               .graph = graph};
+        struct answer plain, traced;
+        run(&f, &plain);
+        f.traced = true;
+        run(&f, &traced);
+        assert_same_bits(&traced, &plain, graph ? "graph" : "eager");
+        free(plain.logits);
+        free(traced.logits);
+    }
+}
+
 static void memory_is_as_predicted(void **state) {
     (void)state;
     struct engine_opts eo = engine_opts_defaults();
@@ -286,6 +326,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(float32_is_the_cpu_s),
         cmocka_unit_test(bf16_is_as_near_to_float32_as_the_cpu_s),
         cmocka_unit_test(bits_are_the_same),
+        cmocka_unit_test(spans_leave_no_trace),
         cmocka_unit_test(memory_is_as_predicted),
     };
     const struct CMUnitTest on_demand[] = {cmocka_unit_test(two_layers_of_the_7b)};

@@ -164,7 +164,7 @@ static void bad_single_values_are_findings(void **state) {
     assert_finding(f, "[run]\nrepeats = 99999999999999999999\n", 2, "\"9999", "from 1 to 1000");
     assert_finding(f, "[run]\nrepeats = 3x\n", 2, "\"3x\"", "whole number");
     assert_finding(f, "[run]\ntime_budget = 5d\n", 2, "\"5d\"", "seconds");
-    assert_finding(f, "[run]\nspans = yes\n", 2, "\"yes\"", "true or false");
+    assert_finding(f, "[check]\ninvariance = yes\n", 2, "\"yes\"", "true or false");
     assert_finding(f, "[engine]\ndevice = gpu\n", 2, "\"gpu\"", "auto, cpu or cuda");
     assert_finding(f, "[sampling]\ntop_p = 0\n", 2, "\"0\"", "to 1");
     assert_finding(f, "[sampling]\ntemperature = nan\n", 2, "\"nan\"", "a number");
@@ -299,10 +299,10 @@ static void a_refused_value_is_marked_and_so_is_the_key_that_was_meant(void **st
         assert_int_equal(load(f, files[i].text), STATUS_USAGE);
         assert_int_equal(config_has(&f->config, files[i].section, files[i].key), files[i].has);
     }
-    const char *const good[] = {"run.spans=true"};
+    const char *const good[] = {"run.spans=all"};
     load_with(f, "[run]\nspans = x\n", good, 1);
     assert_true(config_has(&f->config, "run", "spans"));
-    const char *const bad[] = {"run.spans=y"};
+    const char *const bad[] = {"run.spans=true"};
     load_with(f, "[run]\nspans = true\n", bad, 1);
     assert_false(config_has(&f->config, "run", "spans"));
     assert_false(config_has(&f->config, "run", "nothing"));

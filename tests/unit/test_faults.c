@@ -73,7 +73,7 @@ static void run_case(const struct variant *v, const char *fault, struct case_res
     plan->config.warmup = 0;
     plan->config.spot = 16;
     plan->config.truth = true;
-    plan->config.spans = false;
+    strcpy(plan->config.spans, "none");
     plan->config.prompt_seed = 1;
     assert_int_equal(engine_model_config(v->model, &plan->model, &err), STATUS_OK);
     struct case_plan c = make_case(v);

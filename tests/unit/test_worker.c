@@ -234,7 +234,7 @@ static void a_stop_in_the_pass_that_records_spans_costs_the_spans_alone(void **s
     sampled.coverage = COVER_SAMPLED;
     sampled.sampled = CHUNKS;
     snprintf(sampled.reason, sizeof sampled.reason, "why it is sampled");
-    f->plan.config.spans = true;
+    strcpy(f->plan.config.spans, "all");
     for (int i = 0; i < 2; i++) {
         l.stop = 0;
         assert_int_equal(run(f, i ? &sampled : &f->plan.cases[0], &l, &hooks, &r), STATUS_OK);
@@ -253,7 +253,80 @@ static void a_stop_in_the_pass_that_records_spans_costs_the_spans_alone(void **s
     assert_string_equal(r.reason, "");
     assert_true(r.n_spans > 0);
     result_free(&r);
-    f->plan.config.spans = false;
+    strcpy(f->plan.config.spans, "none");
+}
+
+static int64_t high_water_other(const struct case_result *r) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < r->n_memory; i++)
+        if (r->memory[i].use.high_water[MEMORY_OTHER] > most)
+            most = r->memory[i].use.high_water[MEMORY_OTHER];
+    return most;
+}
+
+/* Numbers of the chunks that have spans, as bits; every span is of `repeat`. */
+static uint64_t traced_chunks(const struct case_result *r, int32_t repeat) {
+    uint64_t chunks = 0;
+    for (int64_t i = 0; i < r->n_spans; i++) {
+        assert_int_equal(r->spans[i].repeat, repeat);
+        assert_in_range(r->spans[i].chunk, 0, 63);
+        chunks |= UINT64_C(1) << r->spans[i].chunk;
+    }
+    return chunks;
+}
+
+/* The last of two warm-up passes has spans; the repeats have the memory and the answer of a run
+ * without any, in both modes. */
+static void spans_of_a_warm_up_pass_leave_no_trace_in_the_repeats(void **state) {
+    struct fixture *f = *state;
+    f->plan.config.warmup = 2;
+    for (int i = 0; i < f->plan.n; i++) {
+        struct listener l = {0};
+        struct case_result plain, traced;
+        strcpy(f->plan.config.spans, "none");
+        assert_int_equal(run(f, &f->plan.cases[i], &l, NULL, &plain), STATUS_OK);
+        strcpy(f->plan.config.spans, "auto");
+        assert_int_equal(run(f, &f->plan.cases[i], &l, NULL, &traced), STATUS_OK);
+        assert_int_equal(plain.n_spans, 0);
+        assert_true(traced_chunks(&traced, -1) == (1 << CHUNKS) - 1 && traced.dropped_spans == 0);
+        assert_int_equal(traced.n_chunks, plain.n_chunks);
+        assert_true(high_water_other(&traced) == high_water_other(&plain));
+        assert_true(traced.logits_hash == plain.logits_hash);
+        assert_true(traced.step_allocations == 0);
+        assert_int_equal(l.chunks, 2 * 3 * CHUNKS);
+        result_free(&plain);
+        result_free(&traced);
+    }
+    f->plan.config.warmup = 0;
+}
+
+/* Of many chunks a few are kept; without a warm-up the last one runs again where it is short. */
+static void few_chunks_are_traced_and_only_where_that_is_cheap(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {0};
+    struct case_result r;
+    struct case_plan many = f->plan.cases[0];
+    many.session.chunk_tokens = 16;
+    many.chunks = 64;
+    f->plan.config.warmup = 1;
+    strcpy(f->plan.config.spans, "auto");
+    assert_int_equal(run(f, &many, &l, NULL, &r), STATUS_OK);
+    const uint64_t chunks = traced_chunks(&r, -1);
+    assert_int_equal(__builtin_popcountll(chunks), 5);
+    assert_true((chunks & 1) && (chunks >> 63 & 1)); /* the first and the last are among them */
+    result_free(&r);
+
+    f->plan.config.warmup = 0;
+    f->plan.config.repeats = 4;
+    assert_int_equal(run(f, &many, &l, NULL, &r), STATUS_OK);
+    assert_true(traced_chunks(&r, 4) == UINT64_C(1) << 63);
+    assert_int_equal(r.check[CHECK_TOKENS].verdict, VERDICT_OK);
+    result_free(&r);
+    f->plan.config.repeats = 1;
+    assert_int_equal(run(f, &f->plan.cases[0], &l, NULL, &r), STATUS_OK); /* a third of its time */
+    assert_int_equal(r.n_spans, 0);
+    result_free(&r);
+    strcpy(f->plan.config.spans, "none");
 }
 
 /* Every check of the small case that did not run must say so with a reason that holds. */
@@ -329,6 +402,8 @@ int main(void) {
         cmocka_unit_test(a_failed_case_leaves_the_engine_good_for_the_next),
         cmocka_unit_test(a_wish_to_stop_ends_the_case_after_its_chunk),
         cmocka_unit_test(a_stop_in_the_pass_that_records_spans_costs_the_spans_alone),
+        cmocka_unit_test(spans_of_a_warm_up_pass_leave_no_trace_in_the_repeats),
+        cmocka_unit_test(few_chunks_are_traced_and_only_where_that_is_cheap),
         cmocka_unit_test(a_check_that_did_not_run_says_why),
         cmocka_unit_test(a_lost_chunk_fails_the_count_and_no_answer_is_made_of_it),
         cmocka_unit_test(a_sampled_case_estimates_and_checks_no_answer),
