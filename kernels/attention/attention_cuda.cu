@@ -245,30 +245,38 @@ static __device__ __forceinline__ void weigh_rows(struct scores &t, float scale,
 }
 
 /* v: the lane's row of matrices among the tile's values. A score's place in the accumulator is its
- * place in the left operand. */
+ * place in the left operand. The matrix unit rounds sums towards zero, which over a million keys
+ * would be off by about a unit of bf16: it sums a tile alone, the tiles are summed here. */
 template <int D>
 static __device__ __forceinline__ void multiply_values(struct output<D> &r, const struct scores &t,
                                                        uint32_t v) {
+    uint32_t p[BN / 16][BLOCKS][4];
 #pragma unroll
-    for (int k = 0; k < BN / 16; k++) {
-        uint32_t p[BLOCKS][4];
+    for (int k = 0; k < BN / 16; k++)
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++)
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                p[b][i] = narrow_pair(t.s[b][2 * k + i / 2][i % 2 * 2],
-                                      t.s[b][2 * k + i / 2][i % 2 * 2 + 1]);
+                p[k][b][i] = narrow_pair(t.s[b][2 * k + i / 2][i % 2 * 2],
+                                         t.s[b][2 * k + i / 2][i % 2 * 2 + 1]);
 #pragma unroll
-        for (int d = 0; d < D / 8; d += 2) {
+    for (int d = 0; d < D / 8; d += 2) {
+        float sum[BLOCKS][2][4] = {};
+#pragma unroll
+        for (int k = 0; k < BN / 16; k++) {
             uint32_t value[4];
             load_matrices_transposed(value,
                                      along<D>(v, d / 2) + (uint32_t)(k * 16 * shape<D>::ROW));
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++) {
-                multiply_add(r.o[b][d], p[b], value[0], value[1]);
-                multiply_add(r.o[b][d + 1], p[b], value[2], value[3]);
+                multiply_add(sum[b][0], p[k][b], value[0], value[1]);
+                multiply_add(sum[b][1], p[k][b], value[2], value[3]);
             }
         }
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) r.o[b][d + i / 4][i % 4] += sum[b][i / 4][i % 4];
     }
 }
 

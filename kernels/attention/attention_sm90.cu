@@ -78,6 +78,7 @@ static struct attention_params params_of(const struct cuda_device *gpu,
     p.out = (__nv_bfloat16 *)a->out;
     p.ldo = a->ldo;
     p.step = a->step;
+    p.sums = (float *)gpu->workspace;
     p.counters = gpu->counters;
     p.heartbeat = gpu->heartbeat;
     p.scale = (float)((double)a->scale * log2_e);
@@ -91,6 +92,8 @@ static struct attention_params params_of(const struct cuda_device *gpu,
 template <class C> static void launch(struct device *dev, const struct attention_args *a) {
     const struct cuda_device *gpu = cuda_device(dev);
     struct attention_params p = params_of(gpu, a);
+    const int room = CUDA_WORKSPACE_BYTES / (int)(long_sums<C>::PER_CTA * sizeof *p.sums);
+    const int ctas = (gpu->sm_count < room ? gpu->sm_count : room) / C::CLUSTER * C::CLUSTER;
     cudaError_t e = encode_maps<C>(&p, a);
     if (e == cudaSuccess)
         e = cudaFuncSetAttribute(attention_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -100,7 +103,7 @@ template <class C> static void launch(struct device *dev, const struct attention
         cluster.id = cudaLaunchAttributeClusterDimension;
         cluster.val.clusterDim = {C::CLUSTER, 1, 1};
         cudaLaunchConfig_t config = {};
-        config.gridDim = {(unsigned int)(gpu->sm_count / C::CLUSTER * C::CLUSTER), 1, 1};
+        config.gridDim = {(unsigned int)ctas, 1, 1};
         config.blockDim = {C::THREADS, 1, 1};
         config.dynamicSmemBytes = sizeof(attention_shared<C>);
         config.stream = gpu->stream;

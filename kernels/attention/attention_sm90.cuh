@@ -12,9 +12,10 @@
  * falling length from a counter. The producer copies by TMA: keys and values into two rings, a
  * warpgroup's queries into its slot. Each warpgroup keeps scores S, probabilities P and outputs O
  * of its 64 rows in registers. Per tile: S' = Q K' and O += P V are issued together; when S' is
- * there its softmax runs beside O += P V.
+ * there its softmax runs beside O += P V. Now and then O is put aside: see long sums.
  *
- * The parts, in this order: shared memory, work, producer, softmax, main loop, output, kernel.
+ * The parts, in this order: shared memory, work, producer, softmax, main loop, long sums, output,
+ * kernel.
  *
  * Sources of the method: J. Shah et al., FlashAttention-3, 2024 (warp specialisation, ordering of
  * warpgroups, products in flight during the softmax); the PTX ISA manual. */
@@ -57,7 +58,17 @@ struct attention_config {
     static constexpr int UNITS = WARPGROUPS * CLUSTER; /* of an item */
 };
 
-enum { UNIT_ROWS = 64, UNITS_PER_TILE = KV_TILE / UNIT_ROWS };
+enum {
+    UNIT_ROWS = 64,
+    UNITS_PER_TILE = KV_TILE / UNIT_ROWS,
+    SUM_TILES = 128 /* of keys, that are summed in the matrix unit */
+};
+
+/* Floats that a CTA puts aside, in the workspace. */
+template <class C> struct long_sums {
+    static constexpr int PER_THREAD = C::D / 2 + 2, PER_WARPGROUP = PER_THREAD * 128;
+    static constexpr int PER_CTA = PER_WARPGROUP * C::WARPGROUPS;
+};
 
 struct attention_params {
     CUtensorMap q[Q_COPIES]; /* {64 columns, row, box}: [H * BOXES] boxes */
@@ -65,6 +76,7 @@ struct attention_params {
     __nv_bfloat16 *out;
     int64_t ldo;
     const struct step_params *step;
+    float *sums;        /* [gridDim.x][long_sums::PER_CTA] */
     uint32_t *counters; /* [0] next item, [1] CTAs or clusters that are done; both left zero */
     uint64_t *heartbeat;
     float scale;            /* times log2(e) */
@@ -103,7 +115,7 @@ template <class C> static __device__ __forceinline__ void init_barriers(attentio
 #pragma unroll
     for (int w = 0; w < C::WARPGROUPS; w++) {
         mbarrier_init(shared_address(&s.q_full[w]), 1);
-        mbarrier_init(shared_address(&s.q_empty[w]), 1);
+        mbarrier_init(shared_address(&s.q_empty[w]), 128);
     }
     for (int i = 0; i < C::STAGES; i++) {
         mbarrier_init(shared_address(&s.k_full[i]), 1);
@@ -372,7 +384,7 @@ static __device__ __forceinline__ float exp2_polynomial(float x) {
            fmaf(fmaf(fmaf(0.0551716704f, f, 0.242611131f), f, 0.693260986f), f, 0.999928073f);
 }
 
-/* Scores to probabilities relative to max, whose product with scale is shift. Returns their sum. */
+/* Scores to probabilities: exp2(score * scale - shift). Returns their sum. */
 template <class C>
 static __device__ __forceinline__ float exponentials(float (&s)[64], int r, float scale,
                                                      float shift) {
@@ -389,14 +401,39 @@ static __device__ __forceinline__ float exponentials(float (&s)[64], int r, floa
     return a + b;
 }
 
+/* How a row's scores become exponents: by one fused multiplication and subtraction of the scaled,
+ * rounded maximum. What that rounding is off by is a factor of all that the row sums, and leaves
+ * with the division by the sum; it is less than 2^33. Where it would be more, scores that differ
+ * are so far apart that only the greatest counts, by any scale: a power of two, that rounds
+ * nothing. It is the next greater one, so that exponents of row_keep() are not above 0 where the
+ * scale changes. */
+struct exponent {
+    float scale, shift;
+};
+static __device__ __forceinline__ struct exponent exponent_of(float max, float scale) {
+    const float power = __uint_as_float((__float_as_uint(scale) + 0x7fffff) & 0x7f800000);
+    struct exponent e;
+    e.scale = fabsf(max) >= 0x1p30f / scale ? power : scale;
+    e.shift = __fmul_rn(max, e.scale);
+    return e;
+}
+
 /* A unit's first tile. A row of which every score is -inf so far has probabilities 0. */
 template <class C>
 static __device__ __forceinline__ void softmax_first(float (&s)[64], row_pair &row, float scale) {
     const float none[2] = {-INFINITY, -INFINITY};
     row_max(s, none, row.max);
 #pragma unroll
-    for (int r = 0; r < 2; r++)
-        row.sum[r] = exponentials<C>(s, r, scale, row.max[r] == -INFINITY ? 0 : row.max[r] * scale);
+    for (int r = 0; r < 2; r++) {
+        const struct exponent e = exponent_of(row.max[r], scale);
+        row.sum[r] = exponentials<C>(s, r, e.scale, row.max[r] == -INFINITY ? 0 : e.shift);
+    }
+}
+
+/* What sums relative to maximum `before` are to be multiplied by; 1 if it is still the maximum. */
+static __device__ __forceinline__ float row_keep(float before, const struct exponent &now,
+                                                 float scale) {
+    return exp2_approx(exponent_of(before, scale).shift - now.shift);
 }
 
 /* Of sums of exponentials: 0, but no compiler knows. */
@@ -412,9 +449,10 @@ static __device__ __forceinline__ void softmax_next(float (&s)[64], row_pair &ro
     row_max(s, row.max, max);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        keep[r] = exp2_approx((row.max[r] - max[r]) * scale);
+        const struct exponent e = exponent_of(max[r], scale);
+        keep[r] = row_keep(row.max[r], e, scale);
         row.max[r] = max[r];
-        row.sum[r] = fmaf(row.sum[r], keep[r], exponentials<C>(s, r, scale, max[r] * scale));
+        row.sum[r] = fmaf(row.sum[r], keep[r], exponentials<C>(s, r, e.scale, e.shift));
     }
 }
 
@@ -450,8 +488,9 @@ template <class C> static __device__ __forceinline__ void release(uint64_t *empt
     }
 }
 
+/* By every thread: it has read the item that came with the queries. */
 template <class C> static __device__ __forceinline__ void release_queries(const math<C> &m) {
-    if (threadIdx.x % 128 == 0) mbarrier_arrive(shared_address(&m.s.q_empty[m.w]));
+    mbarrier_arrive(shared_address(&m.s.q_empty[m.w]));
 }
 /* Of a held matrix, 16 columns are four 8 x 8 matrices, of which a lane points to one row. */
 template <class C> static __device__ __forceinline__ void hold_queries(math<C> &m) {
@@ -610,6 +649,44 @@ static __device__ __forceinline__ void end_unit(math<C> &m, uint32_t (&p)[32],
     ring_advance<C::STAGES>(m.v_at);
 }
 
+/* ---- long sums
+ *
+ * The matrix unit rounds sums towards zero: O over a million keys would be off by about a unit of
+ * bf16. At absolute multiples of SUM_TILES tiles it goes to memory, where sums are rounded to
+ * nearest, and begins anew. Each thread has its own words there, 128 apart: its part of O and, in
+ * the end, the maxima that it is relative to. */
+
+template <class C>
+static __device__ __forceinline__ float *sums_of(const attention_params &p, const math<C> &m) {
+    return p.sums + (size_t)blockIdx.x * long_sums<C>::PER_CTA + m.w * long_sums<C>::PER_WARPGROUP +
+           threadIdx.x % 128;
+}
+
+/* o += what was put aside. */
+template <class C>
+static __device__ __forceinline__ void take_back(const float *sums, const row_pair &row,
+                                                 float scale, float (&o)[C::D / 2]) {
+    float keep[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+        keep[r] = row_keep(sums[(C::D / 2 + r) * 128], exponent_of(row.max[r], scale), scale);
+#pragma unroll
+    for (int i = 0; i < C::D / 2; i++) o[i] = fmaf(sums[i * 128], keep[i / 2 % 2], o[i]);
+}
+
+template <class C>
+static __device__ __forceinline__ void put_aside(float *sums, bool first, const row_pair &row,
+                                                 float scale, float (&o)[C::D / 2]) {
+    if (!first) take_back<C>(sums, row, scale, o);
+#pragma unroll
+    for (int i = 0; i < C::D / 2; i++) {
+        sums[i * 128] = o[i];
+        o[i] = 0;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) sums[(C::D / 2 + r) * 128] = row.max[r];
+}
+
 /* ---- output */
 
 /* Four threads that hold, each, words of four groups hold whole groups afterwards: thread i the
@@ -672,15 +749,21 @@ static __device__ __forceinline__ void attend_unit(const attention_params &p, ma
 #pragma unroll
     for (int i = 0; i < C::D / 2; i++) o[i] = 0;
     begin_unit(m, u, work.q_start + work.n_tokens, u.tile == segment.low, row, s, probabilities);
-    for (int32_t j = u.tile - 1; j >= 0; j--) {
-        if (j == segment.low - 1) {
-            segment = segment_at(p, u, j);
-            await_queries(m);
-            if (C::HELD) hold_queries(m);
+    for (int32_t j = u.tile - 1; j >= 0;) {
+#pragma unroll 1
+        for (const int32_t low = j / SUM_TILES * SUM_TILES; j >= low; j--) {
+            if (j == segment.low - 1) {
+                segment = segment_at(p, u, j);
+                await_queries(m);
+                if (C::HELD) hold_queries(m);
+            }
+            next_tile(m, j == segment.low, row, s, probabilities, o);
         }
-        next_tile(m, j == segment.low, row, s, probabilities, o);
+        /* o: of the tiles from j + 2 on */
+        if (j >= 0) put_aside<C>(sums_of(p, m), j + 2 + SUM_TILES > u.tile, row, m.scale, o);
     }
     end_unit(m, probabilities, o);
+    if (u.tile > SUM_TILES) take_back<C>(sums_of(p, m), row, m.scale, o);
     store_unit<C>(p, u, work.n_tokens, row, o);
 }
 
@@ -701,7 +784,7 @@ static __device__ __forceinline__ void attend(const attention_params &p, attenti
     if (C::ORDER != ORDER_FREE && w == C::WARPGROUPS - 1) turn_end(m);
     for (;;) {
         await_queries(m);
-        const int32_t item = *(volatile int *)&s.item[w];
+        const int32_t item = *(volatile int *)&m.s.item[m.w];
         if (item < 0) break;
         const struct unit u = unit_of<C>(p, work, item, index);
         const int32_t first = unit_of<C>(p, work, item, 0).tile;
