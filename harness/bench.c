@@ -32,30 +32,17 @@ static const struct subcommand *find(const char *name) {
 }
 
 static void print_exit_codes(FILE *out) {
-    static const struct {
-        int code;
-        const char *text;
-    } codes[] = {
-#define X(code, text) {code, text},
-        EXIT_CODE_TABLE(X)
+    fputs("exit codes:\n", out);
+#define X(code, text) fprintf(out, "  %3d  %s\n", code, text);
+    EXIT_CODE_TABLE(X)
 #undef X
-    };
-    int column = fprintf(out, "exit codes:");
-    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
-        char item[80];
-        const int n = snprintf(item, sizeof item, " %d %s%s", codes[i].code, codes[i].text,
-                               i + 1 < sizeof codes / sizeof *codes ? "," : "\n");
-        if (column + n > 80) column = fprintf(out, "\n ") - 1;
-        column += n;
-        fputs(item, out);
-    }
 }
 
 static void usage(FILE *out) {
     char where[PATH_MAX_BYTES] = ""; /* of the configurations, unless they are here */
     if (access("configs", F_OK) != 0) bench_data_dir(where, sizeof where);
-    fputs("bench: how long each prefill chunk of a long prompt takes, what it costs in memory, and "
-          "whether the answer is right\n\nusage: bench COMMAND [OPTION...]\n\ncommands:\n",
+    fputs("bench: how long each prefill chunk of a long prompt takes, what it costs in memory,\n"
+          "and whether the answer is right\n\nusage: bench COMMAND [OPTION...]\n\ncommands:\n",
           out);
     for (int i = 0; i < SUBCOMMANDS; i++)
         fprintf(out, "  %-8s %s\n", subcommands[i].name, subcommands[i].text);

@@ -14,16 +14,14 @@ struct bench_hooks {
     void *before_chunk_ctx;
 };
 
-/* What the exit codes mean. */
+/* The exit codes that there are, for the help, the manual page and the README. */
 #define EXIT_CODE_TABLE(X)                                                                         \
-    X(0, "ok")                                                                                     \
-    X(1, "regression")                                                                             \
-    X(2, "usage or configuration")                                                                 \
-    X(3, "output mismatch")                                                                        \
-    X(4, "invalid or inconclusive")                                                                \
-    X(5, "run failed")                                                                             \
-    X(6, "I/O")                                                                                    \
-    X(124, "timeout")                                                                              \
+    X(0, "all is well; so it is when the time budget skipped a case")                              \
+    X(2, "usage or configuration: nothing ran")                                                    \
+    X(3, "an output is wrong: the case and the first differing token are named")                   \
+    X(4, "a result has nothing to draw or to export")                                              \
+    X(5, "a case failed, crashed or timed out; nothing could run, or no build or no gnuplot")      \
+    X(6, "I/O or storage")                                                                         \
     X(130, "interrupted")
 
 /* Runs the command line; returns the exit code. */

@@ -190,15 +190,15 @@ static bool count_repeat(struct case_result *r, int repeat, struct check_result 
         if (row->repeat != repeat) continue;
         if (row->start_token != expected) {
             verdict(out, VERDICT_FAILED,
-                    "repeat %d: chunk %d begins at token %d instead of %lld: %s", repeat,
-                    row->chunk, row->start_token, (long long)expected,
+                    "repeat %d: chunk %d begins at token %d instead of %lld: %s", repeat + 1,
+                    row->chunk + 1, row->start_token, (long long)expected,
                     row->start_token > expected ? "tokens were left out" : "tokens came twice");
             return false;
         }
         expected += row->n_tokens;
     }
     if (expected == r->prompt_tokens) return true;
-    verdict(out, VERDICT_FAILED, "repeat %d: %lld of %d prompt tokens went through", repeat,
+    verdict(out, VERDICT_FAILED, "repeat %d: %lld of %d prompt tokens went through", repeat + 1,
             (long long)expected, r->prompt_tokens);
     return false;
 }

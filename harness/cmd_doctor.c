@@ -9,6 +9,7 @@
 #include "harness/machine.h"
 #include "harness/rates.h"
 #include "harness/table.h"
+#include "harness/terminal.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -217,7 +218,7 @@ static void print_kernels(bool color) {
                               : "not on this machine");
     }
     putchar('\n');
-    table_print(stdout, t, "", color);
+    table_print(stdout, t, "", terminal_width(stdout, 0), color);
     table_close(t);
 }
 

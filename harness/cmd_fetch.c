@@ -102,7 +102,7 @@ static enum status print_table(const struct cached_prompt *list, int n, struct e
     struct table *t = table_open(columns, sizeof columns / sizeof columns[0]);
     if (!t) return error_set(err, STATUS_NO_MEMORY, "no memory for the table");
     for (int i = 0; i < n; i++) add_row(t, &list[i]);
-    table_print(stdout, t, "", isatty(STDOUT_FILENO) && !(no_color && *no_color));
+    table_print(stdout, t, "", 0, isatty(STDOUT_FILENO) && !(no_color && *no_color));
     table_close(t);
     return STATUS_OK;
 }

@@ -226,7 +226,7 @@ static void tell_end(struct measuring *m) {
         jsondoc_close(m->json);
         return;
     }
-    if (m->table) table_print(stdout, m->table, "", false);
+    if (m->table) table_print(stdout, m->table, "", 0, false);
     table_close(m->table);
 }
 

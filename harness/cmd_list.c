@@ -4,6 +4,7 @@
 #include "harness/config.h"
 #include "harness/data_dir.h"
 #include "harness/table.h"
+#include "harness/terminal.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -35,7 +36,7 @@ static int list_kernels(void) {
         table_add(t, TONE_PLAIN, "%s%s", v.usable ? "yes" : "no: ", v.usable ? "" : v.why_not);
     }
     if (!t) return bench_fail("list", STATUS_NO_MEMORY, &(struct error){"no memory"});
-    table_print(stdout, t, "", false);
+    table_print(stdout, t, "", terminal_width(stdout, 0), false);
     table_close(t);
     return 0;
 }

@@ -7,18 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a plan knows nothing of must not seem to have had its effect. */
+/* What a plan knows nothing of must not seem to have had its effect. Where the result would go is
+ * no matter: there is none. */
 static int refuse_with_dry_run(const struct run *r) {
     const struct {
         bool given;
         const char *name;
-    } options[] = {{r->output, "-o"},
-                   {r->only, "--only"},
-                   {r->resume, "--resume"},
-                   {r->force, "--force"},
-                   {r->quiet, "--quiet"}};
+    } options[] = {{r->only, "--only"}, {r->resume, "--resume"}, {r->quiet, "--quiet"}};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         if (options[i].given) return bench_fail_usage("run", "--dry-run excludes", options[i].name);
+    if (r->output || r->force)
+        fprintf(stderr, "note: a dry run writes no result: %s has no effect\n",
+                r->output ? "-o" : "--force");
     return -1;
 }
 
@@ -30,7 +30,8 @@ static int parse(struct run *r, int argc, char **argv) {
         {"--resume", ARGUMENT_FLAG, &r->resume, NULL,
          "continue an unfinished run: what is not ok runs (again)"},
         {"--force", ARGUMENT_FLAG, &r->force, NULL, "replace a result that is there"},
-        {"--dry-run", ARGUMENT_FLAG, &r->dry_run, NULL, "show the whole plan, run nothing"},
+        {"--dry-run", ARGUMENT_FLAG, &r->dry_run, NULL,
+         "show the whole plan, run nothing: not with --only, --resume, --quiet"},
         {"--json", ARGUMENT_FLAG, &r->json, NULL, "print one JSON object on stdout"},
         {"--quiet", ARGUMENT_FLAG, &r->quiet, NULL, "print errors and the verdict only"},
         {"--no-color", ARGUMENT_FLAG, &r->no_color, NULL, "so does NO_COLOR in the environment"},
@@ -42,8 +43,8 @@ static int parse(struct run *r, int argc, char **argv) {
             "Runs every case of a configuration in worker processes, checks the answers,\n"
             "and leaves one result file. Ctrl-C once finishes the chunk and writes what\n"
             "there is; twice stops at once; --resume continues either.\n"
-            "Exits with 0 when all is well, 2 configuration, 3 a check failed, 5 a case\n"
-            "failed or crashed or nothing ran, 6 I/O, 130 interrupted.\n"
+            "Exits with 0 when all is well, 2 usage or configuration, 3 a check failed, 5 a\n"
+            "case failed or crashed or nothing ran, 6 I/O, 130 interrupted.\n"
             "kill -TERM does what Ctrl-C does. Use it for a run that a script started with &:\n"
             "the shell lets such a run ignore Ctrl-C and kill -INT.",
         .arguments = arguments,

@@ -4,6 +4,7 @@
 #include "harness/bench.h"
 #include "harness/show.h"
 #include "harness/suggest.h"
+#include "harness/terminal.h"
 
 #include <langinfo.h>
 #include <locale.h>
@@ -45,6 +46,13 @@ static enum status unknown_case(const struct record_run *run, const struct optio
     return STATUS_USAGE;
 }
 
+static struct show_style style_of(const struct options *o) {
+    return (struct show_style){.color = colored(o),
+                               .bars = has_blocks(),
+                               .verbose = o->verbose,
+                               .width = terminal_width(stdout, SHOW_WIDTH)};
+}
+
 static enum status show_one(const struct record_run *run, const struct options *o,
                             struct error *err) {
     struct case_result r;
@@ -53,12 +61,13 @@ static enum status show_one(const struct record_run *run, const struct options *
     if (!there) return unknown_case(run, o, err);
     enum status s = record_read_case(o->path, o->id, true, &r, err);
     if (s != STATUS_OK) return s;
+    const struct show_style style = style_of(o);
     if (o->json)
         show_case_json(stdout, run, &r, o->path);
     else if (o->csv)
         show_case_csv(stdout, &r);
     else
-        show_case(stdout, run, &r, colored(o), has_blocks(), o->verbose);
+        show_case(stdout, run, &r, &style);
     result_free(&r);
     return s;
 }
@@ -74,7 +83,8 @@ static enum status show(const struct options *o, struct error *err) {
     } else if (o->csv) {
         show_csv(stdout, &run);
     } else {
-        show_table(stdout, &run, o->path, colored(o));
+        const struct show_style style = style_of(o);
+        show_table(stdout, &run, o->path, &style);
         if (o->verbose) show_facts(stdout, &run);
     }
     record_run_free(&run);

@@ -51,7 +51,7 @@ int cmd_test(int argc, char **argv, const struct bench_hooks *hooks) {
         .command = "test",
         .operands = "",
         .purpose = "Runs the tests: those for everybody (minutes, on any machine), or all.\n"
-                   "Exits with 0 when all pass.",
+                   "Exits with 0 when all pass, else as ctest does.",
         .arguments = arguments,
         .n = sizeof arguments / sizeof arguments[0],
     };

@@ -111,3 +111,11 @@ char *format_tok_s(char out[FORMAT_BYTES], double tok_s) {
         snprintf(out, FORMAT_BYTES, "%.2f", tok_s);
     return out;
 }
+
+char *format_pass(char out[FORMAT_BYTES], int pass, int warmup) {
+    if (pass < 0)
+        snprintf(out, FORMAT_BYTES, "warm-up %d", pass + warmup + 1);
+    else
+        snprintf(out, FORMAT_BYTES, "repeat %d", pass + 1);
+    return out;
+}

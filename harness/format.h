@@ -21,6 +21,9 @@ static inline char *format_ns(char out[FORMAT_BYTES], int64_t ns) {
 char *format_rate(char out[FORMAT_BYTES], double value, const char *unit);
 /* Tokens as a configuration writes them: 65536 -> "64k", 1048576 -> "1m", 1000 -> "1000" */
 char *format_tokens(char out[FORMAT_BYTES], int64_t tokens);
+/* A pass over the prompt: people count from 1, files from 0 and warm-ups from -warmup on: 0 ->
+ * "repeat 1"; -2 of two warm-ups -> "warm-up 1" */
+char *format_pass(char out[FORMAT_BYTES], int pass, int warmup);
 /* "1,234" from 10 on, "3.46" below; NaN: "-" */
 char *format_tok_s(char out[FORMAT_BYTES], double tok_s);
 

@@ -7,6 +7,7 @@
 #include "harness/launch.h"
 
 #include "harness/death.h"
+#include "harness/format.h"
 #include "harness/interrupt.h"
 #include "harness/machine.h"
 #include "harness/record.h"
@@ -302,15 +303,15 @@ static void last_line(const struct child *c, char *out, size_t size) {
     snprintf(out, size, "%.*s", (int)(end - begin < 200 ? end - begin : 200), c->tail + begin);
 }
 
-static void where_it_was(const struct child *c, char *out, size_t size) {
+static void where_it_was(const struct launch *l, const struct child *c, char *out, size_t size) {
+    char pass[FORMAT_BYTES];
+    format_pass(pass, c->last.repeat, (int)l->plan->config.warmup);
     if (!c->in_case)
         snprintf(out, size, "%s", c->begun ? "between two cases" : "while loading the model");
     else if (c->last.kind == EVENT_DECODE)
-        snprintf(out, size, "after token %d of repeat %d", c->last.chunk, c->last.repeat);
+        snprintf(out, size, "after token %d of %s", c->last.chunk, pass);
     else if (c->last.kind == EVENT_CHUNK)
-        snprintf(out, size, "after chunk %d of %d of %s %d", c->last.chunk, c->last.chunks,
-                 c->last.repeat < 0 ? "warm-up" : "repeat",
-                 c->last.repeat < 0 ? -c->last.repeat : c->last.repeat);
+        snprintf(out, size, "after chunk %d of %d of %s", c->last.chunk, c->last.chunks, pass);
     else
         snprintf(out, size, "before its first chunk ended");
 }
@@ -328,7 +329,7 @@ static int64_t host_memory_bytes(const struct plan *p) {
 static enum status bury(struct launch *l, struct child *c, struct error *err) {
     char where[100], words[600], reason[1000];
     int64_t oom_kills = death_oom_kills();
-    where_it_was(c, where, sizeof where);
+    where_it_was(l, c, where, sizeof where);
     if (c->error.kind == EVENT_ERROR)
         snprintf(words, sizeof words, "%s", c->error.text);
     else

@@ -5,10 +5,10 @@
 #include "harness/format.h"
 #include "harness/predict.h"
 #include "harness/stats.h"
+#include "harness/terminal.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <time.h>
 
 static const int64_t redraw_ns = 100000000, log_ns = 10000000000;
@@ -59,8 +59,8 @@ static void eta_text(const struct progress *s, int64_t now_ns, bool brief, char 
     bool measured;
     double eta = progress_eta_s(s, now_ns, &measured);
     format_seconds(seconds, (double)(int64_t)(eta + 0.5));
-    snprintf(out, size, "ETA %s%s%s", measured ? "" : "about ", eta < 1 ? "under 1 s" : seconds,
-             measured || brief ? "" : " (predicted)");
+    snprintf(out, size, "ETA %s%s%s", measured || eta < 1 ? "" : "about ",
+             eta < 1 ? "under 1 s" : seconds, measured || brief ? "" : " (predicted)");
 }
 
 /* Where it is: "chunk 5/8". */
@@ -100,11 +100,7 @@ static void state_text(const struct progress *s, int64_t now_ns, enum detail det
 }
 
 static int line_width(const struct progress *s) {
-    struct winsize size;
-    if (s->opts.width > 0) return s->opts.width;
-    if (ioctl(fileno(s->opts.stream), TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
-        return size.ws_col;
-    return FALLBACK_WIDTH;
+    return s->opts.width > 0 ? s->opts.width : terminal_width(s->opts.stream, FALLBACK_WIDTH);
 }
 
 /* "[2/6] CASE  STATE" in at most width - 1 columns: the id gives way first, then field by field. */

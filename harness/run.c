@@ -10,6 +10,7 @@
 #include "harness/progress.h"
 #include "harness/record.h"
 #include "harness/show.h"
+#include "harness/terminal.h"
 
 #include <errno.h>
 #include <fnmatch.h>
@@ -195,10 +196,12 @@ enum status run_show(struct run *r, struct error *err) {
     struct record_run run;
     enum status s = record_read_run(r->dir.file, &run, err);
     if (s != STATUS_OK) return s;
+    const struct show_style style = {.color = colored(r, stdout),
+                                     .width = terminal_width(stdout, SHOW_WIDTH)};
     if (r->json)
         show_json(stdout, &run, r->dir.file);
     else
-        show_table(stdout, &run, r->dir.file, colored(r, stdout));
+        show_table(stdout, &run, r->dir.file, &style);
     record_run_free(&run);
     return STATUS_OK;
 }

@@ -46,8 +46,7 @@ enum column_number {
     COLUMN_PREFILL,
     COLUMN_DECODE,
     COLUMN_PEAK,
-    COLUMN_TIME_RATIO,
-    COLUMN_MEMORY_RATIO,
+    COLUMN_RATIOS,
     COLUMN_OUTPUT,
     COLUMN_INVARIANCE,
     COLUMN_STATUS,
@@ -83,19 +82,21 @@ static void add_coverage(struct table *t, const struct case_result *r) {
         table_add(t, TONE_DOUBTFUL, "estimated");
 }
 
+/* The median and, of several repeats, how far they lie from it on either side. */
 static void add_ttft(struct table *t, const struct case_result *r, const struct case_summary *s,
                      const struct units *u) {
-    char a[40], b[40];
-    const char *about = r->ttft_estimated ? "~" : "";
+    char number[40];
+    const double median = (double)s->ttft_median_ns;
     if (r->n_ttft == 0)
         table_add(t, TONE_FAINT, "-");
     else
-        table_add(t, TONE_PLAIN, "%s%s", about, table_number(a, (double)s->ttft_median_ns / u->ns));
-    if (r->n_ttft < 2)
+        table_add(t, TONE_PLAIN, "%s%s", r->ttft_estimated ? "~" : "",
+                  table_number(number, median / u->ns));
+    if (r->n_ttft < 2 || median <= 0)
         table_add(t, TONE_FAINT, "-");
     else
-        table_add(t, TONE_PLAIN, "%s%s-%s", about, table_number(a, (double)s->ttft_min_ns / u->ns),
-                  table_number(b, (double)s->ttft_max_ns / u->ns));
+        table_add(t, TONE_PLAIN, "%.1f",
+                  100 * (double)(s->ttft_max_ns - s->ttft_min_ns) / 2 / median);
 }
 
 static void add_rates(struct table *t, const struct case_result *r, const struct case_summary *s) {
@@ -105,9 +106,19 @@ static void add_rates(struct table *t, const struct case_result *r, const struct
     table_add(t, TONE_PLAIN, "%s", format_tok_s(text, s->decode_tok_s));
 }
 
-static void add_ratio(struct table *t, double ratio) {
+static const char *ratio_text(double ratio, char out[24]) {
     if (isfinite(ratio))
-        table_add(t, TONE_PLAIN, "%.2f", ratio);
+        snprintf(out, 24, "%.2f", ratio);
+    else
+        snprintf(out, 24, "-");
+    return out;
+}
+
+static void add_ratios(struct table *t, const struct case_result *r, const struct case_summary *s) {
+    char time[24], memory[24];
+    const double of_time = show_time_ratio(r, s), of_memory = show_memory_ratio(r, s);
+    if (isfinite(of_time) || isfinite(of_memory))
+        table_add(t, TONE_PLAIN, "%s/%s", ratio_text(of_time, time), ratio_text(of_memory, memory));
     else
         table_add(t, TONE_FAINT, "-");
 }
@@ -126,8 +137,7 @@ static void add_case(struct table *t, const struct case_result *r, const struct 
     add_ttft(t, r, &s, u);
     add_rates(t, r, &s);
     table_add_number(t, s.peak_bytes_rank > 0 ? (double)s.peak_bytes_rank / u->bytes : (double)NAN);
-    add_ratio(t, show_time_ratio(r, &s));
-    add_ratio(t, show_memory_ratio(r, &s));
+    add_ratios(t, r, &s);
     table_add(t, show_verdict_tone(s.output), "%s", verdict_text(s.output));
     table_add(t, show_verdict_tone(s.invariance), "%s", verdict_text(s.invariance));
     table_add(t, show_status_tone(r->status), "%s", case_status_text(r->status));
@@ -142,7 +152,8 @@ static void print_common(FILE *out, const struct table *t, struct table_column *
                   {COLUMN_CHUNK, "chunks of ", " tokens"},
                   {COLUMN_MODE, "", " mode"},
                   {COLUMN_TP, "TP ", ""},
-                  {COLUMN_COVERAGE, "coverage ", ""}};
+                  {COLUMN_COVERAGE, "coverage ", ""},
+                  {COLUMN_STATUS, "status ", ""}};
     int said = 0;
     for (size_t i = 0; i < sizeof common / sizeof *common; i++) {
         if (!table_same(t, common[i].column)) continue;
@@ -188,8 +199,30 @@ static void print_head(FILE *out, const struct record_run *run, const char *path
     fputc('\n', out);
 }
 
+/* "NAME: what it is", of the columns that are there. */
+static void explain_columns(FILE *out, const struct table_column *columns) {
+    static const struct {
+        enum column_number column;
+        const char *text;
+    } notes[] = {{COLUMN_TTFT, "TTFT: median of the repeats"},
+                 {COLUMN_SPREAD, "spread: half of their range"},
+                 {COLUMN_PEAK, "peak: accounted, own and shared, of the largest rank"},
+                 {COLUMN_RATIOS, "of plan: measured over predicted"}};
+    enum { MOST = 98 };
+    size_t column = 0;
+    for (size_t i = 0; i < sizeof notes / sizeof *notes; i++) {
+        if (columns[notes[i].column].hidden) continue;
+        const size_t n = strlen(notes[i].text);
+        if (column > 0) fputs(column + n + 2 > MOST ? ";\n" : "; ", out);
+        column = column + n + 2 > MOST ? n : column + n + 2;
+        fputs(notes[i].text, out);
+    }
+    fputc('\n', out);
+}
+
 /* What a reader of the numbers above must know. */
-static void print_notes(FILE *out, const struct record_run *run) {
+static void print_notes(FILE *out, const struct record_run *run,
+                        const struct table_column *columns) {
     int estimated = 0, spot = 0;
     double worst = 0;
     for (int i = 0; i < run->n; i++) {
@@ -203,16 +236,13 @@ static void print_notes(FILE *out, const struct record_run *run) {
     }
     if (estimated)
         fprintf(out,
-                "~ estimated from measured chunks at some depths (standard error up to %.2g %%); "
-                "such cases give no output to check\n",
+                "~ estimated from measured chunks at some depths (standard error up to %.2g %%)\n",
                 100 * worst);
     if (spot)
-        fputs("spot ok: attention recomputed at sampled rows; the answer itself is not known, or "
+        fputs("spot ok: attention recomputed at sampled rows; the answer itself is not known, or\n"
               "was not compared in full\n",
               out);
-    fputs("TTFT: median of the repeats; peak: accounted, own and shared, of the largest rank; "
-          "/plan: measured over predicted\n",
-          out);
+    explain_columns(out, columns);
 }
 
 /* ---- why something was not checked ---- */
@@ -280,13 +310,39 @@ static void print_reasons(FILE *out, const struct record_run *run, bool color) {
     }
 }
 
+static const char *const column_names[COLUMN_COUNT] = {
+    [COLUMN_DECODE] = "decode",
+    [COLUMN_RATIOS] = "of plan",
+    [COLUMN_PEAK] = "peak",
+    [COLUMN_SPREAD] = "spread",
+};
+
+/* Leaves out what there is no room for, the least needed first, and says which columns these were.
+ * The first five are said elsewhere: by the id; coverage by "~" and the status. */
+static void fit(FILE *out, const struct table *t, struct table_column *columns, int width) {
+    static const int least[] = {COLUMN_PROMPT, COLUMN_CHUNK,    COLUMN_MODE,
+                                COLUMN_TP,     COLUMN_COVERAGE, COLUMN_DECODE,
+                                COLUMN_RATIOS, COLUMN_PEAK,     COLUMN_SPREAD};
+    enum { SAID_ELSEWHERE = 5, LEAST = sizeof least / sizeof *least };
+    bool were_hidden[COLUMN_COUNT];
+    for (int i = 0; i < COLUMN_COUNT; i++) were_hidden[i] = columns[i].hidden;
+    if (width <= 0) return;
+    const int n = table_fit(t, columns, least, LEAST, width);
+    int said = 0;
+    for (int i = SAID_ELSEWHERE; i < n; i++)
+        if (!were_hidden[least[i]])
+            fprintf(out, "%s%s", said++ ? ", " : "no room for: ", column_names[least[i]]);
+    if (said) fputs(" (a wider screen, --case ID and --csv have them)\n", out);
+}
+
 static void hide_empty(struct table_column *columns, const struct table *t, int column) {
     for (int i = 0; i < table_rows(t); i++)
         if (strcmp(table_cell(t, i, column), "-") != 0) return;
     columns[column].hidden = true;
 }
 
-void show_table(FILE *out, const struct record_run *run, const char *path, bool color) {
+void show_table(FILE *out, const struct record_run *run, const char *path,
+                const struct show_style *style) {
     struct units u = choose_units(run);
     struct table_column columns[COLUMN_COUNT] = {
         [COLUMN_CASE] = {"case", "", true, false},
@@ -296,17 +352,16 @@ void show_table(FILE *out, const struct record_run *run, const char *path, bool 
         [COLUMN_TP] = {"TP", "", false, false},
         [COLUMN_COVERAGE] = {"coverage", "", true, false},
         [COLUMN_TTFT] = {"TTFT", u.time, false, false},
-        [COLUMN_SPREAD] = {"min-max", u.time, false, false},
+        [COLUMN_SPREAD] = {"spread", "+- %", false, false},
         [COLUMN_PREFILL] = {"prefill", "tok/s", false, false},
         [COLUMN_DECODE] = {"decode", "tok/s", false, false},
         [COLUMN_PEAK] = {"peak/rank", u.memory, false, false},
-        [COLUMN_TIME_RATIO] = {"time", "/plan", false, false},
-        [COLUMN_MEMORY_RATIO] = {"memory", "/plan", false, false},
+        [COLUMN_RATIOS] = {"of plan", "time/mem", false, false},
         [COLUMN_OUTPUT] = {"output", "", true, false},
         [COLUMN_INVARIANCE] = {"invariance", "", true, false},
         [COLUMN_STATUS] = {"status", "", true, false},
     };
-    print_head(out, run, path, color);
+    print_head(out, run, path, style->color);
     if (run->n == 0) {
         fputs("no cases\n", out);
         return;
@@ -317,13 +372,16 @@ void show_table(FILE *out, const struct record_run *run, const char *path, bool 
         print_common(out, t, columns);
         hide_empty(columns, t, COLUMN_SPREAD);
         hide_empty(columns, t, COLUMN_DECODE);
+        fit(out, t, columns, style->width);
     }
-    table_print(out, t, "", color);
+    table_print(out, t, "", 0, style->color);
     table_close(t);
-    print_notes(out, run);
+    print_notes(out, run, columns);
     print_unchecked(out, run, output_unchecked);
     print_unchecked(out, run, invariance_unchecked);
-    print_reasons(out, run, color);
+    print_reasons(out, run, style->color);
+    fputs("chunks, memory, checks of a case, and where its time went: bench show FILE --case ID\n",
+          out);
 }
 
 static void print_fact(FILE *out, const char *name, const char *text) {

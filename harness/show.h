@@ -9,21 +9,30 @@
 
 enum { SHOW_SCHEMA_VERSION = 1 };
 
-/* One line per case, what is the same for all above it, what went wrong below it. */
-void show_table(FILE *out, const struct record_run *run, const char *path, bool color);
+struct show_style {
+    bool color;
+    bool bars;    /* the locale can show them */
+    bool verbose; /* of one case every chunk and every op */
+    int width;    /* of the screen, in columns; 0: lines may be of any length */
+};
+enum { SHOW_WIDTH = 100 }; /* where there is no screen */
+
+/* One line per case, what is the same for all above it, what went wrong below it. Columns that the
+ * style's width has no room for are left out, the least needed first, and named. */
+void show_table(FILE *out, const struct record_run *run, const char *path,
+                const struct show_style *style);
 /* Facts of the run: machine, program, ceilings, configuration. */
 void show_facts(FILE *out, const struct record_run *run);
 /* {"schema": "chunkbench-show", "schema_version": 1, ...}: the run and a summary of each case, as
  * docs/show.schema.json says. */
 void show_json(FILE *out, const struct record_run *run, const char *path);
 
-/* Everything about one case. `bars`: the locale can show them. */
-void show_case(FILE *out, const struct record_run *run, const struct case_result *r, bool color,
-               bool bars, bool verbose);
-/* Its part about clocks, power and energy; nothing where there are no such rows. `all`: a line for
- * every chunk. */
-void show_clocks(FILE *out, const struct case_result *r, const struct case_summary *s, bool all,
-                 bool color);
+/* Everything about one case. */
+void show_case(FILE *out, const struct record_run *run, const struct case_result *r,
+               const struct show_style *style);
+/* Its part about clocks, power and energy; nothing where there are no such rows. */
+void show_clocks(FILE *out, const struct case_result *r, const struct case_summary *s,
+                 const struct show_style *style);
 /* The same object with this case alone, and its rows. */
 void show_case_json(FILE *out, const struct record_run *run, const struct case_result *r,
                     const char *path);

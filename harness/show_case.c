@@ -4,6 +4,7 @@
 #include "harness/show.h"
 #include "harness/stats.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,56 +15,113 @@ static void heading(FILE *out, const char *text) {
 
 /* ---- what it was ---- */
 
-static void line(FILE *out, const char *name, const char *text) {
-    fprintf(out, "  %-11s", name);
-    show_text(out, text, SIZE_MAX);
+enum { NAME_WIDTH = 11, TEXT_AT = 2 + NAME_WIDTH, LINE_BYTES = 1200 };
+
+/* "  name       text", broken between words where the screen ends. */
+static void line(FILE *out, const struct show_style *style, const char *name, const char *text) {
+    const int width = style->width > TEXT_AT + 20 ? style->width : INT_MAX;
+    int column = TEXT_AT;
+    fprintf(out, "  %-*s", NAME_WIDTH, name);
+    for (bool first = true; *text; first = false) {
+        char word[LINE_BYTES];
+        const int n = (int)strcspn(text, " ");
+        if (!first && column + 1 + n > width) {
+            fprintf(out, "\n%*s", TEXT_AT, "");
+            column = TEXT_AT;
+        } else if (!first) {
+            fputc(' ', out);
+            column++;
+        }
+        snprintf(word, sizeof word, "%.*s", n, text);
+        show_text(out, word, SIZE_MAX);
+        column += n;
+        text += n + (text[n] == ' ');
+    }
     fputc('\n', out);
 }
 
-static void print_identity(FILE *out, const struct case_result *r, bool color) {
-    char text[1200], a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES], d[FORMAT_BYTES];
-    enum tone tone = show_status_tone(r->status);
-    show_text(out, r->id, SIZE_MAX);
-    fprintf(out, ": %s%s%s\n", tone_begin(tone, color), case_status_text(r->status),
-            tone_end(tone, color));
-    if (r->reason[0]) line(out, "reason", r->reason);
-    if (r->exit_signal) {
-        snprintf(text, sizeof text, "%d (%s)", r->exit_signal, strsignal(r->exit_signal));
-        line(out, "signal", text);
-    }
-    snprintf(text, sizeof text, "%s, %s tokens, sha256 %.16s", r->prompt,
-             format_count(a, r->prompt_tokens), r->prompt_sha256[0] ? r->prompt_sha256 : "-");
-    line(out, "prompt", text);
-    snprintf(text, sizeof text, "%s, sha256 of the file %.16s", r->prompt_url,
-             r->prompt_file_sha256);
-    if (r->prompt_url[0]) line(out, "from", text);
-    snprintf(text, sizeof text, "chunks of %s tokens, %s, TP %d on %d device%s, %s, %s",
-             format_count(a, r->chunk_tokens), r->graph ? "graph" : "eager", r->tp, r->devices,
-             r->devices == 1 ? "" : "s", r->device, r->dtype);
-    line(out, "execution", text);
-    snprintf(text, sizeof text, "attention %s, linear %s%s%s",
-             show_is_known(r->attention) ? r->attention : "-",
-             show_is_known(r->linear) ? r->linear : "-",
-             r->dual_chunk ? ", dual chunk attention" : "",
-             r->prune_last_layer ? ", last layer pruned" : "");
-    line(out, "kernels", text);
-    snprintf(text, sizeof text, "model %s, session %s", format_ns(a, r->load_ns),
-             format_ns(b, r->session_ns));
-    if (r->load_ns > 0 || r->session_ns > 0) line(out, "opening", text);
-    if (r->graph_info.graphs > 0) {
-        snprintf(text, sizeof text,
-                 "%d, %lld nodes, %s, captured in %s, instantiated in %s, uploaded in %s",
-                 r->graph_info.graphs, (long long)r->graph_info.nodes,
-                 format_bytes(a, r->graph_info.bytes), format_ns(b, r->graph_info.capture_ns),
-                 format_ns(c, r->graph_info.instantiate_ns), format_ns(d, r->graph_info.upload_ns));
-        line(out, "graphs", text);
-    }
+/* A crashed worker may not have said which kernels "auto" came to. */
+static const char *kernel_name(const char *kernel) {
+    return show_is_known(kernel) ? kernel : "auto";
 }
 
-static void print_ttft(FILE *out, const struct case_result *r, const struct case_summary *s) {
+static void print_prompt(FILE *out, const struct case_result *r, const struct show_style *style) {
+    char text[LINE_BYTES], tokens[FORMAT_BYTES];
+    const int used = snprintf(text, sizeof text, "%s, %s tokens", r->prompt,
+                              format_count(tokens, r->prompt_tokens));
+    if (r->prompt_sha256[0] && used > 0 && (size_t)used < sizeof text)
+        snprintf(text + used, sizeof text - (size_t)used, ", sha256 %.16s", r->prompt_sha256);
+    line(out, style, "prompt", text);
+    snprintf(text, sizeof text, "%s, sha256 of the file %.16s", r->prompt_url,
+             r->prompt_file_sha256);
+    if (r->prompt_url[0]) line(out, style, "from", text);
+}
+
+/* Chunks of the whole prompt, whether they ran or not. */
+static int32_t chunks_of(const struct case_result *r) {
+    return r->chunk_tokens > 0 ? (r->prompt_tokens - 1) / r->chunk_tokens + 1 : 0;
+}
+
+static void print_graphs(FILE *out, const struct case_result *r, const struct show_style *style) {
+    const struct graph_info *g = &r->graph_info;
+    char text[LINE_BYTES], bytes[FORMAT_BYTES], a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
+    if (g->graphs == 0) return;
+    const int used =
+        snprintf(text, sizeof text, "%d, %lld nodes, %s, captured in %s, instantiated in %s",
+                 g->graphs, (long long)g->nodes, format_bytes(bytes, g->bytes),
+                 format_ns(a, g->capture_ns), format_ns(b, g->instantiate_ns));
+    if (g->upload_ns > 0)
+        snprintf(text + used, sizeof text - (size_t)used, ", uploaded in %s",
+                 format_ns(c, g->upload_ns));
+    line(out, style, "graphs", text);
+}
+
+static void print_identity(FILE *out, const struct case_result *r, const struct show_style *style) {
+    char text[LINE_BYTES], a[FORMAT_BYTES], b[FORMAT_BYTES];
+    enum tone tone = show_status_tone(r->status);
+    show_text(out, r->id, SIZE_MAX);
+    fprintf(out, ": %s%s%s\n", tone_begin(tone, style->color), case_status_text(r->status),
+            tone_end(tone, style->color));
+    if (r->reason[0]) line(out, style, "reason", r->reason);
+    if (r->exit_signal) {
+        snprintf(text, sizeof text, "%d (%s)", r->exit_signal, strsignal(r->exit_signal));
+        line(out, style, "signal", text);
+    }
+    print_prompt(out, r, style);
+    snprintf(text, sizeof text, "%d chunk%s of %s tokens, %s, TP %d on %d device%s, %s, %s",
+             chunks_of(r), chunks_of(r) == 1 ? "" : "s", format_count(a, r->chunk_tokens),
+             r->graph ? "graph" : "eager", r->tp, r->devices, r->devices == 1 ? "" : "s", r->device,
+             r->dtype);
+    line(out, style, "execution", text);
+    snprintf(text, sizeof text, "attention %s, linear %s%s%s", kernel_name(r->attention),
+             kernel_name(r->linear), r->dual_chunk ? ", dual chunk attention" : "",
+             r->prune_last_layer ? ", last layer pruned" : "");
+    line(out, style, "kernels", text);
+    snprintf(text, sizeof text, "model %s, session %s", format_ns(a, r->load_ns),
+             format_ns(b, r->session_ns));
+    if (r->load_ns > 0 || r->session_ns > 0) line(out, style, "opening", text);
+    print_graphs(out, r, style);
+}
+
+/* Beside what was measured, or alone where nothing was. */
+static void print_predicted(FILE *out, const struct case_result *r, const struct case_summary *s,
+                            const struct show_style *style) {
+    char text[300], seconds[FORMAT_BYTES], bytes[FORMAT_BYTES], of_time[40] = "", of_bytes[40] = "";
+    const double time = show_time_ratio(r, s), memory = show_memory_ratio(r, s);
+    if (r->predicted_prefill_s <= 0 || r->predicted_memory.total_bytes <= 0) return;
+    if (isfinite(time)) snprintf(of_time, sizeof of_time, " (measured: %.2f of it)", time);
+    if (isfinite(memory)) snprintf(of_bytes, sizeof of_bytes, " (measured: %.2f of it)", memory);
+    snprintf(text, sizeof text, "prefill %s%s, memory %s%s",
+             format_seconds(seconds, r->predicted_prefill_s), of_time,
+             format_bytes(bytes, r->predicted_memory.total_bytes), of_bytes);
+    line(out, style, "predicted", text);
+}
+
+static void print_ttft(FILE *out, const struct case_result *r, const struct case_summary *s,
+                       const struct show_style *style) {
     char text[300], a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES], d[FORMAT_BYTES];
     if (r->n_ttft == 0) {
-        line(out, "TTFT", "not measured");
+        line(out, style, "TTFT", "not measured");
         return;
     }
     const char *about = r->ttft_estimated ? "~" : "";
@@ -75,11 +133,7 @@ static void print_ttft(FILE *out, const struct case_result *r, const struct case
         snprintf(text + used, sizeof text - (size_t)used,
                  ", estimated: standard error %.2g %%, fit residual %.2g %% of %d chunks",
                  100 * r->ttft_error, 100 * r->fit.rms_relative, r->fit.n);
-    line(out, "TTFT", text);
-    double ratio = show_time_ratio(r, s);
-    snprintf(text, sizeof text, "%s; measured is %.2f of it",
-             format_seconds(a, r->predicted_prefill_s), ratio);
-    if (isfinite(ratio)) line(out, "predicted", text);
+    line(out, style, "TTFT", text);
 }
 
 /* ---- latency over depth ---- */
@@ -149,8 +203,8 @@ static void bar(char *out, double share, bool blocks) {
     if (blocks) strcat(out, eighths[parts % 8]);
 }
 
-static void print_bins(FILE *out, const struct bin *bins, int n, bool spread, bool blocks,
-                       bool color) {
+static void print_bins(FILE *out, const struct bin *bins, int n, bool spread,
+                       const struct show_style *style) {
     int64_t most = 1;
     for (int i = 0; i < n; i++)
         if (bins[i].median_ns > most) most = bins[i].median_ns;
@@ -166,9 +220,9 @@ static void print_bins(FILE *out, const struct bin *bins, int n, bool spread, bo
         char a[FORMAT_BYTES], b[FORMAT_BYTES], text[BAR_MOST * 3 + 4];
         const struct bin *k = &bins[i];
         if (k->first == k->last)
-            table_add(t, TONE_PLAIN, "%d", k->first);
+            table_add(t, TONE_PLAIN, "%d", k->first + 1);
         else
-            table_add(t, TONE_PLAIN, "%d-%d", k->first, k->last);
+            table_add(t, TONE_PLAIN, "%d-%d", k->first + 1, k->last + 1);
         table_add(t, TONE_PLAIN, "%s", format_count(a, k->start_token));
         table_add(t, TONE_PLAIN, "%s", format_count(a, k->n_tokens));
         table_add_number(t, (double)k->median_ns / unit);
@@ -176,15 +230,14 @@ static void print_bins(FILE *out, const struct bin *bins, int n, bool spread, bo
                   table_number(b, (double)k->max_ns / unit));
         table_add(t, TONE_PLAIN, "%s", format_tok_s(a, k->tok_s));
         table_add_number(t, k->flops / 1e9);
-        bar(text, (double)k->median_ns / (double)most, blocks);
+        bar(text, (double)k->median_ns / (double)most, style->bars);
         table_add(t, TONE_FAINT, "%s", text);
     }
-    table_print(out, t, "  ", color);
+    table_print(out, t, "  ", style->width, style->color);
     table_close(t);
 }
 
-static void print_chunks(FILE *out, const struct case_result *r, bool all, bool blocks,
-                         bool color) {
+static void print_chunks(FILE *out, const struct case_result *r, const struct show_style *style) {
     if (r->n_chunks == 0) return;
     size_t n = (size_t)r->n_chunks;
     const struct chunk_row **rows = calloc(n, sizeof *rows);
@@ -193,10 +246,10 @@ static void print_chunks(FILE *out, const struct case_result *r, bool all, bool 
     if (rows && bins && scratch) {
         for (size_t i = 0; i < n; i++) rows[i] = &r->chunks[i];
         qsort(rows, n, sizeof *rows, by_depth);
-        int n_bins = fill_bins(rows, (int)n, all, bins, scratch);
+        int n_bins = fill_bins(rows, (int)n, style->verbose, bins, scratch);
         heading(out, n_bins < (int)n ? "chunks (latency: median over repeats and chunks of a row)"
                                      : "chunks");
-        print_bins(out, bins, n_bins, n_bins < (int)n, blocks, color);
+        print_bins(out, bins, n_bins, n_bins < (int)n, style);
     }
     free(scratch);
     free(bins);
@@ -213,7 +266,8 @@ static void rank_peaks(const struct case_result *r, int rank, int64_t out[MEMORY
             if (r->memory[i].use.high_water[c] > out[c]) out[c] = r->memory[i].use.high_water[c];
 }
 
-static void print_categories(FILE *out, const struct case_result *r, bool color) {
+static void print_categories(FILE *out, const struct case_result *r,
+                             const struct show_style *style) {
     static const char *const names[] = {
 #define X(name, text) text,
         MEMORY_CATEGORY_TABLE(X)
@@ -250,22 +304,23 @@ static void print_categories(FILE *out, const struct case_result *r, bool color)
         table_add_number(t, all);
         table_add_number(t, plan);
     }
-    table_print(out, t, "  ", color);
+    table_print(out, t, "  ", style->width, style->color);
     table_close(t);
 }
 
 static void print_memory(FILE *out, const struct case_result *r, const struct case_summary *s,
-                         bool color) {
+                         const struct show_style *style) {
     char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
     if (r->n_memory == 0) return;
     heading(out, "memory");
-    print_categories(out, r, color);
+    print_categories(out, r, style);
     fprintf(out, "  the system's own figure: peak %s; accounted peak %s; not accounted for: %s\n",
             format_bytes(a, s->peak_driver_bytes), format_bytes(b, s->peak_bytes_device),
             format_bytes(c, s->unaccounted_bytes));
     if (r->step_allocations)
-        fprintf(out, "  %sallocations made inside steps: %lld%s\n", tone_begin(TONE_BAD, color),
-                (long long)r->step_allocations, tone_end(TONE_BAD, color));
+        fprintf(out, "  %sallocations made inside steps: %lld%s\n",
+                tone_begin(TONE_BAD, style->color), (long long)r->step_allocations,
+                tone_end(TONE_BAD, style->color));
 }
 
 /* ---- decode and output ---- */
@@ -315,7 +370,7 @@ static void print_output(FILE *out, const struct case_result *r, bool verbose) {
                 (double)r->top[i].logprob);
 }
 
-static void print_checks(FILE *out, const struct case_result *r, bool color) {
+static void print_checks(FILE *out, const struct case_result *r, const struct show_style *style) {
     struct table_column columns[] = {{"check", "", true, false},
                                      {"verdict", "", true, false},
                                      {"worst", "", false, false},
@@ -331,7 +386,7 @@ static void print_checks(FILE *out, const struct case_result *r, bool color) {
         table_add(t, TONE_PLAIN, "%s", show_check_detail(c));
     }
     heading(out, "checks");
-    table_print(out, t, "  ", color);
+    table_print(out, t, "  ", style->width, style->color);
     table_close(t);
 }
 
@@ -376,8 +431,7 @@ static double of_ceiling(const struct op_sum *s, const struct device_rates *rate
 
 /* "chunks 1, 4, 8 of 8 in the last warm-up pass", "the whole prompt in a pass of its own" */
 static void traced_text(const struct case_result *r, char *out, size_t size) {
-    const int32_t chunks =
-        r->chunk_tokens > 0 ? (r->prompt_tokens + r->chunk_tokens - 1) / r->chunk_tokens : 0;
+    const int32_t chunks = chunks_of(r);
     int traced = 0;
     size_t used = 0;
     char list[120] = "";
@@ -419,7 +473,7 @@ static void add_op(struct table *t, const struct op_sum *s, double all_ns,
 }
 
 static void print_spans(FILE *out, const struct record_run *run, const struct case_result *r,
-                        bool all_rows, bool color) {
+                        const struct show_style *style) {
     enum { TOP = 10 };
     struct op_sum sums[OPS * ROLES];
     double all;
@@ -435,38 +489,41 @@ static void print_spans(FILE *out, const struct record_run *run, const struct ca
         {"rate", "GFLOP/s", false, false}, {"rate", "GB/s", false, false},
         {"of ceiling", "%", false, false}};
     struct table *t = table_open(columns, (int)(sizeof columns / sizeof *columns));
-    for (int i = 0; i < n && (all_rows || i < TOP); i++)
+    for (int i = 0; i < n && (style->verbose || i < TOP); i++)
         add_op(t, &sums[i], all, &run->facts.rates);
     traced_text(r, traced, sizeof traced);
     fprintf(out, "\nwhere the time went (%s; all ranks)\n", traced);
-    table_print(out, t, "  ", color);
+    table_print(out, t, "  ", style->width, style->color);
     table_close(t);
-    fputs("  ceiling: multiply-adds on registers or a copy through memory, whichever needs longer; "
-          "caches can beat it\n",
+    fputs("  ceiling: multiply-adds on registers or a copy through memory, the longer of them; "
+          "caches "
+          "beat it\n",
           out);
-    if (n > TOP && !all_rows) fprintf(out, "  the %d ops after them: --verbose\n", n - TOP);
+    if (n > TOP && !style->verbose) fprintf(out, "  the %d ops after them: --verbose\n", n - TOP);
     if (r->dropped_spans > 0)
         fprintf(out, "  %s%lld spans found no room and are missing above%s\n",
-                tone_begin(TONE_BAD, color), (long long)r->dropped_spans,
-                tone_end(TONE_BAD, color));
+                tone_begin(TONE_BAD, style->color), (long long)r->dropped_spans,
+                tone_end(TONE_BAD, style->color));
 }
 
-void show_case(FILE *out, const struct record_run *run, const struct case_result *r, bool color,
-               bool bars, bool verbose) {
+void show_case(FILE *out, const struct record_run *run, const struct case_result *r,
+               const struct show_style *style) {
     struct case_summary s;
     result_summary(r, &s);
-    print_identity(out, r, color);
-    print_ttft(out, r, &s);
-    print_chunks(out, r, verbose, bars, color);
-    show_clocks(out, r, &s, verbose, color);
-    print_memory(out, r, &s, color);
+    print_identity(out, r, style);
+    print_ttft(out, r, &s, style);
+    print_predicted(out, r, &s, style);
+    print_chunks(out, r, style);
+    show_clocks(out, r, &s, style);
+    print_memory(out, r, &s, style);
     print_decode(out, r, &s);
-    print_output(out, r, verbose);
-    print_checks(out, r, color);
-    print_spans(out, run, r, verbose, color);
+    print_output(out, r, style->verbose);
+    print_checks(out, r, style);
+    print_spans(out, run, r, style);
     if (r->stderr_tail) {
         heading(out, "last words of the worker (stderr)");
         show_text(out, r->stderr_tail, SIZE_MAX);
-        fputc('\n', out);
+        if (!r->stderr_tail[0] || r->stderr_tail[strlen(r->stderr_tail) - 1] != '\n')
+            fputc('\n', out);
     }
 }

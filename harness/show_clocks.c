@@ -77,7 +77,7 @@ static void add_known(struct table *t, int32_t value) {
         table_add(t, TONE_FAINT, "-");
 }
 
-static void print_bins(FILE *out, const struct bin *bins, int n, bool color) {
+static void print_bins(FILE *out, const struct bin *bins, int n, const struct show_style *style) {
     const struct table_column columns[] = {
         {"chunk", "", false, false},         {"energy", "J/chunk", false, false},
         {"energy", "J/token", false, false}, {"power", "W", false, false},
@@ -89,9 +89,9 @@ static void print_bins(FILE *out, const struct bin *bins, int n, bool color) {
         const struct bin *b = &bins[i];
         char reasons[200];
         if (b->first == b->last)
-            table_add(t, TONE_PLAIN, "%d", b->first);
+            table_add(t, TONE_PLAIN, "%d", b->first + 1);
         else
-            table_add(t, TONE_PLAIN, "%d-%d", b->first, b->last);
+            table_add(t, TONE_PLAIN, "%d-%d", b->first + 1, b->last + 1);
         table_add_number(t, b->energy_mj / 1e3 / b->chunks);
         table_add_number(t, b->energy_mj / 1e3 / b->tokens);
         table_add_number(t, b->power_w / b->samples);
@@ -101,7 +101,7 @@ static void print_bins(FILE *out, const struct bin *bins, int n, bool color) {
         add_known(t, b->temperature_c);
         table_add(t, TONE_PLAIN, "%s", nvml_reasons_text(b->reasons, reasons, sizeof reasons));
     }
-    table_print(out, t, "  ", color);
+    table_print(out, t, "  ", style->width, style->color);
     table_close(t);
 }
 
@@ -115,8 +115,8 @@ static void print_sums(FILE *out, const struct case_summary *s) {
             s->sm_clock_min_mhz, nvml_reasons_text(s->throttle_reasons, reasons, sizeof reasons));
 }
 
-void show_clocks(FILE *out, const struct case_result *r, const struct case_summary *s, bool all,
-                 bool color) {
+void show_clocks(FILE *out, const struct case_result *r, const struct case_summary *s,
+                 const struct show_style *style) {
     if (r->n_clocks <= 0) return;
     const size_t n = (size_t)r->n_clocks;
     struct clock_row *rows = calloc(n, sizeof *rows);
@@ -124,10 +124,11 @@ void show_clocks(FILE *out, const struct case_result *r, const struct case_summa
     if (rows && bins) {
         for (size_t i = 0; i < n; i++) rows[i] = r->clocks[i];
         qsort(rows, n, sizeof *rows, by_depth);
-        fputs("\nclocks and energy (energy by the GPU's counter: chunks shorter than its period of "
-              "about 0.1 s are coarse)\n",
+        fputs("\nclocks and energy (by the GPU's counter: chunks shorter than its period of about "
+              "0.1 s "
+              "are coarse)\n",
               out);
-        print_bins(out, bins, fill_bins(r, rows, r->n_clocks, all, bins), color);
+        print_bins(out, bins, fill_bins(r, rows, r->n_clocks, style->verbose, bins), style);
         print_sums(out, s);
     }
     free(bins);

@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -129,12 +130,72 @@ static size_t width(const struct table *t, int column) {
     return w;
 }
 
-/* One line. `text_of` and tones come from a row, or (row < 0) from the heads. */
-static void print_line(FILE *out, const struct table *t, const size_t *widths, int row,
-                       const char *indent, bool color) {
+static int last_column(const struct table *t) {
     int last = t->n_columns - 1;
     while (last > 0 && t->columns[last].hidden) last--;
-    fputs(indent, out);
+    return last;
+}
+
+enum { GAP = 2 };
+
+static size_t line_width(const struct table *t) {
+    size_t sum = 0;
+    for (int c = 0; c < t->n_columns; c++)
+        if (!t->columns[c].hidden) sum += width(t, c) + (sum > 0 ? GAP : 0);
+    return sum;
+}
+
+int table_fit(const struct table *t, struct table_column *columns, const int *least, int n,
+              int most) {
+    int i = 0;
+    while (t && i < n && line_width(t) > (size_t)most) columns[least[i++]].hidden = true;
+    return i;
+}
+
+/* How much of the text fits into `room` without breaking a word; a word longer than that in full.
+ */
+static size_t words_that_fit(const char *text, size_t room) {
+    if (strlen(text) <= room) return strlen(text);
+    size_t n = room;
+    while (n > 0 && text[n] != ' ') n--;
+    return n > 0 ? n : strcspn(text, " ");
+}
+
+/* The text of the last column, in as many lines as it needs: the first goes on at `column`. */
+static void print_last(FILE *out, const char *text, size_t column, size_t room) {
+    for (size_t n; *text; text += n) {
+        n = words_that_fit(text, room);
+        fprintf(out, "%.*s", (int)n, text);
+        n += strspn(text + n, " ");
+        if (text[n]) fprintf(out, "\n%*s", (int)column, "");
+    }
+}
+
+/* Widths of the columns, where the last one begins, and the room that it has. */
+struct layout {
+    size_t *widths; /* owned */
+    size_t last_at, last_room;
+};
+
+static bool lay_out(const struct table *t, const char *indent, int most, struct layout *l) {
+    enum { LEAST_ROOM = 16 };
+    const int last = last_column(t);
+    l->widths = calloc((size_t)t->n_columns, sizeof *l->widths);
+    l->last_at = strlen(indent);
+    for (int c = 0; l->widths && c < t->n_columns; c++) {
+        l->widths[c] = width(t, c);
+        if (c < last && !t->columns[c].hidden) l->last_at += l->widths[c] + GAP;
+    }
+    const bool broken = most > 0 && t->columns[last].left && (size_t)most > l->last_at + LEAST_ROOM;
+    l->last_room = broken ? (size_t)most - l->last_at : SIZE_MAX;
+    return l->widths != NULL;
+}
+
+/* One line; row -2: the heads, -1: the units. Blanks wait until something stands behind them. */
+static void print_line(FILE *out, const struct table *t, const struct layout *l, int row,
+                       const char *indent, bool color) {
+    const int last = last_column(t);
+    int blanks = (int)strlen(indent);
     for (int c = 0, first = 1; c <= last; c++) {
         const struct table_column *column = &t->columns[c];
         if (column->hidden) continue;
@@ -142,29 +203,34 @@ static void print_line(FILE *out, const struct table *t, const size_t *widths, i
         const char *text = row == -2   ? column->head
                            : row == -1 ? column->unit
                                        : table_cell(t, row, c);
-        int pad = (int)(widths[c] - strlen(text));
-        if (!first) fputs("  ", out);
+        int pad = l->widths[c] > strlen(text) ? (int)(l->widths[c] - strlen(text)) : 0;
+        blanks += (first ? 0 : GAP) + (column->left ? 0 : pad);
         first = 0;
-        fprintf(out, "%*s%s%s%s", column->left ? 0 : pad, "", tone_begin(tone, color), text,
-                tone_end(tone, color));
-        if (column->left && c < last) fprintf(out, "%*s", pad, "");
+        if (*text) {
+            fprintf(out, "%*s%s", blanks, "", tone_begin(tone, color));
+            if (c == last)
+                print_last(out, text, l->last_at, l->last_room);
+            else
+                fputs(text, out);
+            fputs(tone_end(tone, color), out);
+            blanks = 0;
+        }
+        blanks += column->left ? pad : 0;
     }
     fputc('\n', out);
 }
 
-void table_print(FILE *out, const struct table *t, const char *indent, bool color) {
+void table_print(FILE *out, const struct table *t, const char *indent, int most, bool color) {
+    struct layout l = {NULL, 0, 0};
     if (!t) {
         fputs("no memory for a table\n", out);
         return;
     }
-    size_t *widths = calloc((size_t)t->n_columns, sizeof *widths);
-    bool units = false;
-    for (int c = 0; widths && c < t->n_columns; c++) {
-        widths[c] = width(t, c);
+    bool units = false, there = lay_out(t, indent, most, &l);
+    for (int c = 0; c < t->n_columns; c++)
         units = units || (t->columns[c].unit[0] && !t->columns[c].hidden);
-    }
-    for (int r = units ? -2 : -1; widths && r < table_rows(t); r++)
-        print_line(out, t, widths, !units && r == -1 ? -2 : r, indent, color);
-    if (!widths || t->failed) fputs("no memory for the rest of this table\n", out);
-    free(widths);
+    for (int r = units ? -2 : -1; there && r < table_rows(t); r++)
+        print_line(out, t, &l, !units && r == -1 ? -2 : r, indent, color);
+    if (!there || t->failed) fputs("no memory for the rest of this table\n", out);
+    free(l.widths);
 }

@@ -34,7 +34,13 @@ int table_rows(const struct table *t);
 /* Whether all rows have the same text in that column (and there are at least two). */
 bool table_same(const struct table *t, int column);
 const char *table_cell(const struct table *t, int row, int column);
-void table_print(FILE *out, const struct table *t, const char *indent, bool color);
+/* Hides columns in the order of `least` (n numbers, the least needed first) until the table is at
+ * most `width` wide; returns how many of them it took. */
+int table_fit(const struct table *t, struct table_column *columns, const int *least, int n,
+              int width);
+/* A last column that stands to the left is broken between words, so that lines end at `width`, if
+ * they can; 0: they may be of any length. */
+void table_print(FILE *out, const struct table *t, const char *indent, int width, bool color);
 
 /* Text in a tone: escape sequences around it when `color`. Returns what begins or ends it. */
 const char *tone_begin(enum tone tone, bool color);

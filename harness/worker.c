@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -251,6 +252,7 @@ int worker_main(int argc, char **argv, const struct bench_hooks *hooks) {
     if (!w) return status_exit_code(STATUS_NO_MEMORY);
     w->fd = w->case_index = -1;
     w->hooks = hooks;
+    prctl(PR_SET_NAME, "bench worker"); /* in ps and top; else the "exe" of /proc/self/exe */
     w->stop = interrupt_catch();
     struct error err = {{0}};
     bool beating = false;

@@ -9,6 +9,7 @@
 #include "harness/worker.h"
 
 #include "harness/check.h"
+#include "harness/format.h"
 #include "harness/predict.h"
 #include "harness/stats.h"
 
@@ -238,6 +239,7 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
     }
     struct driver_memory driver;
     struct chunk_result r = {0};
+    char name[FORMAT_BYTES];
     bool fed;
     look_before(k, &driver);
     clocks_begin(k->env->clocks);
@@ -245,8 +247,8 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
     clocks_end(k->env->clocks);
     look_after(k, &driver);
     if (s != STATUS_OK)
-        return error_prefix(err, s, "chunk %d of %d, %s %d", chunk + 1, k->c->chunks,
-                            pass < 0 ? "warm-up" : "repeat", pass < 0 ? -pass : pass);
+        return error_prefix(err, s, "chunk %d of %d, %s", chunk + 1, k->c->chunks,
+                            format_pass(name, pass, (int)k->plan->config.warmup));
     *latency_ns = r.latency_ns;
     if (fed && pass >= 0) {
         s = add_chunk(k, pass, chunk, &r, err);
@@ -280,12 +282,12 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
 static enum status prefill(struct case_run *k, int pass, bool spot, struct stats_point *points,
                            int64_t *prefill_ns, struct error *err) {
     enum status s = session_reset(k->session, err);
+    char name[FORMAT_BYTES];
     *prefill_ns = 0;
     for (int i = 0; s == STATUS_OK && i < k->n_chunks; i++) {
         if (stopped(k))
-            return error_set(err, STATUS_INTERRUPTED, "stopped before chunk %d of %d of %s %d",
-                             i + 1, k->n_chunks, pass < 0 ? "warm-up" : "repeat",
-                             pass < 0 ? -pass : pass);
+            return error_set(err, STATUS_INTERRUPTED, "stopped before chunk %d of %d of %s", i + 1,
+                             k->n_chunks, format_pass(name, pass, (int)k->plan->config.warmup));
         int64_t latency_ns = 0;
         s = run_chunk(k, pass, i, spot, &latency_ns, err);
         points[i] = (struct stats_point){chunk_start(k, k->chunks[i]),
@@ -323,12 +325,12 @@ static void compare_repeat(struct case_run *k, int pass, int step, int32_t id, u
     if (step == 0 && hash != out->logits_hash) {
         check->verdict = VERDICT_FAILED;
         snprintf(check->detail, sizeof check->detail,
-                 "repeat %d: first logits hash to %016llx, those of repeat 0 to %016llx", pass,
+                 "repeat %d: first logits hash to %016llx, those of repeat 1 to %016llx", pass + 1,
                  (unsigned long long)hash, (unsigned long long)out->logits_hash);
     } else if (step >= out->n_output || id != out->output[step]) {
         check->verdict = VERDICT_FAILED;
         snprintf(check->detail, sizeof check->detail,
-                 "repeat %d: token %d is %d, in repeat 0 it was %d", pass, step, id,
+                 "repeat %d: token %d is %d, in repeat 1 it was %d", pass + 1, step, id,
                  step < out->n_output ? out->output[step] : -1);
     }
 }

@@ -1,5 +1,6 @@
 """Exit codes of the command line itself, one test a code, and what is printed with them. (Codes of runs that go wrong:
 test_faults_process, test_interrupt, test_bad_input.)"""
+import re
 import subprocess
 import unittest
 
@@ -19,6 +20,16 @@ class ExitCodes(drive.BenchTest):
                 b = self.expect(self.bench("help", command), 0)
                 self.assertEqual(a.out, b.out)
                 self.assertEqual(a.err, "")
+
+    def test_help_and_readme_name_the_same_codes(self):
+        told = re.findall(r"^ +(\d+)  (.+)$", self.bench("--help").out.split("exit codes:\n")[1], re.M)
+        table = (drive.source / "README.md").read_text().split("| exit code | meaning |\n|---|---|\n")[1]
+        written = re.findall(r"^\| (\d+) \| (.+) \|$", table.split("\n\n")[0], re.M)
+        self.assertEqual(told, written)
+        self.assertEqual([code for code, _ in told], ["0", "2", "3", "4", "5", "6", "130"])
+        page = self.expect(self.bench("describe", "man"), 0).out.split(".SH EXIT STATUS\n")[1].split(".SH ")[0]
+        for code, text in told:
+            self.assertIn(code, page)
 
     def test_0_version(self):
         self.assertRegex(self.expect(self.bench("--version"), 0).out, r"^bench \d+\.\d+\.\d+\n$")

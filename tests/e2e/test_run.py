@@ -44,8 +44,15 @@ class Run(drive.BenchTest):
         self.expect(result, 0, "_graph_", "_eager_")
         self.assertFalse(self.file.exists() or self.partial.exists())
 
+    def test_dry_run_writes_no_result_wherever_it_should_go(self):
+        for options in (["-o", self.file], ["--force"], ["-o", self.file, "--force"]):
+            with self.subTest(options):
+                result = self.bench("run", self.write_config(), "--dry-run", *options)
+                self.expect(result, 0, "_graph_", f"note: a dry run writes no result: {options[0]} has no effect\n")
+                self.assertFalse(self.file.exists() or self.partial.exists())
+
     def test_dry_run_refuses_what_a_plan_would_ignore(self):
-        for options in (["-o", self.file], ["--only", "*_graph_*"], ["--resume"], ["--force"], ["--quiet"]):
+        for options in (["--only", "*_graph_*"], ["--resume"], ["--quiet"]):
             with self.subTest(options):
                 self.expect(self.bench("run", self.write_config(), "--dry-run", *options), 2, "--dry-run excludes",
                             options[0])

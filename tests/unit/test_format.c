@@ -20,6 +20,15 @@ static void counts_have_thousands_separators(void **state) {
     assert_string_equal(format_count(b, INT64_MIN), "-9,223,372,036,854,775,808");
 }
 
+static void passes_are_counted_from_one(void **state) {
+    (void)state;
+    char b[FORMAT_BYTES];
+    assert_string_equal(format_pass(b, 0, 2), "repeat 1");
+    assert_string_equal(format_pass(b, 2, 0), "repeat 3");
+    assert_string_equal(format_pass(b, -2, 2), "warm-up 1");
+    assert_string_equal(format_pass(b, -1, 2), "warm-up 2");
+}
+
 static void bytes_are_powers_of_1024_with_three_digits(void **state) {
     (void)state;
     char b[FORMAT_BYTES];
@@ -70,6 +79,7 @@ static void rates_tokens_and_speeds(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(counts_have_thousands_separators),
+        cmocka_unit_test(passes_are_counted_from_one),
         cmocka_unit_test(bytes_are_powers_of_1024_with_three_digits),
         cmocka_unit_test(seconds_choose_their_unit),
         cmocka_unit_test(rates_tokens_and_speeds),

@@ -89,6 +89,21 @@ static size_t last_width(const char *text) {
     return strcspn(line, "\033\n");
 }
 
+/* After a predicted end that has not come, "about" would be said of a bound. */
+static void less_than_a_second_is_said_once(void **state) {
+    (void)state;
+    struct screen s;
+    open_screen(&s, (struct progress_opts){.live = true, .width = 120});
+    struct event e = {.kind = EVENT_LOADING};
+    progress_event(s.progress, second, NULL, &e);
+    begin(&s, second, 0);
+    progress_tick(s.progress, 300 * second);
+    assert_non_null(strstr(shown(&s), "ETA about 3 min 20 s (predicted)"));
+    assert_non_null(strstr(shown(&s), "ETA under 1 s (predicted)"));
+    assert_null(strstr(shown(&s), "about under"));
+    close_screen(&s);
+}
+
 static void plain_lines_say_begin_and_end(void **state) {
     (void)state;
     struct screen s;
@@ -311,6 +326,7 @@ static void eta_within_a_case_follows_its_chunks(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(less_than_a_second_is_said_once),
         cmocka_unit_test(plain_lines_say_begin_and_end),
         cmocka_unit_test(within_a_case_one_plain_line_in_ten_seconds),
         cmocka_unit_test(quiet_shows_only_what_went_wrong),

@@ -102,6 +102,8 @@ static int free_run(void **state) {
     return 0;
 }
 
+static const struct show_style plain = {.color = false};
+
 /* ---- what was printed ---- */
 
 struct printed {
@@ -139,15 +141,14 @@ static void assert_no_escape(const struct printed *p) {
 
 static void the_table_tells_spread_ratio_and_verdicts(void **state) {
     struct printed p;
-    show_table(begin(&p), *state, "run.h5", false);
+    show_table(begin(&p), *state, "run.h5", &plain);
     fclose(p.file);
     assert_line(&p, "crashed-one", " 131,072 (all) ");
     assert_line(&p, "measured", " 100 ");
-    assert_line(&p, "measured", "3.000"); /* median of 2 and 4 s */
-    assert_line(&p, "measured", "2.000-4.000");
-    assert_line(&p, "measured", "1,333"); /* 4000 tokens in 3 s */
-    assert_line(&p, "measured", "2.00");  /* 3 s over the predicted 1.5 */
-    assert_line(&p, "measured", "0.50");  /* 2 MiB over 4 */
+    assert_line(&p, "measured", "3.000");     /* median of 2 and 4 s */
+    assert_line(&p, "measured", "33.3");      /* % of it: 1 s on either side */
+    assert_line(&p, "measured", "1,333");     /* 4000 tokens in 3 s */
+    assert_line(&p, "measured", "2.00/0.50"); /* 3 s over the predicted 1.5, 2 MiB over 4 */
     assert_line(&p, "all cases: ", "TP 2");
     assert_no_escape(&p);
     free(p.text);
@@ -155,7 +156,7 @@ static void the_table_tells_spread_ratio_and_verdicts(void **state) {
 
 static void estimates_are_marked_and_never_ok(void **state) {
     struct printed p;
-    show_table(begin(&p), *state, "run.h5", false);
+    show_table(begin(&p), *state, "run.h5", &plain);
     fclose(p.file);
     assert_line(&p, "estimated-one", "~100.0");
     assert_line(&p, "estimated-one", "estimated");
@@ -167,7 +168,7 @@ static void estimates_are_marked_and_never_ok(void **state) {
 
 static void what_did_not_run_says_why_and_claims_nothing(void **state) {
     struct printed p;
-    show_table(begin(&p), *state, "run.h5", false);
+    show_table(begin(&p), *state, "run.h5", &plain);
     fclose(p.file);
     char *line = line_of(&p, "crashed-one");
     assert_non_null(strstr(line, "crashed"));
@@ -182,7 +183,7 @@ static void a_spot_alone_is_not_called_ok_and_is_explained(void **state) {
     struct printed p;
     run->cases[0].check[CHECK_TOKENS].verdict = VERDICT_NOT_CHECKED;
     run->cases[0].check[CHECK_SPOT].verdict = VERDICT_OK;
-    show_table(begin(&p), run, "run.h5", false);
+    show_table(begin(&p), run, "run.h5", &plain);
     fclose(p.file);
     assert_line(&p, "measured", "spot ok");
     assert_line(&p, "spot ok: attention recomputed at sampled rows", "answer itself is not known");
@@ -200,12 +201,12 @@ static void what_was_not_checked_says_why(void **state) {
     run->cases[0].check[CHECK_INVARIANCE].verdict = VERDICT_NOT_CHECKED;
     strcpy(run->cases[0].check[CHECK_INVARIANCE].detail, "switched off");
     strcpy(run->cases[1].check[CHECK_INVARIANCE].detail, "switched off");
-    show_table(begin(&p), run, "run.h5", false);
+    show_table(begin(&p), run, "run.h5", &plain);
     fclose(p.file);
     assert_line(&p, "output not checked (1 case): ", "sampled coverage");
     assert_line(&p, "invariance not checked (2 cases): ", "switched off");
     free(p.text);
-    show_case(begin(&p), run, &run->cases[1], false, false, false);
+    show_case(begin(&p), run, &run->cases[1], &plain);
     fclose(p.file);
     assert_line(&p, "none: ", "sampled coverage"); /* the output */
     assert_null(strstr(p.text, "xxh64"));
@@ -217,7 +218,7 @@ static void an_incomplete_run_says_so(void **state) {
     struct record_run *run = *state;
     struct printed p;
     run->complete = false;
-    show_table(begin(&p), run, "run.h5", false);
+    show_table(begin(&p), run, "run.h5", &plain);
     fclose(p.file);
     assert_line(&p, "INCOMPLETE", "");
     free(p.text);
@@ -225,7 +226,7 @@ static void an_incomplete_run_says_so(void **state) {
 
 static void colour_is_only_there_when_asked_for(void **state) {
     struct printed p;
-    show_table(begin(&p), *state, "run.h5", true);
+    show_table(begin(&p), *state, "run.h5", &(struct show_style){.color = true});
     fclose(p.file);
     assert_non_null(strstr(p.text, "\033[32mok\033[0m"));
     assert_null(strstr(p.text, "\x1b[2J"));
@@ -235,10 +236,10 @@ static void colour_is_only_there_when_asked_for(void **state) {
 static void a_case_shows_depth_memory_checks_and_time(void **state) {
     struct record_run *run = *state;
     struct printed p;
-    show_case(begin(&p), run, &run->cases[0], false, false, false);
+    show_case(begin(&p), run, &run->cases[0], &plain);
     fclose(p.file);
-    assert_line(&p, "0-2", "800.0");  /* 40 chunks in 16 rows: the first holds 0..2 */
-    assert_line(&p, "38-39", "####"); /* and the last two are the slowest */
+    assert_line(&p, "1-3", "800.0");  /* 40 chunks in 16 rows: the first holds 1..3 */
+    assert_line(&p, "39-40", "####"); /* and the last two are the slowest */
     assert_line(&p, "kv", "2");       /* MiB */
     assert_line(&p, "the system's own figure", "not accounted for: 5.00 MiB");
     assert_line(&p, "linear down", "75.0");
@@ -255,43 +256,43 @@ static void a_case_shows_depth_memory_checks_and_time(void **state) {
 static void every_chunk_has_its_row_when_asked_for(void **state) {
     struct record_run *run = *state;
     struct printed p;
-    show_case(begin(&p), run, &run->cases[0], false, true, true);
+    show_case(begin(&p), run, &run->cases[0], &(struct show_style){.bars = true, .verbose = true});
     fclose(p.file);
-    assert_line(&p, "39 ", "40.50"); /* ms: median of 40 and 41 */
-    assert_line(&p, "39 ", "40.00-41.00");
-    assert_line(&p, "39 ", "\xe2\x96\x88");
+    assert_line(&p, "40 ", "40.50"); /* ms: median of 40 and 41 */
+    assert_line(&p, "40 ", "40.00-41.00");
+    assert_line(&p, "40 ", "\xe2\x96\x88");
     free(p.text);
 }
 
 static void clocks_show_energy_and_what_held_them_back(void **state) {
     struct record_run *run = *state;
     struct printed p;
-    show_case(begin(&p), run, &run->cases[0], false, false, false);
+    show_case(begin(&p), run, &run->cases[0], &plain);
     fclose(p.file);
     assert_null(strstr(p.text, "clocks and energy")); /* none on the CPU */
     free(p.text);
     add_clocks(&run->cases[0]);
     struct case_summary s;
     result_summary(&run->cases[0], &s);
-    show_clocks(begin(&p), &run->cases[0], &s, false, false);
+    show_clocks(begin(&p), &run->cases[0], &s, &plain);
     fclose(p.file);
-    assert_line(&p, "0-2", "3.000     0.03 "); /* J a chunk, J a token */
-    assert_line(&p, "0-2", "none");
-    assert_line(&p, "38-39", "power cap");
-    assert_line(&p, "38-39", "1561");
-    assert_line(&p, "38-39", "3201");
-    assert_line(&p, "38-39", " 89  ");
+    assert_line(&p, "1-3", "3.000     0.03 "); /* J a chunk, J a token */
+    assert_line(&p, "1-3", "none");
+    assert_line(&p, "39-40", "power cap");
+    assert_line(&p, "39-40", "1561");
+    assert_line(&p, "39-40", "3201");
+    assert_line(&p, "39-40", " 89  ");
     assert_line(&p, "a prefill: 120.0 J, 0.03 J a token, 650.0 W and 1,700 MHz", "(1561 at least)");
     free(p.text);
-    show_clocks(begin(&p), &run->cases[0], &s, true, false);
+    show_clocks(begin(&p), &run->cases[0], &s, &(struct show_style){.verbose = true});
     fclose(p.file);
-    assert_line(&p, "39 ", "power cap");
-    assert_line(&p, "17 ", "none");
+    assert_line(&p, "40 ", "power cap");
+    assert_line(&p, "18 ", "none");
     free(p.text);
     run->cases[0].clocks[7].energy_mj = -1; /* what is not told is not added up */
-    show_clocks(begin(&p), &run->cases[0], &s, true, false);
+    show_clocks(begin(&p), &run->cases[0], &s, &(struct show_style){.verbose = true});
     fclose(p.file);
-    assert_line(&p, "7 ", " -        -  650.0");
+    assert_line(&p, "8 ", " -        -  650.0");
     free(p.text);
 }
 
@@ -305,7 +306,7 @@ static void the_gpu_of_a_run_stands_above_its_table(void **state) {
         .driver = "580.1",
         .cuda_version = 13000};
     g->gpu.sm_clock_max_mhz = 1980, g->gpu.nvlinks = 18, g->used = true;
-    show_table(begin(&p), run, "run.h5", false);
+    show_table(begin(&p), run, "run.h5", &plain);
     fclose(p.file);
     assert_line(&p, "GPU NVIDIA \\x1bH200 at 0000:07:00.0",
                 "driver 580.1 (CUDA 13.0), cap 700 W, SM at most 1980 MHz, 18 NVLinks");
@@ -325,13 +326,15 @@ static void the_gpu_of_a_run_stands_above_its_table(void **state) {
 static void a_crashed_case_shows_signal_and_last_words(void **state) {
     struct record_run *run = *state;
     struct printed p;
-    show_case(begin(&p), run, &run->cases[2], false, false, false);
+    show_case(begin(&p), run, &run->cases[2], &plain);
     fclose(p.file);
     assert_line(&p, "signal", "9 (Killed)");
     assert_line(&p, "last words", "");
     assert_line(&p, "TTFT", "not measured");
-    assert_line(&p, "prompt", "sha256 -");
-    assert_line(&p, "kernels", "attention -, linear -");
+    assert_line(&p, "prompt", "needle:4000, 4,000 tokens");
+    assert_null(strstr(p.text, "sha256")); /* nobody knows it yet */
+    assert_line(&p, "execution", "1 chunk of 4,000 tokens, eager, TP 2");
+    assert_line(&p, "kernels", "attention auto, linear auto");
     free(p.text);
 }
 
@@ -409,13 +412,59 @@ static void columns_align_and_hide(void **state) {
     assert_true(table_same(t, 1));
     assert_false(table_same(t, 0));
     columns[1].hidden = true;
-    table_print(begin(&p), t, "", false);
+    table_print(begin(&p), t, "", 0, false);
     fclose(p.file);
     assert_string_equal(p.text, "name        n\n"
                                 "           ms\n"
                                 "a        1000\n"
                                 "longer?     5\n");
     table_close(t);
+    free(p.text);
+}
+
+/* The longest line of the table, from its heads to its last row. */
+static size_t table_width(const struct printed *p) {
+    size_t widest = 0;
+    const char *l = strstr(p->text, "\ncase ");
+    assert_non_null(l);
+    for (l++; strncmp(l, "~ ", 2) != 0 && strncmp(l, "TTFT:", 5) != 0; l += strcspn(l, "\n") + 1)
+        if (strcspn(l, "\n") > widest) widest = strcspn(l, "\n");
+    return widest;
+}
+
+static void the_table_fits_the_screen_and_names_what_it_left_out(void **state) {
+    struct record_run *run = *state;
+    static const struct {
+        int width;
+        const char *there, *gone;
+    } want[] = {{200, " of plan", "no room for"},
+                {110, " of plan", " prompt "},
+                {80, "no room for: of plan", " mode "},
+                {60, "spread (a wider screen", " peak/rank "}};
+    snprintf(run->cases[0].id, sizeof run->cases[0].id, "needle-4000_c100_eager_tp2");
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        struct printed p;
+        show_table(begin(&p), run, "run.h5", &(struct show_style){.width = want[i].width});
+        fclose(p.file);
+        if (want[i].width > 60) assert_in_range(table_width(&p), 40, want[i].width);
+        if (!strstr(p.text, want[i].there)) fail_msg("no \"%s\" in\n%s", want[i].there, p.text);
+        if (strstr(p.text, want[i].gone)) fail_msg("\"%s\" in\n%s", want[i].gone, p.text);
+        assert_null(strstr(p.text, " \n"));
+        free(p.text);
+    }
+}
+
+static void long_texts_of_a_case_are_broken_at_the_screen(void **state) {
+    struct record_run *run = *state;
+    struct printed p;
+    strcpy(run->cases[2].reason, "one two three four five six seven eight nine ten eleven twelve");
+    strcpy(run->cases[2].check[CHECK_SPOT].detail, "a sentence that does not fit beside the rest");
+    show_case(begin(&p), run, &run->cases[2], &(struct show_style){.width = 60});
+    fclose(p.file);
+    assert_line(&p, "reason", "one two three four five six seven eight nine");
+    assert_line(&p, "ten eleven", "twelve");
+    for (const char *l = p.text; *l; l += strcspn(l, "\n") + 1)
+        if (strcspn(l, "\n") > 60) fail_msg("%.*s", (int)strcspn(l, "\n"), l);
     free(p.text);
 }
 
@@ -427,6 +476,8 @@ int main(void) {
         TEST(what_did_not_run_says_why_and_claims_nothing),
         TEST(a_spot_alone_is_not_called_ok_and_is_explained),
         TEST(what_was_not_checked_says_why),
+        TEST(the_table_fits_the_screen_and_names_what_it_left_out),
+        TEST(long_texts_of_a_case_are_broken_at_the_screen),
         TEST(an_incomplete_run_says_so),
         TEST(colour_is_only_there_when_asked_for),
         TEST(a_case_shows_depth_memory_checks_and_time),

@@ -206,7 +206,7 @@ static void a_wish_to_stop_ends_the_case_after_its_chunk(void **state) {
     assert_int_equal(r.status, CASE_INTERRUPTED);
     assert_int_equal(l.chunks, 2);
     assert_int_equal(r.n_chunks, 2);
-    assert_non_null(strstr(r.reason, "before chunk 3 of 3 of repeat 0"));
+    assert_non_null(strstr(r.reason, "before chunk 3 of 3 of repeat 1"));
     for (int k = 0; k < CHECKS; k++) assert_int_not_equal(r.check[k].verdict, VERDICT_OK);
     result_free(&r);
 }
