@@ -49,7 +49,6 @@ enum column_number {
     COLUMN_RATIOS,
     COLUMN_OUTPUT,
     COLUMN_INVARIANCE,
-    COLUMN_STATUS,
     COLUMN_COUNT
 };
 
@@ -123,6 +122,20 @@ static void add_ratios(struct table *t, const struct case_result *r, const struc
         table_add(t, TONE_FAINT, "-");
 }
 
+/* Of a case that did not run to its end, what became of it; a check that failed comes first. */
+static void add_verdicts(struct table *t, const struct case_result *r,
+                         const struct case_summary *s) {
+    const bool ran = r->status == CASE_OK;
+    if (ran || s->output == VERDICT_FAILED)
+        table_add(t, show_verdict_tone(s->output), "%s", verdict_text(s->output));
+    else
+        table_add(t, show_status_tone(r->status), "%s", case_status_text(r->status));
+    if (ran || s->invariance == VERDICT_FAILED)
+        table_add(t, show_verdict_tone(s->invariance), "%s", verdict_text(s->invariance));
+    else
+        table_add(t, TONE_FAINT, "-");
+}
+
 static void add_case(struct table *t, const struct case_result *r, const struct units *u) {
     char text[FORMAT_BYTES];
     struct case_summary s;
@@ -138,9 +151,7 @@ static void add_case(struct table *t, const struct case_result *r, const struct 
     add_rates(t, r, &s);
     table_add_number(t, s.peak_bytes_rank > 0 ? (double)s.peak_bytes_rank / u->bytes : (double)NAN);
     add_ratios(t, r, &s);
-    table_add(t, show_verdict_tone(s.output), "%s", verdict_text(s.output));
-    table_add(t, show_verdict_tone(s.invariance), "%s", verdict_text(s.invariance));
-    table_add(t, show_status_tone(r->status), "%s", case_status_text(r->status));
+    add_verdicts(t, r, &s);
 }
 
 /* Columns that would say the same in each row, said once instead. */
@@ -152,8 +163,7 @@ static void print_common(FILE *out, const struct table *t, struct table_column *
                   {COLUMN_CHUNK, "chunks of ", " tokens"},
                   {COLUMN_MODE, "", " mode"},
                   {COLUMN_TP, "TP ", ""},
-                  {COLUMN_COVERAGE, "coverage ", ""},
-                  {COLUMN_STATUS, "status ", ""}};
+                  {COLUMN_COVERAGE, "coverage ", ""}};
     int said = 0;
     for (size_t i = 0; i < sizeof common / sizeof *common; i++) {
         if (!table_same(t, common[i].column)) continue;
@@ -318,7 +328,7 @@ static const char *const column_names[COLUMN_COUNT] = {
 };
 
 /* Leaves out what there is no room for, the least needed first, and says which columns these were.
- * The first five are said elsewhere: by the id; coverage by "~" and the status. */
+ * The first five are said elsewhere: by the id; coverage by "~" and the output. */
 static void fit(FILE *out, const struct table *t, struct table_column *columns, int width) {
     static const int least[] = {COLUMN_PROMPT, COLUMN_CHUNK,    COLUMN_MODE,
                                 COLUMN_TP,     COLUMN_COVERAGE, COLUMN_DECODE,
@@ -359,7 +369,6 @@ void show_table(FILE *out, const struct record_run *run, const char *path,
         [COLUMN_RATIOS] = {"of plan", "time/mem", false, false},
         [COLUMN_OUTPUT] = {"output", "", true, false},
         [COLUMN_INVARIANCE] = {"invariance", "", true, false},
-        [COLUMN_STATUS] = {"status", "", true, false},
     };
     print_head(out, run, path, style->color);
     if (run->n == 0) {

@@ -125,10 +125,13 @@ static void print_ttft(FILE *out, const struct case_result *r, const struct case
         return;
     }
     const char *about = r->ttft_estimated ? "~" : "";
-    int used = snprintf(text, sizeof text, "%s%s (%d repeat%s, %s to %s), %s%s tok/s", about,
-                        format_ns(a, s->ttft_median_ns), r->n_ttft, r->n_ttft == 1 ? "" : "s",
-                        format_ns(b, s->ttft_min_ns), format_ns(c, s->ttft_max_ns), about,
-                        format_tok_s(d, s->prefill_tok_s));
+    char repeats[120] = "1 repeat";
+    if (r->n_ttft > 1)
+        snprintf(repeats, sizeof repeats, "%d repeats, %s to %s", r->n_ttft,
+                 format_ns(b, s->ttft_min_ns), format_ns(c, s->ttft_max_ns));
+    int used =
+        snprintf(text, sizeof text, "%s%s (%s), %s%s tok/s", about, format_ns(a, s->ttft_median_ns),
+                 repeats, about, format_tok_s(d, s->prefill_tok_s));
     if (r->ttft_estimated)
         snprintf(text + used, sizeof text - (size_t)used,
                  ", estimated: standard error %.2g %%, fit residual %.2g %% of %d chunks",
@@ -266,6 +269,15 @@ static void rank_peaks(const struct case_result *r, int rank, int64_t out[MEMORY
             if (r->memory[i].use.high_water[c] > out[c]) out[c] = r->memory[i].use.high_water[c];
 }
 
+/* Ranks that need the same, as they mostly do, share a column. */
+static void join_ranks(struct table_column *columns, int64_t peaks[][MEMORY_CATEGORIES],
+                       int ranks) {
+    bool same = ranks > 1;
+    for (int i = 1; i < ranks; i++) same = same && memcmp(peaks[i], peaks[0], sizeof peaks[0]) == 0;
+    for (int i = 1; i < ranks; i++) columns[1 + i].hidden = same;
+    if (same) columns[1].head = "each rank";
+}
+
 static void print_categories(FILE *out, const struct case_result *r,
                              const struct show_style *style) {
     static const char *const names[] = {
@@ -304,6 +316,7 @@ static void print_categories(FILE *out, const struct case_result *r,
         table_add_number(t, all);
         table_add_number(t, plan);
     }
+    if (!style->verbose) join_ranks(columns, peaks, ranks);
     table_print(out, t, "  ", style->width, style->color);
     table_close(t);
 }

@@ -171,8 +171,9 @@ static void what_did_not_run_says_why_and_claims_nothing(void **state) {
     show_table(begin(&p), *state, "run.h5", &plain);
     fclose(p.file);
     char *line = line_of(&p, "crashed-one");
-    assert_non_null(strstr(line, "crashed"));
+    assert_non_null(strstr(line, "  crashed      -"));
     assert_null(strstr(line, "ok"));
+    assert_null(strstr(line, "not checked"));
     assert_line(&p, "crashed-one: crashed", "killed by signal 9\\x1b[31m");
     free(line);
     free(p.text);
@@ -454,6 +455,30 @@ static void the_table_fits_the_screen_and_names_what_it_left_out(void **state) {
     }
 }
 
+static void ranks_that_need_the_same_share_a_column(void **state) {
+    struct record_run *run = *state;
+    struct case_result *r = &run->cases[0];
+    struct printed p;
+    struct memory_row m = r->memory[0];
+    m.rank = 1;
+    assert_int_equal(result_add_memory(r, &m, NULL), STATUS_OK);
+    show_case(begin(&p), run, r, &plain);
+    fclose(p.file);
+    assert_line(&p, "peak ", "  each rank  shared  in all");
+    assert_line(&p, "kv ", "2.000       0   4.000");
+    free(p.text);
+    show_case(begin(&p), run, r, &(struct show_style){.verbose = true});
+    fclose(p.file);
+    assert_line(&p, "peak ", "  rank 0  rank 1  shared");
+    free(p.text);
+    m.use.high_water[MEMORY_KV]++;
+    assert_int_equal(result_add_memory(r, &m, NULL), STATUS_OK);
+    show_case(begin(&p), run, r, &plain);
+    fclose(p.file);
+    assert_line(&p, "peak ", "  rank 0  rank 1  shared");
+    free(p.text);
+}
+
 static void long_texts_of_a_case_are_broken_at_the_screen(void **state) {
     struct record_run *run = *state;
     struct printed p;
@@ -477,6 +502,7 @@ int main(void) {
         TEST(a_spot_alone_is_not_called_ok_and_is_explained),
         TEST(what_was_not_checked_says_why),
         TEST(the_table_fits_the_screen_and_names_what_it_left_out),
+        TEST(ranks_that_need_the_same_share_a_column),
         TEST(long_texts_of_a_case_are_broken_at_the_screen),
         TEST(an_incomplete_run_says_so),
         TEST(colour_is_only_there_when_asked_for),
