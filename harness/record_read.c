@@ -174,12 +174,23 @@ static struct span *read_ops(struct h5 *h, h5_id at, int64_t *n) {
     return out;
 }
 
+/* A table that older files do not have. */
+static void read_traced(struct h5 *h, h5_id g, struct case_result *r) {
+    h5_id table;
+    int64_t rows = 0;
+    if (!h5_has(h, g, "chunks")) return;
+    r->traced = READ_ROWS(h, g, "chunks", chunk_columns, struct chunk_row, &rows, &table);
+    r->n_traced = rows;
+    h5_close_group(table);
+}
+
 static void read_spans(struct h5 *h, h5_id at, struct case_result *r) {
     h5_id g;
     int64_t n = 0, n_ops = 0;
     struct span_record *rows = READ_TABLE(h, at, "spans", span_columns, struct span_record, &n, &g);
     struct span *ops = read_ops(h, g, &n_ops);
     h5_read_attributes(h, g, span_facts, COLUMNS(span_facts), r);
+    read_traced(h, g, r);
     if (h->status == STATUS_OK) r->spans = calloc((size_t)result_capacity(n) + 1, sizeof *r->spans);
     if (h5_check_memory(h, r->spans, "spans") && ops) {
         for (int64_t i = 0; i < n && h->status == STATUS_OK; i++) {

@@ -9,7 +9,7 @@
 #include <string.h>
 
 static const struct column chunk_columns[] = {
-    {"repeat", SIGNED, FIELD(chunk_row, repeat), "1", "measured repeat, from 0"},
+    {"repeat", SIGNED, FIELD(chunk_row, repeat), "1", "pass; measured repeats from 0"},
     {"chunk", SIGNED, FIELD(chunk_row, chunk), "1", "number of the chunk in the prompt, from 0"},
     {"start_token", SIGNED, FIELD(chunk_row, start_token), "tokens", "depth at which it begins"},
     {"n_tokens", SIGNED, FIELD(chunk_row, n_tokens), "tokens", "its length"},

@@ -115,13 +115,6 @@ static void write_outputs(struct h5 *h, h5_id at, const struct case_result *r) {
     h5_close_group(g);
 }
 
-static const char *variant_name(enum op op, int variant) {
-    struct variant_info v;
-    for (int i = 0, of_op = 0; variant_info(i, &v); i++)
-        if (v.op == op && of_op++ == variant) return v.name;
-    return "unknown";
-}
-
 /* Numbers the (op, role, variant) triples in the order in which they appear. */
 struct op_numbers {
     int16_t id[OPS][ROLES][256]; /* number + 1, or 0 */
@@ -163,6 +156,7 @@ static void write_spans(struct h5 *h, h5_id at, const struct case_result *r) {
         h5_id g = WRITE_TABLE(h, at, "spans", span_columns, rows, r->n_spans);
         h5_write_attributes(h, g, span_facts, COLUMNS(span_facts), r);
         h5_close_group(WRITE_TABLE(h, g, "ops", op_columns, ops->row, ops->n));
+        h5_close_group(WRITE_TABLE(h, g, "chunks", chunk_columns, r->traced, r->n_traced));
         h5_close_group(g);
     }
     free(ops);

@@ -85,6 +85,7 @@ void result_free(struct case_result *r) {
     free(r->clocks);
     free(r->decode);
     free(r->spans);
+    free(r->traced);
     free(r->ttft_ns);
     free(r->output);
     free(r->output_text);
@@ -152,6 +153,14 @@ enum status result_add_decode(struct case_result *r, const struct decode_row *ro
     void *array = r->decode;
     enum status s = add_rows(&array, &r->n_decode, row, 1, sizeof *row, err);
     r->decode = array;
+    return s;
+}
+
+enum status result_add_traced(struct case_result *r, const struct chunk_row *row,
+                              struct error *err) {
+    void *array = r->traced;
+    enum status s = add_rows(&array, &r->n_traced, row, 1, sizeof *row, err);
+    r->traced = array;
     return s;
 }
 

@@ -129,6 +129,8 @@ struct case_result {
     int64_t n_decode;
     struct span_row *spans;
     int64_t n_spans, dropped_spans;
+    struct chunk_row *traced; /* the chunks that the spans are of: no sample of anything */
+    int64_t n_traced;
 
     int64_t *ttft_ns; /* [repeats], raw; sampled: estimates */
     int n_ttft;
@@ -161,6 +163,8 @@ enum status result_add_memory(struct case_result *r, const struct memory_row *ro
 enum status result_add_clocks(struct case_result *r, const struct clock_row *row,
                               struct error *err);
 enum status result_add_decode(struct case_result *r, const struct decode_row *row,
+                              struct error *err);
+enum status result_add_traced(struct case_result *r, const struct chunk_row *row,
                               struct error *err);
 enum status result_add_spans(struct case_result *r, const struct span_row *rows, int64_t n,
                              struct error *err);

@@ -132,8 +132,7 @@ static enum status add_clocks(struct case_run *k, int pass, int chunk, struct er
     return STATUS_OK;
 }
 
-static enum status add_chunk(struct case_run *k, int pass, int chunk, const struct chunk_result *r,
-                             struct error *err) {
+static struct chunk_row chunk_row_of(int pass, int chunk, const struct chunk_result *r) {
     struct chunk_row row = {.repeat = pass,
                             .chunk = chunk,
                             .start_token = r->start_token,
@@ -145,7 +144,7 @@ static enum status add_chunk(struct case_run *k, int pass, int chunk, const stru
                             .bytes = r->bytes,
                             .replayed = r->replayed};
     memcpy(row.device_latency_ns, r->device_latency_ns, sizeof row.device_latency_ns);
-    return result_add_chunk(k->out, &row, err);
+    return row;
 }
 
 /* One step of the engine, watched. *fed is false when a hook of a test kept the chunk from it. */
@@ -191,8 +190,10 @@ static enum status enable_spans(struct case_run *k, struct error *err) {
 }
 
 /* What the newest chunk left. */
-static enum status keep_spans(struct case_run *k, int pass, int chunk, struct error *err) {
-    enum status s = STATUS_OK;
+static enum status keep_spans(struct case_run *k, int pass, int chunk, const struct chunk_result *r,
+                              struct error *err) {
+    const struct chunk_row traced = chunk_row_of(pass, chunk, r);
+    enum status s = r->n_tokens > 0 ? result_add_traced(k->out, &traced, err) : STATUS_OK;
     for (int d = 0; s == STATUS_OK && d < engine_info(k->engine)->devices; d++) {
         int64_t n, dropped;
         const struct span *spans = session_spans(k->session, d, &n, &dropped);
@@ -251,13 +252,14 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
                             format_pass(name, pass, (int)k->plan->config.warmup));
     *latency_ns = r.latency_ns;
     if (fed && pass >= 0) {
-        s = add_chunk(k, pass, chunk, &r, err);
+        const struct chunk_row row = chunk_row_of(pass, chunk, &r);
+        s = result_add_chunk(k->out, &row, err);
         if (s == STATUS_OK) s = add_memory(k, pass, chunk, &driver, err);
         if (s == STATUS_OK) s = add_clocks(k, pass, chunk, err);
         if (s != STATUS_OK) return s;
     }
     if (k->tracing) {
-        if (is_traced(k, i)) s = keep_spans(k, pass, chunk, err);
+        if (is_traced(k, i)) s = keep_spans(k, pass, chunk, &r, err);
         if (s != STATUS_OK) return s;
         session_spans_reset(k->session);
     }
@@ -480,14 +482,14 @@ static enum status run_passes(struct case_run *k, struct error *err) {
 static enum status trace_all(struct case_run *k, struct error *err) {
     enum status s = session_reset(k->session, err);
     for (int i = 0; s == STATUS_OK && i < k->n_chunks; i++) {
-        struct chunk_result r;
+        struct chunk_result r = {0};
         bool fed;
         if (stopped(k))
             return error_set(err, STATUS_INTERRUPTED, "stopped before chunk %d of %d", i + 1,
                              k->n_chunks);
         s = reach_chunk(k, i, err);
         if (s == STATUS_OK) s = feed_chunk(k, k->out->repeats, k->chunks[i], &r, &fed, err);
-        if (s == STATUS_OK) s = keep_spans(k, k->out->repeats, k->chunks[i], err);
+        if (s == STATUS_OK) s = keep_spans(k, k->out->repeats, k->chunks[i], &r, err);
     }
     return s;
 }
@@ -495,11 +497,11 @@ static enum status trace_all(struct case_run *k, struct error *err) {
 /* The last chunk once more, on the cache that it found. */
 static enum status trace_last(struct case_run *k, struct error *err) {
     const int chunk = k->chunks[k->n_chunks - 1];
-    struct chunk_result r;
+    struct chunk_result r = {0};
     bool fed;
     enum status s = session_rewind(k->session, chunk_start(k, chunk), err);
     if (s == STATUS_OK) s = feed_chunk(k, k->out->repeats, chunk, &r, &fed, err);
-    return s == STATUS_OK ? keep_spans(k, k->out->repeats, chunk, err) : s;
+    return s == STATUS_OK ? keep_spans(k, k->out->repeats, chunk, &r, err) : s;
 }
 
 /* Whether the last chunk takes so small a part of the measured time that it may run once more. */
@@ -524,7 +526,7 @@ static void add_spans(struct case_run *k, char *reason, size_t size) {
     if (s == STATUS_OK) s = all ? trace_all(k, &err) : trace_last(k, &err);
     session_spans_enable(k->session, 0, NULL);
     if (s == STATUS_OK) return;
-    k->out->n_spans = k->out->dropped_spans = 0;
+    k->out->n_spans = k->out->dropped_spans = k->out->n_traced = 0;
     snprintf(reason, size, "spans are missing: %.160s", err.text);
 }
 

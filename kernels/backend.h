@@ -176,6 +176,8 @@ struct variant_info {
 };
 /* Row i of ops.inc, or false past the end. */
 bool variant_info(int i, struct variant_info *out);
+/* Name of the n-th variant of an op, as struct span counts them; "unknown" past the end. */
+const char *variant_name(enum op op, int n);
 
 /* Rates that this device reaches with the chosen kernels, measured by running them on
  * representative shapes for about a second in all: what predictions divide by. Roofs beside them

@@ -111,6 +111,12 @@ bool variant_info(int i, struct variant_info *out) {
     return true;
 }
 
+const char *variant_name(enum op op, int n) {
+    for (int i = 0, of_op = 0; i < (int)(sizeof table / sizeof *table) - 1; i++)
+        if (table[i].op == op && of_op++ == n) return table[i].name;
+    return "unknown";
+}
+
 /* ---- choice */
 
 /* Why a variant cannot serve this device, or NULL. */

@@ -181,6 +181,20 @@ class ResultFile(drive.BenchTest):
             hashes.add((int(group.attrs["tp"]), int(outputs.attrs["logits_xxh64"])))
         self.assertEqual(len(hashes), 2, "one hash of logits for each degree of tensor parallelism")
 
+    def test_spans_lie_within_the_chunks_that_they_are_of(self):
+        for group in self.groups:
+            spans, traced, chunks = group["spans"], group["spans"]["chunks"], group["chunks"]
+            first = chunks["repeat"][:] == 0
+            for name in ("chunk", "start_token", "n_tokens"):
+                self.assertEqual(list(traced[name]), list(chunks[name][:][first]), name)
+            self.assertEqual(set(traced["repeat"]), {REPEATS})
+            for i, (begin, latency) in enumerate(zip(traced["begin_ns"], traced["latency_ns"])):
+                mine = spans["chunk"][:] == traced["chunk"][i]
+                for work in ("flops", "bytes"):
+                    self.assertEqual(spans[work][:][mine].sum(), traced[work][i])
+                self.assertGreaterEqual(spans["begin_ns"][:][mine].min(), begin)
+                self.assertLessEqual(spans["end_ns"][:][mine].max(), begin + latency)
+
     def test_spans_come_from_a_repeat_of_their_own_and_name_their_ops(self):
         for group in self.groups:
             spans, ops = group["spans"], group["spans"]["ops"]

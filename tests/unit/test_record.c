@@ -97,6 +97,11 @@ static void add_rows(struct case_result *r) {
         struct decode_row d = {0, step, 300 + step, 5000, -0.5f * (float)step};
         assert_int_equal(result_add_decode(r, &d, NULL), STATUS_OK);
     }
+    for (int32_t chunk = 0; chunk < CHUNKS; chunk++) {
+        struct chunk_row c = {.repeat = REPEATS, .chunk = chunk, .n_tokens = 200};
+        c.start_token = 200 * chunk, c.begin_ns = 9000 + chunk, c.latency_ns = 60 + chunk;
+        assert_int_equal(result_add_traced(r, &c, NULL), STATUS_OK);
+    }
     for (int i = 0; i < SPANS; i++) {
         struct span_row s = {
             REPEATS, i % CHUNKS, {.begin_ns = i, .end_ns = i + 5, .flops = 1 << i % 30}};
@@ -167,6 +172,12 @@ static void assert_same_rows(const struct case_result *a, const struct case_resu
 static void assert_same_spans(const struct case_result *a, const struct case_result *b) {
     assert_int_equal(a->n_spans, b->n_spans);
     assert_int_equal(a->dropped_spans, b->dropped_spans);
+    assert_int_equal(a->n_traced, b->n_traced);
+    for (int64_t i = 0; i < a->n_traced; i++) {
+        const struct chunk_row *x = &a->traced[i], *y = &b->traced[i];
+        assert_true(x->repeat == y->repeat && x->chunk == y->chunk && x->n_tokens == y->n_tokens);
+        assert_true(x->begin_ns == y->begin_ns && x->latency_ns == y->latency_ns);
+    }
     for (int64_t i = 0; i < a->n_spans; i++) {
         const struct span *x = &a->spans[i].span, *y = &b->spans[i].span;
         assert_int_equal(a->spans[i].chunk, b->spans[i].chunk);
