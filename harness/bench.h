@@ -19,7 +19,7 @@ struct bench_hooks {
     X(0, "all is well; so it is when the time budget skipped a case")                              \
     X(2, "usage or configuration: nothing ran")                                                    \
     X(3, "an output is wrong: the case and the first differing token are named")                   \
-    X(4, "a result has nothing to draw or to export")                                              \
+    X(4, "a result has nothing to draw, to trace or to export")                                    \
     X(5, "a case failed, crashed or timed out; nothing could run, or no build or no gnuplot")      \
     X(6, "I/O or storage")                                                                         \
     X(130, "interrupted")
@@ -32,6 +32,7 @@ int bench_main(int argc, char **argv, const struct bench_hooks *hooks);
     X(run, "run a configuration and check its answers")                                            \
     X(plan, "show every case with predicted time and memory; runs nothing")                        \
     X(show, "show a result file")                                                                  \
+    X(trace, "tell where the time of a case went, op by op")                                       \
     X(plot, "draw a result file: latency, speed, memory, prediction")                              \
     X(export, "print a result file as another tool prints its own")                                \
     X(kernels, "run ops alone and tell their rates beside this machine's ceilings")                \

@@ -20,6 +20,7 @@ doors = {
 # Headers that are not ours: who may include them. One home each.
 homes = {
     "hdf5.h": {"harness/h5file.c"},
+    "sqlite3.h": {"harness/trace_sqlite.c"},
     "ini.h": {"harness/config.c"},
     "curl/curl.h": {"harness/download.c"},
     "oneapi/dnnl/dnnl.h": {"kernels/linear/linear_onednn.c"},

@@ -1,0 +1,134 @@
+/* `bench trace`: where the time of a case went, op by op: as text, as comma-separated values, or as
+ * a file that another program opens. */
+#include "harness/arguments.h"
+#include "harness/bench.h"
+#include "harness/show.h"
+#include "harness/suggest.h"
+#include "harness/terminal.h"
+#include "harness/trace.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct options {
+    const char *path, *id, *chunk_text, *perfetto, *sqlite;
+    int chunk; /* from 0; -1: all */
+    bool csv, verbose, no_color;
+};
+
+/* "3": people count from 1. */
+static bool parse_chunk(struct options *o) {
+    char *end;
+    o->chunk = -1;
+    if (!o->chunk_text) return true;
+    errno = 0;
+    const long n = strtol(o->chunk_text, &end, 10);
+    if (errno || *end || end == o->chunk_text || n < 1 || n > INT32_MAX) return false;
+    o->chunk = (int)n - 1;
+    return true;
+}
+
+/* The case that was named; the only one needs no name. */
+static enum status choose_case(const struct record_run *run, struct options *o, struct error *err) {
+    if (!o->id && run->n == 1) o->id = run->cases[0].id;
+    if (!o->id)
+        return error_set(err, STATUS_USAGE,
+                         "which case? `bench show %s` lists its %d; expected "
+                         "--case ID",
+                         o->path, run->n);
+    const char **ids = calloc((size_t)run->n + 1, sizeof *ids);
+    if (!ids) return error_set(err, STATUS_NO_MEMORY, "no memory for %d cases", run->n);
+    bool there = false;
+    for (int i = 0; i < run->n; i++) {
+        ids[i] = run->cases[i].id;
+        there = there || strcmp(ids[i], o->id) == 0;
+    }
+    const int nearest = there ? -1 : suggest_nearest(o->id, ids, run->n);
+    const char *guess = nearest >= 0 ? ids[nearest] : NULL;
+    free(ids);
+    if (there) return STATUS_OK;
+    return error_set(err, STATUS_USAGE, "%s has no case '%s'%s%s; `bench show` lists its %d",
+                     o->path, o->id, guess ? "; did you mean " : "", guess ? guess : "", run->n);
+}
+
+static void warn_dropped(const struct trace *t) {
+    if (t->r->dropped_spans > 0)
+        fprintf(stderr, "bench trace: %lld spans found no room and are missing\n",
+                (long long)t->r->dropped_spans);
+}
+
+static enum status write_views(const struct options *o, const struct record_run *run,
+                               const struct trace *t, struct error *err) {
+    const char *no_color = getenv("NO_COLOR");
+    const struct show_style style = {.color = !o->no_color && !(no_color && no_color[0]) &&
+                                              isatty(STDOUT_FILENO),
+                                     .verbose = o->verbose,
+                                     .width = terminal_width(stdout, SHOW_WIDTH)};
+    enum status s = STATUS_OK;
+    if (o->perfetto) s = trace_perfetto(o->perfetto, run, t, err);
+    if (s == STATUS_OK && o->sqlite) s = trace_sqlite(o->sqlite, run, t, err);
+    if (s != STATUS_OK) return s;
+    if (o->csv)
+        trace_csv(stdout, t);
+    else if (!o->perfetto && !o->sqlite)
+        trace_summary(stdout, run, t, &style);
+    if (o->csv || o->perfetto || o->sqlite) warn_dropped(t);
+    return STATUS_OK;
+}
+
+static enum status trace(struct options *o, struct error *err) {
+    struct record_run run;
+    struct case_result r;
+    struct trace t;
+    enum status s = record_read_run(o->path, &run, err);
+    if (s != STATUS_OK) return s;
+    s = choose_case(&run, o, err);
+    if (s == STATUS_OK) s = record_read_case(o->path, o->id, true, &r, err);
+    if (s == STATUS_OK) {
+        s = trace_open(&t, &r, o->chunk, err);
+        if (s == STATUS_OK) s = write_views(o, &run, &t, err);
+        trace_close(&t);
+        result_free(&r);
+    }
+    record_run_free(&run);
+    return s;
+}
+
+int cmd_trace(int argc, char **argv, const struct bench_hooks *hooks) {
+    (void)hooks;
+    struct options o = {0};
+    const struct argument arguments[] = {
+        {"--case", ARGUMENT_VALUE, &o.id, "ID", "the case; not needed where there is one alone"},
+        {"--chunk", ARGUMENT_VALUE, &o.chunk_text, "N", "this chunk alone, counted from 1"},
+        {"--perfetto", ARGUMENT_VALUE, &o.perfetto, "FILE",
+         "write Chrome trace events (JSON) for ui.perfetto.dev"},
+        {"--sqlite", ARGUMENT_VALUE, &o.sqlite, "FILE",
+         "write a database with the tables of an Nsight Systems export"},
+        {"--csv", ARGUMENT_FLAG, &o.csv, NULL, "print comma-separated values: a line per span"},
+        {"--verbose", ARGUMENT_FLAG, &o.verbose, NULL, "every op and every layer"},
+        {"--no-color", ARGUMENT_FLAG, &o.no_color, NULL, "so does NO_COLOR in the environment"},
+    };
+    const struct command_line line = {
+        .command = "trace",
+        .operands = "FILE",
+        .purpose = "Tells where the time of a case's traced chunks went: by op, depth, layer and\n"
+                   "rank, with the longest gaps and what no op accounts for; or writes the spans\n"
+                   "for another program. Exits with 0, 2 for an unknown case or chunk, 4 for a\n"
+                   "case without spans, 5 where the program was built without what it needs, 6\n"
+                   "for a file that cannot be read or written.",
+        .arguments = arguments,
+        .n = sizeof arguments / sizeof arguments[0],
+        .least = 1,
+        .most = 1,
+    };
+    struct argument_list operands;
+    struct error err = {""};
+    int code = arguments_parse(&line, argc, argv, &operands);
+    if (code >= 0) return code;
+    o.path = operands.v[0];
+    if (!parse_chunk(&o)) return bench_fail_usage("trace", "--chunk: not a number", o.chunk_text);
+    enum status s = trace(&o, &err);
+    return s == STATUS_OK ? 0 : bench_fail("trace", s, &err);
+}

@@ -1,0 +1,133 @@
+/* A trace as Chrome's trace events in JSON, which Perfetto (ui.perfetto.dev, trace_processor) and
+ * chrome://tracing load. Format: "Trace Event Format" of the Chromium project; only complete events
+ * ("X") and metadata ("M") are used. Streamed: a million spans need no memory here.
+ *
+ * Process 1 is the case. Thread 1 has its chunks and, within them, layers; thread 2 what was done
+ * once for all ranks; thread 3 + R the ops of rank R. Times are microseconds since the first chunk
+ * began, with three decimals: nothing is rounded. Before it: trace.c. */
+#include "harness/new_file.h"
+#include "harness/trace.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PROCESS = 1, CHUNKS_THREAD = 1, SHARED_THREAD = 2, RANK_THREAD = 3 };
+
+/* Text from a file as a JSON string; what is not ASCII becomes '?'. */
+static void put_text(FILE *out, const char *text) {
+    putc('"', out);
+    for (const char *c = text; *c; c++) {
+        if (*c == '"' || *c == '\\') putc('\\', out);
+        putc(*c < 0x20 || *c > 0x7e ? '?' : *c, out);
+    }
+    putc('"', out);
+}
+
+static void put_metadata(FILE *out, int thread, const char *what, const char *name, int order) {
+    fprintf(out, "{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"name\":\"%s\",\"args\":{\"name\":", PROCESS,
+            thread, what);
+    put_text(out, name);
+    fputs("}},\n", out);
+    fprintf(out,
+            "{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"name\":\"thread_sort_index\",\"args\":{"
+            "\"sort_index\":%d}},\n",
+            PROCESS, thread, order);
+}
+
+static void put_threads(FILE *out, const struct trace *t) {
+    char name[40];
+    put_metadata(out, 0, "process_name", t->r->id, 0);
+    put_metadata(out, CHUNKS_THREAD, "thread_name", "chunks and layers", 1);
+    for (int i = 0; i <= MAX_RANKS; i++) {
+        if (t->ranks[i].sum.calls == 0) continue;
+        snprintf(name, sizeof name, "rank %d", i - 1);
+        put_metadata(out, i > 0 ? RANK_THREAD + i - 1 : SHARED_THREAD, "thread_name",
+                     i > 0 ? name : "for all ranks", 2 + i);
+    }
+}
+
+/* Nanoseconds as microseconds: "12.345" */
+static void put_us(FILE *out, const char *key, int64_t ns) {
+    fprintf(out, ",\"%s\":%s%lld.%03d", key, ns < 0 ? "-" : "", llabs((long long)ns) / 1000,
+            (int)(llabs((long long)ns) % 1000));
+}
+
+/* An event up to its arguments. */
+static void begin_event(FILE *out, const struct trace *t, int thread, const char *category,
+                        int64_t begin_ns, int64_t end_ns) {
+    fprintf(out, "{\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"cat\":\"%s\"", PROCESS, thread, category);
+    put_us(out, "ts", begin_ns - t->chunks[0].begin_ns);
+    put_us(out, "dur", end_ns - begin_ns);
+}
+
+static void put_span(FILE *out, const struct trace *t, const struct span_row *row) {
+    const struct span *s = &row->span;
+    char name[TRACE_TEXT];
+    const int thread = s->rank >= 0 ? RANK_THREAD + s->rank : SHARED_THREAD;
+    begin_event(out, t, thread, "op", s->begin_ns, s->end_ns);
+    fprintf(out,
+            ",\"name\":\"%s\",\"args\":{\"kernel\":\"%s\",\"repeat\":%d,\"chunk\":%d,\"layer\":%d,"
+            "\"rank\":%d,\"flops\":%lld,\"bytes\":%lld}},\n",
+            trace_op_text(name, s->op, s->role), variant_name((enum op)s->op, s->variant),
+            row->repeat, row->chunk, s->layer, s->rank, (long long)s->flops, (long long)s->bytes);
+}
+
+static void put_layers(FILE *out, const struct trace *t, const struct trace_chunk *c) {
+    for (int64_t first = 0, i = 0; i < c->n; first = i) {
+        const int layer = c->spans[first]->span.layer;
+        const int64_t end_ns = trace_layer_end(c, first, &i);
+        if (layer < 0) continue;
+        begin_event(out, t, CHUNKS_THREAD, "layer", c->spans[first]->span.begin_ns, end_ns);
+        fprintf(out, ",\"name\":\"layer %d\",\"args\":{\"layer\":%d}},\n", layer + 1, layer);
+    }
+}
+
+static void put_chunk(FILE *out, const struct trace *t, const struct trace_chunk *c) {
+    begin_event(out, t, CHUNKS_THREAD, "chunk", c->begin_ns, c->end_ns);
+    fprintf(out, ",\"name\":\"chunk %d\",\"args\":{\"repeat\":%d,\"chunk\":%d", c->chunk + 1,
+            c->repeat, c->chunk);
+    if (c->row)
+        fprintf(out, ",\"start_token\":%d,\"n_tokens\":%d,\"flops\":%lld,\"bytes\":%lld",
+                c->row->start_token, c->row->n_tokens, (long long)c->row->flops,
+                (long long)c->row->bytes);
+    fputs("}},\n", out);
+    put_layers(out, t, c);
+    for (int64_t i = 0; i < c->n; i++) put_span(out, t, c->spans[i]);
+}
+
+/* The list ends with an event without a comma after it: the process's label, whose place is free.
+ */
+static void put_trace(FILE *out, const struct record_run *run, const struct trace *t) {
+    fputs("{\"displayTimeUnit\":\"ns\",\"otherData\":{\"tool\":\"chunkbench\",\"case\":", out);
+    put_text(out, t->r->id);
+    fputs(",\"host\":", out);
+    put_text(out, run->facts.hostname);
+    fprintf(out, ",\"begin_monotonic_ns\":\"%lld\",\"dropped_spans\":\"%lld\"},\n",
+            (long long)t->chunks[0].begin_ns, (long long)t->r->dropped_spans);
+    fputs("\"traceEvents\":[\n", out);
+    put_threads(out, t);
+    for (int i = 0; i < t->n_chunks; i++) put_chunk(out, t, &t->chunks[i]);
+    fprintf(out,
+            "{\"ph\":\"M\",\"pid\":%d,\"tid\":0,\"name\":\"process_labels\",\"args\":{"
+            "\"labels\":",
+            PROCESS);
+    put_text(out, t->r->dropped_spans > 0 ? "spans are missing" : t->r->device);
+    fputs("}}\n]}\n", out);
+}
+
+enum status trace_perfetto(const char *path, const struct record_run *run, const struct trace *t,
+                           struct error *err) {
+    struct new_file f;
+    enum status s = new_file_begin(&f, path, err);
+    if (s != STATUS_OK) return s;
+    FILE *out = fopen(f.temporary, "we");
+    if (out) put_trace(out, run, t);
+    const bool bad = !out || ferror(out);
+    if ((out && fclose(out) != 0) || bad) {
+        s = error_set(err, STATUS_IO, "cannot write %s: %s", path, strerror(errno));
+        new_file_drop(&f);
+        return s;
+    }
+    return new_file_end(&f, err);
+}

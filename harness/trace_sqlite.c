@@ -1,0 +1,325 @@
+/* A trace as a database with the tables of an Nsight Systems export ("SQLite Export Schema
+ * Reference" in its documentation), so that queries and scripts for those read it. The only user
+ * of libsqlite3, which a build may lack. Before it: trace.c.
+ *
+ * A span is a row of CUPTI_ACTIVITY_KIND_KERNEL: shortName is op and role, demangledName has the
+ * kernel too, streamId is the rank + 1 (0: for all ranks). What a span does not know (grid, block,
+ * registers) is NULL. Three columns are ours: chunk, layer (as the result file numbers them), and
+ * flops. NVTX_EVENTS has the ranges case > chunk > layer > op in the domain "bench", all of thread
+ * 1 of process 1: the file does not say under which numbers they ran. Times are nanoseconds since
+ * the first chunk began, as TARGET_INFO_SESSION_START_TIME tells it. */
+#include "harness/trace.h"
+
+#ifndef HAVE_SQLITE
+
+enum status trace_sqlite(const char *path, const struct record_run *run, const struct trace *t,
+                         struct error *err) {
+    (void)run;
+    (void)t;
+    return error_set(err, STATUS_RUN_FAILED,
+                     "cannot write %s: this program was built without SQLite; install "
+                     "libsqlite3-dev and build again",
+                     path);
+}
+
+#else
+
+#include "harness/new_file.h"
+
+#include <sqlite3.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Event types of NVTX_EVENTS, and a thread's number: process << 24 | thread. */
+enum { RANGE = 59, DOMAIN_CREATE = 75, DOMAIN = 1, PROCESS = 1 << 24, THREAD = PROCESS | 1 };
+
+static const char tables[] =
+    "CREATE TABLE StringIds (id INTEGER NOT NULL PRIMARY KEY, value TEXT);"
+    "CREATE TABLE ENUM_NSYS_EVENT_TYPE (id INTEGER NOT NULL PRIMARY KEY, name TEXT, label TEXT);"
+    "INSERT INTO ENUM_NSYS_EVENT_TYPE VALUES (59, 'NvtxPushPopRange', 'NVTX Push/Pop Range'),"
+    " (75, 'NvtxDomainCreate', 'NVTX Domain Create');"
+    "CREATE TABLE META_DATA_EXPORT (name TEXT NOT NULL, value TEXT);"
+    "CREATE TABLE PROCESSES (globalPid INTEGER, pid INTEGER, name TEXT);"
+    "CREATE TABLE ThreadNames (nameId INTEGER NOT NULL, priority INTEGER, globalTid INTEGER);"
+    "CREATE TABLE TARGET_INFO_SESSION_START_TIME (utcEpochNs INTEGER, utcTime TEXT,"
+    " localTime TEXT);"
+    "CREATE TABLE TARGET_INFO_SYSTEM_ENV (globalVid INTEGER, devStateName TEXT, name TEXT NOT NULL,"
+    " nameEnum INTEGER, value TEXT);"
+    "CREATE TABLE TARGET_INFO_GPU (vmId INTEGER, id INTEGER NOT NULL, name TEXT, busLocation TEXT,"
+    " uuid TEXT, totalMemory INTEGER, computeMajor INTEGER, computeMinor INTEGER);"
+    "CREATE TABLE CUPTI_ACTIVITY_KIND_KERNEL (start INTEGER NOT NULL, end INTEGER NOT NULL,"
+    " deviceId INTEGER NOT NULL, contextId INTEGER NOT NULL, greenContextId INTEGER,"
+    " streamId INTEGER NOT NULL, correlationId INTEGER, globalPid INTEGER,"
+    " demangledName INTEGER NOT NULL, shortName INTEGER NOT NULL, mangledName INTEGER,"
+    " launchType INTEGER, cacheConfig INTEGER, registersPerThread INTEGER, gridX INTEGER,"
+    " gridY INTEGER, gridZ INTEGER, blockX INTEGER, blockY INTEGER, blockZ INTEGER,"
+    " staticSharedMemory INTEGER, dynamicSharedMemory INTEGER, localMemoryPerThread INTEGER,"
+    " localMemoryTotal INTEGER, gridId INTEGER, sharedMemoryExecuted INTEGER, graphNodeId INTEGER,"
+    " sharedMemoryLimitConfig INTEGER, chunk INTEGER, layer INTEGER, flops INTEGER);"
+    "CREATE TABLE NVTX_EVENTS (start INTEGER NOT NULL, end INTEGER, eventType INTEGER NOT NULL,"
+    " rangeId INTEGER, category INTEGER, color INTEGER, text TEXT, globalTid INTEGER,"
+    " endGlobalTid INTEGER, textId INTEGER, domainId INTEGER, uint64Value INTEGER,"
+    " int64Value INTEGER, doubleValue REAL, uint32Value INTEGER, int32Value INTEGER,"
+    " floatValue REAL, jsonTextId INTEGER, jsonText TEXT, binaryData TEXT);";
+
+static const char insert_string[] = "INSERT INTO StringIds VALUES (?, ?)";
+static const char insert_kernel[] =
+    "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL (start, end, deviceId, contextId, streamId,"
+    " correlationId, globalPid, demangledName, shortName, chunk, layer, flops)"
+    " VALUES (?, ?, 0, 0, ?, ?, ?, ?, ?, ?, ?, ?)";
+static const char insert_range[] =
+    "INSERT INTO NVTX_EVENTS (start, end, eventType, rangeId, text, globalTid, textId, domainId)"
+    " VALUES (?, ?, ?, NULL, ?, ?, ?, ?)";
+
+/* A database that is being written. After the first failure nothing more is done. */
+struct writer {
+    sqlite3 *db;
+    int code; /* SQLite's, of the first failure */
+    sqlite3_stmt *string, *kernel, *range;
+    const struct trace *t;
+    int64_t origin_ns;
+    int64_t n_strings, n_kernels;
+    int64_t *short_name, *full_name; /* string ids, [t->n_ops] */
+    int64_t *layer_name;             /* [t->n_layers]; 0: not used yet */
+};
+
+static void check(struct writer *w, int code) {
+    if (w->code == SQLITE_OK && code != SQLITE_OK && code != SQLITE_DONE && code != SQLITE_ROW)
+        w->code = code;
+}
+
+static void run_sql(struct writer *w, const char *sql) {
+    if (w->code == SQLITE_OK) check(w, sqlite3_exec(w->db, sql, NULL, NULL, NULL));
+}
+
+static sqlite3_stmt *prepare(struct writer *w, const char *sql) {
+    sqlite3_stmt *s = NULL;
+    if (w->code == SQLITE_OK) check(w, sqlite3_prepare_v2(w->db, sql, -1, &s, NULL));
+    return s;
+}
+
+static void bind_numbers(struct writer *w, sqlite3_stmt *s, const int64_t *values, int n) {
+    for (int i = 0; w->code == SQLITE_OK && i < n; i++)
+        check(w, sqlite3_bind_int64(s, i + 1, values[i]));
+}
+
+static void step(struct writer *w, sqlite3_stmt *s) {
+    if (w->code != SQLITE_OK) return;
+    check(w, sqlite3_step(s));
+    check(w, sqlite3_reset(s));
+    check(w, sqlite3_clear_bindings(s));
+}
+
+/* ---- strings and facts ---- */
+
+static int64_t add_string(struct writer *w, const char *text) {
+    if (w->code != SQLITE_OK) return 0;
+    check(w, sqlite3_bind_int64(w->string, 1, ++w->n_strings));
+    check(w, sqlite3_bind_text(w->string, 2, text, -1, SQLITE_TRANSIENT));
+    step(w, w->string);
+    return w->n_strings;
+}
+
+/* A name and a value, or two texts, into a table that has room for both. */
+static void add_texts(struct writer *w, const char *sql, const char *first, const char *second) {
+    sqlite3_stmt *s = prepare(w, sql);
+    if (w->code == SQLITE_OK) check(w, sqlite3_bind_text(s, 1, first, -1, SQLITE_TRANSIENT));
+    if (w->code == SQLITE_OK) check(w, sqlite3_bind_text(s, 2, second, -1, SQLITE_TRANSIENT));
+    step(w, s);
+    check(w, sqlite3_finalize(s));
+}
+
+/* When the first chunk began, by the pair of clocks that the run read together. */
+static void add_session_start(struct writer *w, const struct run_facts *facts) {
+    char utc[40], local[40];
+    struct tm tm;
+    const double ns =
+        (double)facts->realtime_ns + ((double)w->origin_ns - (double)facts->monotonic_ns);
+    const int64_t epoch_ns =
+        ns > 0 && ns < 9e18 ? (int64_t)((uint64_t)facts->realtime_ns +
+                                        ((uint64_t)w->origin_ns - (uint64_t)facts->monotonic_ns))
+                            : 0;
+    const time_t seconds = (time_t)(epoch_ns / 1000000000);
+    gmtime_r(&seconds, &tm);
+    strftime(utc, sizeof utc, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    localtime_r(&seconds, &tm);
+    strftime(local, sizeof local, "%Y-%m-%dT%H:%M:%S%z", &tm);
+    add_texts(w, "INSERT INTO TARGET_INFO_SESSION_START_TIME (utcTime, localTime) VALUES (?, ?)",
+              utc, local);
+    sqlite3_stmt *s = prepare(w, "UPDATE TARGET_INFO_SESSION_START_TIME SET utcEpochNs = ?");
+    bind_numbers(w, s, &epoch_ns, 1);
+    step(w, s);
+    check(w, sqlite3_finalize(s));
+}
+
+static void add_gpus(struct writer *w, const struct run_facts *facts) {
+    for (int i = 0; i < facts->n_gpus; i++) {
+        const struct nvml_gpu *gpu = &facts->gpus[i].gpu;
+        const int64_t numbers[] = {i, gpu->memory_bytes, gpu->capability / 10,
+                                   gpu->capability % 10};
+        sqlite3_stmt *s = prepare(w, "INSERT INTO TARGET_INFO_GPU (id, totalMemory, computeMajor,"
+                                     " computeMinor, vmId, name, busLocation, uuid)"
+                                     " VALUES (?, ?, ?, ?, 0, ?, ?, ?)");
+        bind_numbers(w, s, numbers, 4);
+        if (w->code == SQLITE_OK) {
+            check(w, sqlite3_bind_text(s, 5, gpu->name, -1, SQLITE_TRANSIENT));
+            check(w, sqlite3_bind_text(s, 6, gpu->bus_id, -1, SQLITE_TRANSIENT));
+            check(w, sqlite3_bind_text(s, 7, gpu->uuid, -1, SQLITE_TRANSIENT));
+        }
+        step(w, s);
+        check(w, sqlite3_finalize(s));
+    }
+}
+
+static void add_facts(struct writer *w, const struct run_facts *facts) {
+    static const char about[] = "INSERT INTO META_DATA_EXPORT VALUES (?, ?)";
+    static const char environment[] = "INSERT INTO TARGET_INFO_SYSTEM_ENV (name, value)"
+                                      " VALUES (?, ?)";
+    char dropped[32];
+    snprintf(dropped, sizeof dropped, "%lld", (long long)w->t->r->dropped_spans);
+    add_texts(w, about, "EXPORT_PRODUCT", "chunkbench");
+    add_texts(w, about, "EXPORT_PRODUCT_VERSION", facts->tool_version);
+    add_texts(w, about, "KERNELS_FROM", "spans: begin and end of every op");
+    add_texts(w, about, "DROPPED_SPANS", dropped);
+    add_texts(w, environment, "Hostname", facts->hostname);
+    add_texts(w, environment, "CpuModel", facts->cpu_model);
+    add_texts(w, "INSERT INTO PROCESSES (globalPid, pid, name) VALUES (1 << 24, 1, ? || ' ' || ?)",
+              "bench run", w->t->r->id);
+    const int64_t thread[] = {add_string(w, "chunks, layers, ops"), THREAD};
+    sqlite3_stmt *s = prepare(w, "INSERT INTO ThreadNames VALUES (?, 0, ?)");
+    bind_numbers(w, s, thread, 2);
+    step(w, s);
+    check(w, sqlite3_finalize(s));
+    add_session_start(w, facts);
+    add_gpus(w, facts);
+}
+
+/* Kernels of one op and role share a short name. */
+static void add_op_names(struct writer *w) {
+    const struct trace *t = w->t;
+    for (int i = 0; i < t->n_ops; i++) {
+        const struct trace_op *o = &t->ops[i];
+        char text[TRACE_TEXT], full[TRACE_TEXT];
+        trace_op_text(text, o->op, o->role);
+        snprintf(full, sizeof full, "%.100s [%.100s]", text,
+                 variant_name((enum op)o->op, o->variant));
+        w->full_name[i] = add_string(w, full);
+        for (int k = 0; k < i && !w->short_name[i]; k++)
+            if (t->ops[k].op == o->op && t->ops[k].role == o->role)
+                w->short_name[i] = w->short_name[k];
+        if (!w->short_name[i]) w->short_name[i] = add_string(w, text);
+    }
+}
+
+/* ---- ranges and kernels ---- */
+
+static void add_range(struct writer *w, int64_t begin_ns, int64_t end_ns, int64_t text_id) {
+    if (w->code != SQLITE_OK) return;
+    check(w, sqlite3_bind_int64(w->range, 1, begin_ns - w->origin_ns));
+    check(w, sqlite3_bind_int64(w->range, 2, end_ns - w->origin_ns));
+    check(w, sqlite3_bind_int(w->range, 3, RANGE));
+    check(w, sqlite3_bind_int(w->range, 5, THREAD));
+    check(w, sqlite3_bind_int64(w->range, 6, text_id));
+    check(w, sqlite3_bind_int(w->range, 7, DOMAIN));
+    step(w, w->range);
+}
+
+static void add_domain(struct writer *w) {
+    if (w->code != SQLITE_OK) return;
+    check(w, sqlite3_bind_int(w->range, 1, 0));
+    check(w, sqlite3_bind_int(w->range, 3, DOMAIN_CREATE));
+    check(w, sqlite3_bind_text(w->range, 4, "bench", -1, SQLITE_STATIC));
+    check(w, sqlite3_bind_int(w->range, 5, THREAD));
+    check(w, sqlite3_bind_int(w->range, 7, DOMAIN));
+    step(w, w->range);
+}
+
+static void add_span(struct writer *w, const struct span_row *row) {
+    const struct span *s = &row->span;
+    const int op = trace_op_number(w->t, s);
+    const int64_t values[] = {s->begin_ns - w->origin_ns,
+                              s->end_ns - w->origin_ns,
+                              s->rank + 1,
+                              ++w->n_kernels,
+                              PROCESS,
+                              w->full_name[op],
+                              w->short_name[op],
+                              row->chunk,
+                              s->layer,
+                              s->flops};
+    bind_numbers(w, w->kernel, values, (int)(sizeof values / sizeof *values));
+    step(w, w->kernel);
+    add_range(w, s->begin_ns, s->end_ns, w->short_name[op]);
+}
+
+static int64_t layer_name(struct writer *w, int layer) {
+    char text[40];
+    snprintf(text, sizeof text, "layer %d", layer + 1);
+    if (!w->layer_name[layer + 1]) w->layer_name[layer + 1] = add_string(w, text);
+    return w->layer_name[layer + 1];
+}
+
+/* A range before those within it. */
+static void add_chunk(struct writer *w, const struct trace_chunk *c) {
+    char text[40];
+    snprintf(text, sizeof text, "chunk %d", c->chunk + 1);
+    add_range(w, c->begin_ns, c->end_ns, add_string(w, text));
+    for (int64_t first = 0, i = 0; i < c->n; first = i) {
+        const int layer = c->spans[first]->span.layer;
+        const int64_t end_ns = trace_layer_end(c, first, &i);
+        if (layer >= 0) add_range(w, c->spans[first]->span.begin_ns, end_ns, layer_name(w, layer));
+        for (int64_t k = first; k < i && w->code == SQLITE_OK; k++) add_span(w, c->spans[k]);
+    }
+}
+
+static void add_chunks(struct writer *w) {
+    char text[TRACE_TEXT];
+    const struct trace *t = w->t;
+    snprintf(text, sizeof text, "case %s", t->r->id);
+    add_domain(w);
+    add_range(w, t->chunks[0].begin_ns, t->chunks[t->n_chunks - 1].end_ns, add_string(w, text));
+    for (int i = 0; i < t->n_chunks; i++) add_chunk(w, &t->chunks[i]);
+}
+
+/* ---- the file ---- */
+
+static void write_database(struct writer *w, const char *path, const struct run_facts *facts) {
+    check(w, sqlite3_open(path, &w->db));
+    run_sql(w, "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN");
+    run_sql(w, tables);
+    w->string = prepare(w, insert_string);
+    w->kernel = prepare(w, insert_kernel);
+    w->range = prepare(w, insert_range);
+    add_facts(w, facts);
+    add_op_names(w);
+    add_chunks(w);
+    run_sql(w, "COMMIT");
+    sqlite3_finalize(w->string);
+    sqlite3_finalize(w->kernel);
+    sqlite3_finalize(w->range);
+    check(w, sqlite3_close(w->db));
+}
+
+enum status trace_sqlite(const char *path, const struct record_run *run, const struct trace *t,
+                         struct error *err) {
+    struct new_file f;
+    enum status s = new_file_begin(&f, path, err);
+    if (s != STATUS_OK) return s;
+    struct writer w = {.t = t, .origin_ns = t->chunks[0].begin_ns};
+    w.short_name = calloc((size_t)t->n_ops, sizeof *w.short_name);
+    w.full_name = calloc((size_t)t->n_ops, sizeof *w.full_name);
+    w.layer_name = calloc((size_t)t->n_layers, sizeof *w.layer_name);
+    if (w.short_name && w.full_name && w.layer_name)
+        write_database(&w, f.temporary, &run->facts);
+    else
+        w.code = SQLITE_NOMEM;
+    free(w.short_name);
+    free(w.full_name);
+    free(w.layer_name);
+    if (w.code == SQLITE_OK) return new_file_end(&f, err);
+    new_file_drop(&f);
+    return error_set(err, STATUS_IO, "cannot write %s: %s", path, sqlite3_errstr(w.code));
+}
+
+#endif

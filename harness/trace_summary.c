@@ -1,0 +1,302 @@
+/* A trace for people: where the time of the traced chunks went by op, depth, layer and rank, and
+ * what no op accounts for. And for programs, a line per span. Before it: trace.c. */
+#include "harness/format.h"
+#include "harness/show.h"
+#include "harness/trace.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { TOP = 12, LAYER_ROWS = 12 };
+
+static double share(double part, double whole) {
+    return whole > 0 ? 100 * part / whole : (double)NAN;
+}
+
+static void add_percent(struct table *t, double percent) {
+    if (isfinite(percent))
+        table_add(t, TONE_PLAIN, "%.1f", percent);
+    else
+        table_add(t, TONE_PLAIN, "-");
+}
+
+static void print_table(FILE *out, struct table *t, const struct show_style *style) {
+    table_print(out, t, "  ", style->width, style->color);
+    table_close(t);
+}
+
+/* ---- what was traced ---- */
+
+static void print_head(FILE *out, const struct trace *t, const struct show_style *style) {
+    char when[TRACE_TEXT], ns[FORMAT_BYTES], count[FORMAT_BYTES];
+    const double cost = trace_cost(t);
+    show_text(out, t->r->id, SIZE_MAX);
+    fprintf(out, "\n  traced   %s: %s, %s ops\n", trace_when(when, t),
+            format_seconds(ns, t->latency_ns / 1e9), format_count(count, t->n));
+    if (isfinite(cost))
+        fprintf(out,
+                "  beside   the same chunks in the measured repeats (median): %s, %.3f of it\n",
+                format_seconds(ns, t->latency_ns / cost / 1e9), 1 / cost);
+    if (t->r->dropped_spans > 0)
+        fprintf(out, "  %sDROPPED  %s spans of this case found no room: sums are too low%s\n",
+                tone_begin(TONE_BAD, style->color), format_count(count, t->r->dropped_spans),
+                tone_end(TONE_BAD, style->color));
+    if (!t->whole)
+        fputs("  The file is of before chunks were recorded beside their spans: a chunk reaches "
+              "from its first op to its last.\n",
+              out);
+}
+
+/* ---- by op ---- */
+
+static void add_rates(struct table *table, const struct trace_sum *s,
+                      const struct device_rates *rates) {
+    table_add_number(table, s->ns > 0 && s->flops > 0 ? s->flops / s->ns : (double)NAN);
+    table_add_number(table, s->ns > 0 && s->bytes > 0 ? s->bytes / s->ns : (double)NAN);
+    add_percent(table, 100 * trace_of_ceiling(s, rates));
+}
+
+static void add_op(struct table *table, const struct trace *t, const struct trace_op *o,
+                   const struct device_rates *rates) {
+    char text[TRACE_TEXT], count[FORMAT_BYTES];
+    table_add(table, TONE_PLAIN, "%s", trace_op_text(text, o->op, o->role));
+    table_add(table, TONE_PLAIN, "%s", variant_name((enum op)o->op, o->variant));
+    table_add(table, TONE_PLAIN, "%s", format_count(count, o->sum.calls));
+    table_add_number(table, o->sum.ns / 1e6);
+    add_percent(table, share(o->sum.ns, t->latency_ns));
+    add_rates(table, &o->sum, rates);
+}
+
+/* A row without a kernel. */
+static void add_rest(struct table *table, const struct trace *t, const char *name, double ns) {
+    if (ns == 0) return;
+    table_add(table, TONE_FAINT, "%s", name);
+    table_add(table, TONE_PLAIN, "%s", "");
+    table_add(table, TONE_PLAIN, "%s", "");
+    table_add_number(table, ns / 1e6);
+    add_percent(table, share(ns, t->latency_ns));
+    for (int i = 0; i < 3; i++) table_add(table, TONE_PLAIN, "%s", "");
+}
+
+/* The ops after the first TOP, together. */
+static void add_others(struct table *table, const struct trace *t) {
+    char name[40];
+    double ns = 0;
+    for (int i = TOP; i < t->n_ops; i++) ns += t->ops[i].sum.ns;
+    snprintf(name, sizeof name, "(%d more: --verbose)", t->n_ops - TOP);
+    add_rest(table, t, name, ns);
+}
+
+static void print_ops(FILE *out, const struct trace *t, const struct device_rates *rates,
+                      const struct show_style *style) {
+    static const struct table_column columns[] = {
+        {"op", "", true, false},        {"kernel", "", true, false},
+        {"calls", "", false, false},    {"time", "ms", false, false},
+        {"share", "%", false, false},   {"rate", "GFLOP/s", false, false},
+        {"rate", "GB/s", false, false}, {"of ceiling", "%", false, false}};
+    struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
+    const bool all = style->verbose || t->n_ops <= TOP + 1;
+    for (int i = 0; i < t->n_ops && (all || i < TOP); i++) add_op(table, t, &t->ops[i], rates);
+    if (!all) add_others(table, t);
+    add_rest(table, t, "(before the first op)", t->before_ns);
+    add_rest(table, t, "(between ops)", t->between_ns);
+    add_rest(table, t, "(after the last op)", t->after_ns);
+    add_rest(table, t, "(ops at once)", -t->at_once_ns);
+    add_rest(table, t, "latency of the chunks", t->latency_ns);
+    fputs("\ntime by op (all ranks)\n", out);
+    print_table(out, table, style);
+    fputs("  ceiling: multiply-adds on registers or a copy through memory, the longer of them; "
+          "caches beat it\n",
+          out);
+}
+
+/* ---- by depth ---- */
+
+/* Attention, linears, communication and all else: what grows with depth, with the model, with the
+ * ranks. */
+enum { PARTS = 4 };
+static void parts_of(const double op_ns[OPS], double out[PARTS]) {
+    memset(out, 0, PARTS * sizeof *out);
+    for (int i = 0; i < OPS; i++)
+        out[i == OP_ATTENTION ? 0 : i == OP_LINEAR ? 1 : i == OP_ALL_REDUCE ? 2 : 3] += op_ns[i];
+}
+
+static void add_parts(struct table *table, const double op_ns[OPS], double whole) {
+    double parts[PARTS];
+    parts_of(op_ns, parts);
+    for (int i = 0; i < PARTS; i++) add_percent(table, share(parts[i], whole));
+}
+
+#define PART_COLUMNS                                                                               \
+    {"attention", "%", false, false}, {"linear", "%", false, false},                               \
+        {"all_reduce", "%", false, false}, {                                                       \
+        "other ops", "%", false, false                                                             \
+    }
+
+static void print_chunks(FILE *out, const struct trace *t, const struct show_style *style) {
+    static const struct table_column columns[] = {{"chunk", "", false, false},
+                                                  {"from", "token", false, false},
+                                                  {"ops", "", false, false},
+                                                  {"latency", "ms", false, false},
+                                                  PART_COLUMNS,
+                                                  {"no op", "%", false, false},
+                                                  {"longest gap", "us", false, false}};
+    struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
+    for (int i = 0; i < t->n_chunks; i++) {
+        const struct trace_chunk *c = &t->chunks[i];
+        const double latency = (double)(c->end_ns - c->begin_ns);
+        double op_ns[OPS] = {0}, gap = 0;
+        int64_t last = c->spans[0]->span.end_ns;
+        char text[FORMAT_BYTES];
+        for (int64_t k = 0; k < c->n; k++) {
+            const struct span *s = &c->spans[k]->span;
+            op_ns[s->op] += (double)(s->end_ns - s->begin_ns);
+            if (s->begin_ns > last) gap = fmax(gap, (double)(s->begin_ns - last));
+            if (s->end_ns > last) last = s->end_ns;
+        }
+        table_add(table, TONE_PLAIN, "%d", c->chunk + 1);
+        table_add(table, TONE_PLAIN, "%s", c->row ? format_count(text, c->row->start_token) : "-");
+        table_add(table, TONE_PLAIN, "%s", format_count(text, c->n));
+        table_add_number(table, latency / 1e6);
+        add_parts(table, op_ns, latency);
+        add_percent(table, share(latency - c->ops_ns + c->at_once_ns, latency));
+        table_add_number(table, gap / 1e3);
+    }
+    fputs("\ntime by depth\n", out);
+    print_table(out, table, style);
+}
+
+/* ---- by layer ---- */
+
+static void add_layers(struct table *table, const struct trace *t, int first, int last) {
+    struct trace_group sum = {.sum = {0}};
+    const int n = last - first + 1;
+    for (int i = first; i <= last; i++) {
+        const struct trace_group *g = &t->layers[i];
+        sum.sum.calls += g->sum.calls, sum.sum.ns += g->sum.ns;
+        sum.sum.flops += g->sum.flops, sum.sum.bytes += g->sum.bytes;
+        for (int op = 0; op < OPS; op++) sum.op_ns[op] += g->op_ns[op];
+    }
+    if (sum.sum.calls == 0) return;
+    if (first == 0)
+        table_add(table, TONE_PLAIN, "outside");
+    else if (n == 1)
+        table_add(table, TONE_PLAIN, "%d", first);
+    else
+        table_add(table, TONE_PLAIN, "%d-%d", first, last);
+    table_add_number(table, sum.sum.ns / 1e6 / n);
+    add_percent(table, share(sum.sum.ns, t->latency_ns));
+    add_parts(table, sum.op_ns, sum.sum.ns);
+    table_add_number(table, sum.sum.ns > 0 ? sum.sum.flops / sum.sum.ns : (double)NAN);
+}
+
+static void print_layers(FILE *out, const struct trace *t, const struct show_style *style) {
+    static const struct table_column columns[] = {{"layer", "", false, false},
+                                                  {"time a layer", "ms", false, false},
+                                                  {"share", "%", false, false},
+                                                  PART_COLUMNS,
+                                                  {"rate", "GFLOP/s", false, false}};
+    struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
+    const int layers = t->n_layers - 1;
+    const int rows = style->verbose || layers < LAYER_ROWS ? layers : LAYER_ROWS;
+    add_layers(table, t, 0, 0);
+    for (int i = 0; i < rows; i++)
+        add_layers(table, t, 1 + (int)((int64_t)i * layers / rows),
+                   (int)((int64_t)(i + 1) * layers / rows));
+    fputs("\ntime by layer (a layer's: mean over those of the row; parts: of the row)\n", out);
+    print_table(out, table, style);
+}
+
+/* ---- gaps and ranks ---- */
+
+static void print_gaps(FILE *out, const struct trace *t, const struct show_style *style) {
+    static const struct table_column columns[] = {{"gap", "us", false, false},
+                                                  {"chunk", "", false, false},
+                                                  {"after", "", true, false},
+                                                  {"before", "", true, false}};
+    if (t->n_gaps == 0) return;
+    struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
+    for (int i = 0; i < t->n_gaps; i++) {
+        const struct trace_gap *g = &t->gaps[i];
+        char text[TRACE_TEXT];
+        table_add_number(table, g->ns / 1e3);
+        table_add(table, TONE_PLAIN, "%d", g->after->chunk + 1);
+        table_add(table, TONE_PLAIN, "%s", trace_span_text(text, &g->after->span));
+        table_add(table, TONE_PLAIN, "%s", trace_span_text(text, &g->before->span));
+    }
+    fputs("\nlongest gaps between ops\n", out);
+    print_table(out, table, style);
+}
+
+static void add_rank(struct table *table, const struct trace *t, int number) {
+    const struct trace_group *g = &t->ranks[number];
+    char count[FORMAT_BYTES];
+    if (g->sum.calls == 0) return;
+    if (number == 0)
+        table_add(table, TONE_PLAIN, "for all");
+    else
+        table_add(table, TONE_PLAIN, "%d", number - 1);
+    table_add(table, TONE_PLAIN, "%s", format_count(count, g->sum.calls));
+    table_add_number(table, g->sum.ns / 1e6);
+    add_percent(table, share(g->sum.ns, t->latency_ns));
+    add_parts(table, g->op_ns, g->sum.ns);
+    table_add_number(table, g->sum.ns > 0 ? g->sum.flops / g->sum.ns : (double)NAN);
+}
+
+static void print_skew(FILE *out, const struct trace *t) {
+    double least = INFINITY, most = 0;
+    int slowest = 0, ranks = 0;
+    for (int i = 1; i <= MAX_RANKS; i++) {
+        const double ns = t->ranks[i].sum.ns;
+        if (t->ranks[i].sum.calls == 0) continue;
+        ranks++;
+        if (ns < least) least = ns;
+        if (ns > most) most = ns, slowest = i - 1;
+    }
+    if (ranks > 1)
+        fprintf(out, "  skew: rank %d, the slowest, took %.1f %% more than the fastest\n", slowest,
+                share(most - least, least));
+    double comm = 0;
+    for (int i = 0; i <= MAX_RANKS; i++) comm += t->ranks[i].op_ns[OP_ALL_REDUCE];
+    fprintf(out, "  communication: %.1f %% of the chunks' latency\n", share(comm, t->latency_ns));
+}
+
+static void print_ranks(FILE *out, const struct trace *t, const struct show_style *style) {
+    static const struct table_column columns[] = {{"rank", "", false, false},
+                                                  {"ops", "", false, false},
+                                                  {"time", "ms", false, false},
+                                                  {"share", "%", false, false},
+                                                  PART_COLUMNS,
+                                                  {"rate", "GFLOP/s", false, false}};
+    struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
+    for (int i = 1; i <= MAX_RANKS; i++) add_rank(table, t, i);
+    add_rank(table, t, 0);
+    fputs("\ntime by rank (ranks that share a device run one after another)\n", out);
+    print_table(out, table, style);
+    print_skew(out, t);
+}
+
+void trace_summary(FILE *out, const struct record_run *run, const struct trace *t,
+                   const struct show_style *style) {
+    print_head(out, t, style);
+    print_ops(out, t, &run->facts.rates, style);
+    print_chunks(out, t, style);
+    print_layers(out, t, style);
+    print_ranks(out, t, style);
+    print_gaps(out, t, style);
+}
+
+/* ---- a line per span ---- */
+
+void trace_csv(FILE *out, const struct trace *t) {
+    fputs("repeat,chunk,rank,layer,op,role,kernel,begin_ns,end_ns,duration_ns,flops,bytes\n", out);
+    for (int64_t i = 0; i < t->n; i++) {
+        const struct span_row *row = t->spans[i];
+        const struct span *s = &row->span;
+        fprintf(out, "%d,%d,%d,%d,%s,%s,%s,%lld,%lld,%lld,%lld,%lld\n", row->repeat, row->chunk,
+                s->rank, s->layer, op_name((enum op)s->op), role_name((enum role)s->role),
+                variant_name((enum op)s->op, s->variant), (long long)s->begin_ns,
+                (long long)s->end_ns, (long long)(s->end_ns - s->begin_ns), (long long)s->flops,
+                (long long)s->bytes);
+    }
+}

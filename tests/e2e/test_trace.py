@@ -1,0 +1,329 @@
+"""bench trace: what it says about a case is what the spans of the file say, computed here by h5py and numpy alone; and
+the files that it writes are what their readers expect."""
+import csv
+import io
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+import drive
+import h5py
+import numpy as np
+
+# What the kernel summary and the range summary of an Nsight Systems export ask for: executions by name, longest first.
+KERNEL_SUMMARY = """
+WITH kernels AS (SELECT demangledName AS nameId, sum(end - start) AS total, count(*) AS num, min(end - start) AS least,
+                        max(end - start) AS most FROM CUPTI_ACTIVITY_KIND_KERNEL GROUP BY 1),
+     totals AS (SELECT sum(total) AS total FROM kernels)
+SELECT round(kernels.total * 100.0 / totals.total, 1), kernels.total, num, least, most, ids.value
+FROM kernels CROSS JOIN totals INNER JOIN StringIds AS ids ON ids.id = kernels.nameId ORDER BY 2 DESC"""
+RANGE_SUMMARY = """
+WITH domains AS (SELECT domainId AS id, globalTid, text AS name FROM NVTX_EVENTS WHERE eventType = 75),
+     ranges AS (SELECT ne.end - ne.start AS duration, d.name || ':' || coalesce(sid.value, ne.text) AS tag
+                FROM NVTX_EVENTS AS ne
+                LEFT OUTER JOIN domains AS d ON ne.domainId = d.id
+                     AND (ne.globalTid & 0x0000FFFFFF000000) = (d.globalTid & 0x0000FFFFFF000000)
+                LEFT OUTER JOIN StringIds AS sid ON ne.textId = sid.id
+                WHERE ne.eventType IN (59, 70))
+SELECT tag, sum(duration), count(*), min(duration), max(duration) FROM ranges GROUP BY 1 ORDER BY 2 DESC"""
+
+
+def label(op, role):
+    return f"{op} {role}" if role else op
+
+
+class Spans:
+    """A case's spans and traced chunks, straight from the file."""
+
+    def __init__(self, path, case):
+        with h5py.File(path, "r") as f:
+            group = f["case"][case]["spans"]
+            for name in ("rank", "repeat", "chunk", "layer", "op_id", "begin_ns", "end_ns", "flops", "bytes"):
+                setattr(self, name, group[name][:].astype(np.int64))
+            ops = group["ops"]
+            self.ops = [tuple(map(drive.text, row)) for row in zip(ops["op"], ops["role"], ops["variant"])]
+            self.chunks = {name: group["chunks"][name][:] for name in group["chunks"]}
+            self.roof = f["run"].attrs["measured_roof_flops"]
+            self.copy = f["run"].attrs["measured_copy_bytes_per_s"]
+        self.ns = self.end_ns - self.begin_ns
+        self.latency = int(self.chunks["latency_ns"].sum())
+        self.names = [label(op, role) for op, role, _ in self.ops]
+
+    def of_op(self, key):
+        return np.isin(self.op_id, [i for i, op in enumerate(self.ops) if op == key])
+
+
+class Trace(drive.BenchTest):
+    @classmethod
+    def setUpClass(cls):
+        """Every chunk in a pass of its own; TP 2, eager and graph."""
+        cls.kept = Path(tempfile.mkdtemp(prefix="bench-test-"))
+        cls.addClassCleanup(shutil.rmtree, cls.kept, ignore_errors=True)
+        cls.path = cls.kept / "small.h5"
+        runner = drive.BenchTest()
+        runner.folder = cls.kept
+        result = runner.bench("run", runner.write_config(run__spans="all"), "-o", cls.path, "--quiet")
+        if result.code != 0:
+            raise AssertionError(f"the run failed: {result!r}")
+        cls.case = next(case for case in runner.cases(cls.path) if "eager" in case)
+        cls.spans = Spans(cls.path, cls.case)
+
+    def trace(self, *args, code=0, path=None):
+        return self.expect(self.bench("trace", path or self.path, "--case", self.case, *args), code)
+
+    def table(self, heading, *args):
+        """The rows below a heading, as cells."""
+        lines = self.trace("--verbose", *args).out.split(heading)[1].split("\n\n")[0].splitlines()[1:]
+        return [re.split(r"  +", line.strip()) for line in lines]
+
+    def near(self, shown, value):
+        """A number of four significant digits, of three below 1."""
+        if value == 0:
+            self.assertIn(shown, ("-", "0"))
+        else:
+            self.assertLessEqual(abs(float(shown.replace(",", "")) / value - 1), 6e-4 if value >= 1 else 6e-3, (shown, value))
+
+    def near_percent(self, shown, value):
+        """With one decimal."""
+        self.assertLessEqual(abs(float(shown.replace("-", "0")) - value), 0.0501, (shown, value))
+
+    # ---- the summary
+
+    def test_every_op_has_the_time_calls_and_rates_of_its_spans(self):
+        s, rows = self.spans, {}
+        for row in self.table("time by op"):
+            if len(row) == 8 and row[2].replace(",", "").isdigit():
+                rows[row[0], row[1]] = row
+        self.assertEqual(set(rows), {(label(op, role), kernel) for op, role, kernel in s.ops})
+        for op in s.ops:
+            row, mine = rows[label(*op[:2]), op[2]], s.of_op(op)
+            ns, flops, moved = s.ns[mine].sum(), s.flops[mine].sum(), s.bytes[mine].sum()
+            self.assertEqual(int(row[2].replace(",", "")), mine.sum())
+            self.near(row[3], ns / 1e6)
+            self.near_percent(row[4], 100 * ns / s.latency)
+            self.near(row[5], flops / ns)
+            self.near(row[6], moved / ns)
+            self.near_percent(row[7], 1e11 * max(flops / s.roof, moved / s.copy) / ns)
+        order = [float(row[3].replace(",", "")) for row in rows.values()]
+        self.assertEqual(order, sorted(order, reverse=True))
+
+    def test_ops_and_what_no_op_accounts_for_add_up_to_the_latency(self):
+        s, rest = self.spans, {}
+        for row in self.table("time by op"):
+            if len(row) == 3 and row[0].startswith(("(", "latency")):
+                rest[row[0]] = row[1]
+        expected = {"(before the first op)": 0, "(between ops)": 0, "(after the last op)": 0}
+        for chunk, begin, latency in zip(*(s.chunks[k] for k in ("chunk", "begin_ns", "latency_ns"))):
+            mine = np.flatnonzero(s.chunk == chunk)
+            mine = mine[np.argsort(s.begin_ns[mine], kind="stable")]
+            expected["(before the first op)"] += s.begin_ns[mine[0]] - begin
+            expected["(between ops)"] += (s.begin_ns[mine[1:]] - s.end_ns[mine[:-1]]).sum()
+            expected["(after the last op)"] += begin + latency - s.end_ns[mine[-1]]
+        self.assertEqual(sum(expected.values()) + s.ns.sum(), s.latency)
+        self.assertNotIn("(ops at once)", rest)
+        for name, ns in expected.items():
+            self.near(rest.get(name, "-"), ns / 1e6)
+        self.near(rest["latency of the chunks"], s.latency / 1e6)
+
+    def test_chunks_layers_and_ranks_are_sums_of_their_spans(self):
+        s = self.spans
+        attention = np.array([op[0] == "attention" for op in s.ops])[s.op_id]
+        chunks = self.table("time by depth")[2:]
+        self.assertEqual([int(row[0]) - 1 for row in chunks], list(s.chunks["chunk"]))
+        for i, row in enumerate(chunks):
+            mine, latency = s.chunk == s.chunks["chunk"][i], s.chunks["latency_ns"][i]
+            self.assertEqual(int(row[1].replace(",", "")), s.chunks["start_token"][i])
+            self.near(row[3], latency / 1e6)
+            self.near_percent(row[4], 100 * s.ns[mine & attention].sum() / latency)
+            self.near_percent(row[8], 100 * (latency - s.ns[mine].sum()) / latency)
+        layers = {row[0]: row for row in self.table("time by layer")[2:]}
+        self.assertEqual(set(layers), {"outside" if n < 0 else str(n + 1) for n in set(s.layer)})
+        for name, row in layers.items():
+            mine = s.layer == (-1 if name == "outside" else int(name) - 1)
+            self.near(row[1], s.ns[mine].sum() / 1e6)
+            self.near_percent(row[2], 100 * s.ns[mine].sum() / s.latency)
+            self.near_percent(row[3], 100 * s.ns[mine & attention].sum() / s.ns[mine].sum())
+        ranks = [row for row in self.table("time by rank")[2:] if len(row) == 9]
+        self.assertEqual([row[0] for row in ranks], ["0", "1", "for all"])
+        for row in ranks:
+            mine = s.rank == (-1 if row[0] == "for all" else int(row[0]))
+            self.assertEqual(int(row[1].replace(",", "")), mine.sum())
+            self.near(row[2], s.ns[mine].sum() / 1e6)
+        shown = self.trace().out
+        times = sorted(s.ns[s.rank == r].sum() for r in (0, 1))
+        self.near_percent(re.search(r"took ([\d.]+) % more", shown)[1], 100 * (times[1] / times[0] - 1))
+        comm = s.ns[np.array([op[0] == "all_reduce" for op in s.ops])[s.op_id]].sum()
+        self.near_percent(re.search(r"communication: ([\d.]+) %", shown)[1], 100 * comm / s.latency)
+
+    def test_the_longest_gaps_are_named(self):
+        s, gaps = self.spans, []
+        for chunk in set(s.chunk):
+            mine = np.flatnonzero(s.chunk == chunk)
+            mine = mine[np.argsort(s.begin_ns[mine], kind="stable")]
+            gaps += list(s.begin_ns[mine[1:]] - s.end_ns[mine[:-1]])
+        rows = self.table("longest gaps")[2:]
+        self.assertEqual(len(rows), 8)
+        for row, gap in zip(rows, sorted(gaps, reverse=True)):
+            self.near(row[0], gap / 1e3)
+            self.assertTrue(any(name in row[2] for name in s.names), row)
+
+    def test_a_chunk_can_be_looked_at_alone(self):
+        s = self.spans
+        lines = self.trace("--chunk", "2", "--csv").out.splitlines()
+        self.assertEqual(len(lines) - 1, (s.chunk == 1).sum())
+        self.assertIn("chunk 2 of 4 after the repeats", self.trace("--chunk", "2").out)
+        self.expect(self.bench("trace", self.path, "--case", self.case, "--chunk", "9"), 2, "was not traced")
+        self.expect(self.bench("trace", self.path, "--case", self.case, "--chunk", "0"), 2, "not a number")
+
+    # ---- files for others
+
+    def test_the_lines_are_the_spans(self):
+        s = self.spans
+        rows = list(csv.DictReader(io.StringIO(self.trace("--csv").out)))
+        self.assertEqual(len(rows), len(s.ns))
+        shown = sorted(tuple(int(row[k]) for k in ("chunk", "rank", "layer", "begin_ns", "end_ns", "flops", "bytes")) +
+                       (row["op"], row["role"], row["kernel"]) for row in rows)
+        stored = sorted((*map(int, values[:7]), *s.ops[values[7]]) for values in
+                        zip(s.chunk, s.rank, s.layer, s.begin_ns, s.end_ns, s.flops, s.bytes, s.op_id))
+        self.assertEqual(shown, stored)
+        self.assertTrue(all(int(r["end_ns"]) - int(r["begin_ns"]) == int(r["duration_ns"]) for r in rows))
+
+    def perfetto(self):
+        path = self.folder / "trace.json"
+        self.assertEqual(self.trace("--perfetto", path).out, "")
+        return path
+
+    def test_trace_events_are_what_the_format_asks_for(self):
+        s, trace = self.spans, json.loads(self.perfetto().read_text())
+        self.assertEqual((trace["displayTimeUnit"], trace["otherData"]["case"]), ("ns", self.case))
+        events = trace["traceEvents"]
+        threads = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+        self.assertEqual(set(threads.values()), {"chunks and layers", "for all ranks", "rank 0", "rank 1"})
+        slices = [e for e in events if e["ph"] == "X"]
+        self.assertEqual({e["ph"] for e in events}, {"X", "M"})
+        for e in slices:
+            self.assertTrue(isinstance(e["name"], str) and e["dur"] >= 0 and e["ts"] >= 0 and e["tid"] in threads, e)
+        for thread in threads:  # what a viewer draws inside one another must lie inside one another
+            open_ends = []
+            for e in sorted((e for e in slices if e["tid"] == thread), key=lambda e: (e["ts"], -e["dur"])):
+                begin, end = round(e["ts"] * 1000), round(e["ts"] * 1000) + round(e["dur"] * 1000)
+                while open_ends and open_ends[-1] <= begin:
+                    open_ends.pop()
+                self.assertTrue(not open_ends or end <= open_ends[-1], e)
+                open_ends.append(end)
+        ops = [e for e in slices if e["cat"] == "op"]
+        origin = int(trace["otherData"]["begin_monotonic_ns"])
+        self.assertEqual(sorted((round(e["ts"] * 1000) + origin, round(e["dur"] * 1000), e["name"]) for e in ops),
+                         sorted(zip(s.begin_ns, s.ns, (s.names[i] for i in s.op_id))))
+        self.assertEqual(sum(e["cat"] == "chunk" for e in slices), len(s.chunks["chunk"]))
+
+    @unittest.skipUnless(shutil.which("trace_processor_shell"), "Perfetto's trace_processor_shell is not on PATH")
+    def test_perfetto_loads_it(self):
+        query = self.folder / "query.sql"
+        query.write_text("select count(*) as n, sum(dur) as ns from slice where category = 'op';")
+        shown = subprocess.run(["trace_processor_shell", "-q", query, self.perfetto()], capture_output=True, text=True)
+        self.assertEqual(shown.stdout.splitlines()[-1], f"{len(self.spans.ns)},{self.spans.ns.sum()}", shown)
+
+    def sqlite(self):
+        path = self.folder / "trace.sqlite"
+        result = self.bench("trace", self.path, "--case", self.case, "--sqlite", path)
+        if result.code == 5 and "built without SQLite" in result.err:
+            self.assertFalse(path.exists())
+            self.skipTest("the program was built without SQLite")
+        self.assertEqual((result.code, result.out), (0, ""), repr(result))
+        db = sqlite3.connect(path)
+        self.addCleanup(db.close)
+        return db
+
+    def test_the_kernel_summary_of_an_export_finds_the_ops(self):
+        s, db = self.spans, self.sqlite()
+        self.assertEqual(db.execute("PRAGMA integrity_check").fetchone()[0], "ok")
+        found = {row[5]: row[:5] for row in db.execute(KERNEL_SUMMARY)}
+        self.assertEqual(len(found), len(s.ops))
+        for op in s.ops:
+            ns = s.ns[s.of_op(op)]
+            share, *numbers = found[f"{label(*op[:2])} [{op[2]}]"]
+            self.assertEqual(numbers, [ns.sum(), len(ns), ns.min(), ns.max()])
+            self.assertAlmostEqual(share, 100 * ns.sum() / s.ns.sum(), delta=0.051)
+        rows = db.execute("SELECT streamId, chunk, layer, flops FROM CUPTI_ACTIVITY_KIND_KERNEL")
+        self.assertEqual(sorted(rows), sorted(zip((s.rank + 1).tolist(), s.chunk.tolist(), s.layer.tolist(),
+                                                  s.flops.tolist())))
+
+    def test_the_range_summary_of_an_export_finds_case_chunks_layers_and_ops(self):
+        s, db = self.spans, self.sqlite()
+        found = {row[0]: row[1:] for row in db.execute(RANGE_SUMMARY)}
+        self.assertEqual(found[f"bench:case {self.case}"][1], 1)
+        for i, chunk in enumerate(s.chunks["chunk"]):
+            self.assertEqual(found[f"bench:chunk {chunk + 1}"][:2], (s.chunks["latency_ns"][i], 1))
+        for name in set(s.names):
+            mine = np.isin(s.op_id, [i for i, other in enumerate(s.names) if other == name])
+            self.assertEqual(found[f"bench:{name}"][:2], (s.ns[mine].sum(), mine.sum()))
+        for layer in set(s.layer) - {-1}:
+            self.assertGreaterEqual(found[f"bench:layer {layer + 1}"][0], s.ns[s.layer == layer].sum())
+
+    def test_the_session_of_an_export_began_with_the_first_chunk(self):
+        db = self.sqlite()
+        (epoch,) = db.execute("SELECT utcEpochNs FROM TARGET_INFO_SESSION_START_TIME").fetchone()
+        with h5py.File(self.path, "r") as f:
+            run = f["run"].attrs
+            expected = int(run["realtime_ns"]) - int(run["monotonic_ns"]) + int(self.spans.chunks["begin_ns"].min())
+        self.assertEqual(epoch, expected)
+        facts = dict(db.execute("SELECT name, value FROM META_DATA_EXPORT"))
+        self.assertEqual((facts["EXPORT_PRODUCT"], facts["DROPPED_SPANS"]), ("chunkbench", "0"))
+
+    # ---- what is not as it should be
+
+    def copy(self, change):
+        path = self.folder / "copy.h5"
+        shutil.copy(self.path, path)
+        with h5py.File(path, "r+") as f:
+            change(f["case"][self.case]["spans"])
+        return path
+
+    def test_a_trace_with_drops_is_marked_everywhere(self):
+        path = self.copy(lambda spans: spans.attrs.modify("dropped_records", np.int64(7)))
+        self.assertIn("DROPPED  7 spans", self.trace(path=path).out)
+        self.assertIn("7 spans found no room", self.trace("--csv", path=path).err)
+        out = self.folder / "dropped.json"
+        self.assertIn("7 spans found no room", self.trace("--perfetto", out, path=path).err)
+        self.assertEqual(json.loads(out.read_text())["otherData"]["dropped_spans"], "7")
+
+    def test_a_file_without_the_chunks_of_its_spans_is_read_and_says_so(self):
+        def drop(spans):
+            del spans["chunks"]
+        shown = self.trace(path=self.copy(drop)).out
+        self.assertIn("from its first op to its last", shown)
+        self.assertNotIn("(before the first op)", shown)
+        self.assertIn("(between ops)", shown)
+
+    def test_spans_that_make_no_sense_are_refused(self):
+        def turn(spans):
+            spans["end_ns"][0] = spans["begin_ns"][0] - 1
+        self.expect(self.bench("trace", self.copy(turn), "--case", self.case), 6, "ends before it begins")
+
+        def lift(spans):
+            spans["rank"][0] = 99
+        self.expect(self.bench("trace", self.copy(lift), "--case", self.case), 6, "no op, rank or layer")
+
+    def test_a_case_that_is_not_there_or_has_no_spans_is_named(self):
+        self.expect(self.bench("trace", self.path), 2, "--case")
+        self.expect(self.bench("trace", self.path, "--case", self.case[:-1]), 2, "did you mean", self.case)
+        config = self.write_config(run__spans="none", engine__enforce_eager="true")
+        self.expect(self.bench("run", config, "-o", self.file, "--quiet"), 0)
+        self.expect(self.bench("trace", self.file), 4, "has no spans", "run.spans=all")
+
+    def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(self):
+        for option in ("--perfetto", "--sqlite"):
+            result = self.bench("trace", self.path, "--case", self.case, option, "/nowhere/at/all")
+            if result.code != 5:
+                self.expect(result, 6, "/nowhere/at/all", "No such file")
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+
+if __name__ == "__main__":
+    unittest.main()

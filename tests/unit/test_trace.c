@@ -1,0 +1,200 @@
+/* trace.c: every nanosecond of a chunk is some op's or named, whatever order spans come in; sums by
+ * op, layer and rank; files that make no sense are refused. */
+#include "harness/new_file.h"
+#include "harness/trace.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static void add(struct case_result *r, int chunk, int64_t begin_ns, int64_t end_ns, enum op op,
+                int layer, int rank) {
+    struct span_row s = {.repeat = 1, .chunk = chunk};
+    s.span = (struct span){.begin_ns = begin_ns, .end_ns = end_ns, .flops = 1000, .bytes = 10};
+    s.span.op = (uint8_t)op, s.span.layer = (int16_t)layer, s.span.rank = (int16_t)rank;
+    assert_int_equal(result_add_spans(r, &s, 1, NULL), STATUS_OK);
+}
+
+static void add_chunk(struct case_result *r, int repeat, int chunk, int64_t begin_ns,
+                      int64_t latency_ns) {
+    struct chunk_row c = {.repeat = repeat, .chunk = chunk, .begin_ns = begin_ns};
+    c.latency_ns = latency_ns, c.n_tokens = 100, c.start_token = 100 * chunk;
+    enum status (*put)(struct case_result *, const struct chunk_row *, struct error *) =
+        repeat == 1 ? result_add_traced : result_add_chunk;
+    assert_int_equal(put(r, &c, NULL), STATUS_OK);
+}
+
+/* Chunk 0: 1000 to 1200, with ops at 1010-1050, 1050-1080 and, upon each other, 1100-1160 and
+ * 1140-1170. Chunk 2: 2000 to 2100, an op at 2000-2090. Recorded out of order. */
+static void make_case(struct case_result *r) {
+    memset(r, 0, sizeof *r);
+    strcpy(r->id, "a-case");
+    r->prompt_tokens = 300, r->chunk_tokens = 100, r->repeats = 1;
+    add_chunk(r, 1, 0, 1000, 200);
+    add_chunk(r, 1, 2, 2000, 100);
+    add(r, 2, 2000, 2090, OP_ATTENTION, 1, 0);
+    add(r, 0, 1100, 1160, OP_LINEAR, 1, 0);
+    add(r, 0, 1010, 1050, OP_EMBED, -1, SHARED_RANK);
+    add(r, 0, 1140, 1170, OP_LINEAR, 1, 1);
+    add(r, 0, 1050, 1080, OP_ALL_REDUCE, 0, SHARED_RANK);
+}
+
+static void every_nanosecond_is_an_ops_or_named(void **state) {
+    (void)state;
+    struct case_result r;
+    struct trace t;
+    make_case(&r);
+    assert_int_equal(trace_open(&t, &r, -1, NULL), STATUS_OK);
+    assert_int_equal(t.n_chunks, 2);
+    const struct trace_chunk *c = &t.chunks[0];
+    assert_int_equal(c->n, 4);
+    assert_true(c->before_ns == 10 && c->between_ns == 20 && c->after_ns == 30);
+    assert_true(c->at_once_ns == 20 && c->ops_ns == 40 + 30 + 60 + 30);
+    for (int i = 0; i < t.n_chunks; i++) {
+        c = &t.chunks[i];
+        assert_true((double)(c->end_ns - c->begin_ns) ==
+                    c->ops_ns - c->at_once_ns + c->before_ns + c->between_ns + c->after_ns);
+    }
+    assert_true(t.whole && t.latency_ns == 300 && t.all.ns == 250);
+    assert_int_equal(t.n_gaps, 1);
+    assert_true(t.gaps[0].ns == 20 && t.gaps[0].after->span.op == OP_ALL_REDUCE &&
+                t.gaps[0].before->span.op == OP_LINEAR);
+    trace_close(&t);
+    result_free(&r);
+}
+
+static void sums_are_by_op_layer_and_rank(void **state) {
+    (void)state;
+    struct case_result r;
+    struct trace t;
+    make_case(&r);
+    assert_int_equal(trace_open(&t, &r, -1, NULL), STATUS_OK);
+    assert_int_equal(t.n_ops, 4);
+    assert_int_equal(t.ops[0].op + t.ops[1].op, OP_LINEAR + OP_ATTENTION); /* 90 ns each */
+    assert_true(t.ops[0].sum.ns == 90 && t.ops[1].sum.ns == 90 && t.ops[3].sum.ns == 30);
+    for (int i = 0; i < t.n_ops; i++)
+        assert_int_equal(trace_op_number(&t, &(struct span){.op = t.ops[i].op}), i);
+    assert_int_equal(t.n_layers, 3);
+    assert_true(t.layers[0].sum.ns == 40 && t.layers[1].sum.ns == 30 && t.layers[2].sum.ns == 180);
+    assert_true(t.layers[2].op_ns[OP_ATTENTION] == 90 && t.layers[2].sum.flops == 3000);
+    assert_true(t.ranks[0].sum.ns == 70 && t.ranks[1].sum.ns == 150 && t.ranks[2].sum.ns == 30);
+    int64_t end = 0;
+    assert_int_equal(trace_layer_end(&t.chunks[0], 2, &end), 1170);
+    assert_int_equal(end, 4);
+    trace_close(&t);
+    result_free(&r);
+}
+
+static void a_trace_is_compared_with_the_same_chunks_alone(void **state) {
+    (void)state;
+    struct case_result r;
+    struct trace t;
+    make_case(&r);
+    add_chunk(&r, 0, 0, 0, 190), add_chunk(&r, 0, 1, 0, 5000), add_chunk(&r, 0, 2, 0, 110);
+    assert_int_equal(trace_open(&t, &r, -1, NULL), STATUS_OK);
+    assert_true(trace_cost(&t) == 1);
+    trace_close(&t);
+    assert_int_equal(trace_open(&t, &r, 2, NULL), STATUS_OK);
+    assert_true(fabs(trace_cost(&t) - 100.0 / 110) < 1e-12 && t.n == 1);
+    trace_close(&t);
+    r.n_traced = 0; /* an older file */
+    assert_int_equal(trace_open(&t, &r, -1, NULL), STATUS_OK);
+    assert_true(!t.whole && isnan(trace_cost(&t)));
+    assert_true(t.chunks[0].begin_ns == 1010 && t.chunks[0].end_ns == 1170);
+    trace_close(&t);
+    result_free(&r);
+}
+
+static void what_makes_no_sense_is_refused(void **state) {
+    (void)state;
+    static const struct span bad[] = {{.begin_ns = 5, .end_ns = 4},
+                                      {.begin_ns = INT64_MIN, .end_ns = INT64_MAX},
+                                      {.flops = -1},
+                                      {.op = OPS},
+                                      {.role = ROLES},
+                                      {.rank = MAX_RANKS},
+                                      {.rank = -2},
+                                      {.layer = -2}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct case_result r;
+        struct trace t;
+        struct error err = {""};
+        make_case(&r);
+        r.spans[3].span = bad[i];
+        assert_int_equal(trace_open(&t, &r, -1, &err), STATUS_IO);
+        assert_non_null(strstr(err.text, "span 3"));
+        trace_close(&t);
+        result_free(&r);
+    }
+    struct case_result r;
+    struct trace t;
+    make_case(&r);
+    r.traced[1].latency_ns = INT64_MAX;
+    assert_int_equal(trace_open(&t, &r, -1, NULL), STATUS_IO);
+    r.traced[1].latency_ns = 1;
+    assert_int_equal(trace_open(&t, &r, 1, NULL), STATUS_USAGE);
+    r.n_spans = 0;
+    assert_int_equal(trace_open(&t, &r, -1, NULL), STATUS_INVALID);
+    result_free(&r);
+}
+
+static void words_say_what_was_traced(void **state) {
+    (void)state;
+    struct case_result r;
+    struct trace t;
+    char text[TRACE_TEXT];
+    make_case(&r);
+    assert_int_equal(trace_open(&t, &r, -1, NULL), STATUS_OK);
+    assert_string_equal(trace_when(text, &t), "chunks 1, 3 of 3 after the repeats");
+    assert_string_equal(trace_span_text(text, &t.chunks[0].spans[2]->span),
+                        "layer 2 linear, rank 0");
+    assert_string_equal(trace_op_text(text, OP_LINEAR, ROLE_DOWN), "linear down");
+    const struct device_rates rates = {.roof_flops = 1e9, .copy_bytes = 1e9};
+    assert_true(fabs(trace_of_ceiling(&(struct trace_sum){1, 4, 1, 2}, &rates) - 0.5) < 1e-12);
+    assert_true(isnan(trace_of_ceiling(&(struct trace_sum){1, 4, 0, 0}, &rates)));
+    trace_close(&t);
+    result_free(&r);
+}
+
+static void a_new_file_takes_its_place_at_the_end_alone(void **state) {
+    (void)state;
+    char folder[] = "/tmp/test_trace-XXXXXX", path[80];
+    struct new_file f;
+    struct stat st;
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/file", folder);
+    assert_int_equal(new_file_begin(&f, path, NULL), STATUS_OK);
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(new_file_end(&f, NULL), STATUS_OK);
+    assert_int_equal(stat(path, &st), 0);
+    const mode_t mask = umask(0);
+    umask(mask);
+    assert_int_equal(st.st_mode & 0777, 0666 & ~mask);
+    assert_int_equal(new_file_begin(&f, path, NULL), STATUS_OK);
+    new_file_drop(&f);
+    assert_int_equal(access(f.temporary, F_OK), -1);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(folder), 0); /* nothing else was in it */
+    struct error err = {""};
+    assert_int_equal(new_file_begin(&f, path, &err), STATUS_IO);
+    assert_non_null(strstr(err.text, path));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_nanosecond_is_an_ops_or_named),
+        cmocka_unit_test(sums_are_by_op_layer_and_rank),
+        cmocka_unit_test(a_trace_is_compared_with_the_same_chunks_alone),
+        cmocka_unit_test(what_makes_no_sense_is_refused),
+        cmocka_unit_test(words_say_what_was_traced),
+        cmocka_unit_test(a_new_file_takes_its_place_at_the_end_alone),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
