@@ -17,19 +17,24 @@
 static const struct picture {
     const char *name, *title;
     void (*write)(const struct plot *p, struct plot_files *f);
-} pictures[] = {
+} pictures[] =
+    {
 #define X(name, text) {#name, text, plot_##name},
-    PICTURE_TABLE(X)
+        PICTURE_TABLE(X)},
+  trace_pictures[] = {TRACE_PICTURE_TABLE(X)
 #undef X
 };
-enum { PICTURES = sizeof pictures / sizeof *pictures };
+enum {
+    PICTURES = sizeof pictures / sizeof *pictures,
+    TRACE_PICTURES = sizeof trace_pictures / sizeof *trace_pictures,
+};
 
 static const char *const formats[] = {"png", "svg"};
 enum { FORMATS = sizeof formats / sizeof *formats };
 
 struct options {
-    const char *path, *folder, *format;
-    bool keep_data;
+    const char *path, *folder, *format, *id;
+    bool keep_data, trace;
     bool wanted[FORMATS];
 };
 
@@ -38,6 +43,7 @@ struct drawing {
     char folder[PATH_MAX_BYTES];  /* where the pictures go */
     char scripts[PATH_MAX_BYTES]; /* where plots/ is */
     char work[PATH_MAX_BYTES];    /* of the picture at hand */
+    char prefix[100];             /* of names of pictures: "", or a case's "ID-" */
     int drawn;
 };
 
@@ -87,8 +93,8 @@ static enum status find_scripts(struct drawing *d, struct error *err) {
 
 static enum status open_work(struct drawing *d, const struct picture *picture, struct error *err) {
     if (d->o->keep_data) {
-        snprintf(d->work, sizeof d->work, "%.*s/%s-data", (int)sizeof d->work - 40, d->folder,
-                 picture->name);
+        snprintf(d->work, sizeof d->work, "%.*s/%s%s-data", (int)sizeof d->work - 140, d->folder,
+                 d->prefix, picture->name);
         if (mkdir(d->work, 0777) == 0 || errno == EEXIST) return STATUS_OK;
     } else {
         snprintf(d->work, sizeof d->work, "%.*s/.plot-XXXXXX", (int)sizeof d->work - 40, d->folder);
@@ -111,7 +117,7 @@ static void close_work(const struct drawing *d) {
 static enum status draw_format(struct drawing *d, const struct picture *picture, const char *format,
                                struct error *err) {
     char style[PATH_MAX_BYTES + 40], script[PATH_MAX_BYTES + 40], made[PATH_MAX_BYTES + 40],
-        place[PATH_MAX_BYTES + 40];
+        place[PATH_MAX_BYTES + 140];
     struct plot_files f = {.folder = d->work, .err = err};
     f.settings = plot_data_open(&f, "format.gp");
     plot_set_text(&f, "FORMAT", format);
@@ -123,7 +129,7 @@ static enum status draw_format(struct drawing *d, const struct picture *picture,
     enum status s = gnuplot_draw(d->work, scripts, 4, err);
     if (s != STATUS_OK) return s;
     snprintf(made, sizeof made, "%s/picture.%s", d->work, format);
-    snprintf(place, sizeof place, "%s/%s.%s", d->folder, picture->name, format);
+    snprintf(place, sizeof place, "%s/%s%s.%s", d->folder, d->prefix, picture->name, format);
     if (rename(made, place) != 0)
         return error_set(err, STATUS_IO, "cannot move a picture to %s: %s", place, strerror(errno));
     puts(place);
@@ -140,7 +146,7 @@ static enum status draw_picture(struct drawing *d, const struct plot *p,
     if (f.status == STATUS_OK) picture->write(p, &f);
     s = plot_files_close(&f);
     if (s == STATUS_OK && f.why[0])
-        fprintf(stderr, "bench plot: %s is left out: %s\n", picture->name, f.why);
+        fprintf(stderr, "bench plot: %s%s is left out: %s\n", d->prefix, picture->name, f.why);
     for (int i = 0; s == STATUS_OK && !f.why[0] && i < FORMATS; i++)
         if (d->o->wanted[i]) s = draw_format(d, picture, formats[i], err);
     close_work(d);
@@ -160,6 +166,44 @@ static enum status draw_all(struct drawing *d, const struct record_run *run, str
     return s;
 }
 
+/* The pictures of one case's spans. */
+static enum status draw_case(struct drawing *d, const struct record_run *run, const char *id,
+                             struct error *err) {
+    struct case_result r;
+    struct plot p = {0};
+    enum status s = record_read_case(d->o->path, id, true, &r, err);
+    if (s != STATUS_OK) return s;
+    struct record_run one = *run;
+    one.cases = &r, one.n = 1;
+    snprintf(d->prefix, sizeof d->prefix, "%s-", id);
+    if (r.n_spans > 0 || d->o->id) s = plot_open(&p, &one, err);
+    if (r.n_spans > 0 || d->o->id)
+        for (int i = 0; s == STATUS_OK && i < TRACE_PICTURES; i++)
+            s = draw_picture(d, &p, &trace_pictures[i], err);
+    plot_close(&p);
+    result_free(&r);
+    return s;
+}
+
+/* --trace: the case that was named, else all that have spans. */
+static enum status draw_traces(struct drawing *d, const struct record_run *run, struct error *err) {
+    enum status s = STATUS_OK;
+    int n = 0;
+    for (int i = 0; s == STATUS_OK && i < run->n; i++) {
+        if (d->o->id && strcmp(run->cases[i].id, d->o->id) != 0) continue;
+        n++;
+        s = draw_case(d, run, run->cases[i].id, err);
+    }
+    if (s == STATUS_OK && n == 0 && d->o->id)
+        return error_set(err, STATUS_USAGE, "%s has no case '%s'; `bench show` lists its %d",
+                         d->o->path, d->o->id, run->n);
+    if (s == STATUS_OK && d->drawn == 0)
+        s = error_set(err, STATUS_INVALID,
+                      "%s: no case has spans to draw; `bench run --set run.spans=all` records them",
+                      d->o->path);
+    return s;
+}
+
 static enum status plot(const struct options *o, struct error *err) {
     struct drawing *d = calloc(1, sizeof *d);
     struct record_run run;
@@ -170,7 +214,7 @@ static enum status plot(const struct options *o, struct error *err) {
         s = gnuplot_find(err);
         if (s == STATUS_OK) s = find_scripts(d, err);
         if (s == STATUS_OK) s = make_folder(d, err);
-        if (s == STATUS_OK) s = draw_all(d, &run, err);
+        if (s == STATUS_OK) s = o->trace ? draw_traces(d, &run, err) : draw_all(d, &run, err);
         record_run_free(&run);
     }
     free(d);
@@ -183,6 +227,9 @@ int cmd_plot(int argc, char **argv, const struct bench_hooks *hooks) {
     const struct argument arguments[] = {
         {"-o", ARGUMENT_VALUE, &o.folder, "DIR", "where the pictures go; else FILE-plots"},
         {"--format", ARGUMENT_VALUE, &o.format, "LIST", "png, svg or png,svg; else png"},
+        {"--trace", ARGUMENT_FLAG, &o.trace, NULL,
+         "of every case with spans: time by op over depth, ops against the measured ceilings"},
+        {"--case", ARGUMENT_VALUE, &o.id, "ID", "with --trace: this case alone"},
         {"--keep-data", ARGUMENT_FLAG, &o.keep_data, NULL,
          "leave the data and settings that were drawn in DIR/PICTURE-data"},
     };
@@ -190,11 +237,13 @@ int cmd_plot(int argc, char **argv, const struct bench_hooks *hooks) {
         .command = "plot",
         .operands = "FILE",
         .purpose = "Draws a result file that `bench run` left: chunk latency over depth, speed by\n"
-                   "prompt length, memory by category, prediction against measurement. A case\n"
-                   "without a time, or with a wrong output, is not drawn; a picture without data\n"
-                   "is left out. Needs gnuplot (package gnuplot-nox). Exits with 0 when there is\n"
-                   "a picture, 4 when there is nothing to draw, 5 when gnuplot is missing or\n"
-                   "fails, 6 for a file that cannot be read or written.",
+                   "prompt length, memory by category, prediction against measurement; with\n"
+                   "--trace, of each case, where the time of its traced chunks went and how near\n"
+                   "its ops come to the measured ceilings. A case without a time, or with a wrong\n"
+                   "output, is not drawn; a picture without data is left out. Needs gnuplot\n"
+                   "(package gnuplot-nox). Exits with 0 when there is a picture, 2 for an unknown\n"
+                   "case, 4 when there is nothing to draw, 5 when gnuplot is missing or fails, 6\n"
+                   "for a file that cannot be read or written.",
         .arguments = arguments,
         .n = sizeof arguments / sizeof arguments[0],
         .least = 1,
@@ -205,6 +254,7 @@ int cmd_plot(int argc, char **argv, const struct bench_hooks *hooks) {
     int code = arguments_parse(&line, argc, argv, &operands);
     if (code >= 0) return code;
     o.path = operands.v[0];
+    if (o.id && !o.trace) return bench_fail_usage("plot", "--case needs", "--trace");
     if (!parse_formats(&o)) return bench_fail_usage("plot", "--format: unknown format", o.format);
     enum status s = plot(&o, &err);
     return s == STATUS_OK ? 0 : bench_fail("plot", s, &err);

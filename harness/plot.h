@@ -17,6 +17,10 @@
     X(speed, "Tokens per second by prompt length, chunk size and mode")                            \
     X(memory, "Peak memory by category, and what the system counts")                               \
     X(prediction, "Time and memory, predicted and measured")
+/* Of a case's spans: the plot has this case alone, read with them. */
+#define TRACE_PICTURE_TABLE(X)                                                                     \
+    X(time_by_op, "Where the time of a chunk goes, by op and depth")                               \
+    X(roofline, "Ops against what the machine can do")
 
 struct plot_case {
     const struct case_result *r; /* borrowed */
@@ -76,6 +80,7 @@ void plot_put_rows(struct plot_files *f, const struct plot *p);
 /* Write the data of a picture; where there is nothing to draw, f->why says so. */
 #define X(name, text) void plot_##name(const struct plot *p, struct plot_files *f);
 PICTURE_TABLE(X)
+TRACE_PICTURE_TABLE(X)
 #undef X
 
 #endif

@@ -1,5 +1,6 @@
 """bench plot: pictures that are pictures, drawn from the numbers of the file; and what it does when there is nothing to
 draw, or nothing to draw with."""
+import re
 import shutil
 import struct
 import tempfile
@@ -225,6 +226,103 @@ class Plot(drive.BenchTest):
     def test_a_folder_that_cannot_be_made_is_named(self):
         self.expect(self.bench("plot", self.path, "-o", self.folder / "no" / "such"), 6, "cannot make folder")
         self.expect(self.bench("plot", self.path, "-o", self.copy), 6, "is not a folder")
+
+
+class TracePlot(drive.BenchTest):
+    """Pictures of spans: every chunk recorded in a pass of its own."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.kept = Path(tempfile.mkdtemp(prefix="bench-test-"))
+        cls.addClassCleanup(shutil.rmtree, cls.kept, ignore_errors=True)
+        cls.path = cls.kept / "small.h5"
+        runner = drive.BenchTest()
+        runner.folder = cls.kept
+        result = runner.bench("run", runner.write_config(run__spans="all"), "-o", cls.path, "--quiet")
+        if result.code != 0:
+            raise AssertionError(f"the run failed: {result!r}")
+        with h5py.File(cls.path, "r") as f:
+            cls.cases = [drive.text(row["id"]) for row in f["cases"]]
+            group = f["case"][cls.cases[0]]["spans"]
+            cls.chunks = {name: group["chunks"][name][:] for name in group["chunks"]}
+            ops = zip(group["ops"]["op"], group["ops"]["role"])
+            names = [" ".join(filter(None, map(drive.text, row))) for row in ops]
+            cls.name = np.array(names)[group["op_id"][:]]
+            cls.chunk, cls.ns = group["chunk"][:], group["end_ns"][:] - group["begin_ns"][:]
+            cls.flops, cls.bytes = group["flops"][:].astype(float), group["bytes"][:].astype(float)
+
+    def setUp(self):
+        super().setUp()
+        self.out = self.folder / "pictures"
+
+    def plot(self, *more):
+        return self.expect(self.bench("plot", self.path, "--trace", "-o", self.out, *more), 0)
+
+    def data(self, picture, name):
+        text = (self.out / f"{self.cases[0]}-{picture}-data" / name).read_text()
+        return [line.split(maxsplit=5) for line in text.splitlines()]
+
+    def series(self, picture):
+        """Names by number, as the picture was told them."""
+        settings = (self.out / f"{self.cases[0]}-{picture}-data" / "settings.gp").read_text()
+        return {int(k): v for k, v in re.findall(r"SERIES_(\d) = '(.+)'", settings)}
+
+    @needs_gnuplot
+    def test_every_case_with_spans_has_its_pictures(self):
+        names = [f"{case}-{picture}.{kind}" for case in self.cases for picture in ("time_by_op", "roofline")
+                 for kind in ("png", "svg")]
+        self.assertEqual(self.plot("--format", "png,svg").out.split(), [str(self.out / name) for name in names])
+        self.assertEqual(sorted(p.name for p in self.out.iterdir()), sorted(names), "nothing else is left")
+        for name in names:
+            if name.endswith("png"):
+                width, height, rows = read_png(self.out / name)
+                self.assertTrue(width == 1200 and 250 < height < 1200 and len(set(rows)) > 40, name)
+            else:
+                texts = " | ".join(svg_texts(self.out / name))
+                words = ("depth in the prompt", "share of it", "no op:") if "time_by_op" in name else \
+                    ("measured ceilings", "copied", "FLOP/B")
+                for word in ("attention", "linear gate_up", name[:-len("-time_by_op.svg")][:20], *words):
+                    self.assertIn(word, texts)
+
+    @needs_gnuplot
+    def test_bars_are_as_high_as_their_chunks_took_and_made_of_their_spans(self):
+        self.plot("--case", self.cases[0], "--keep-data")
+        series, rows = self.series("time_by_op"), self.data("time_by_op", "time_by_op.dat")
+        for i, chunk in enumerate(self.chunks["chunk"]):
+            latency = self.chunks["latency_ns"][i] / 1e9
+            middle = self.chunks["start_token"][i] + self.chunks["n_tokens"][i] / 2
+            mine = [row for row in rows if float(row[0]) == middle]
+            self.assertAlmostEqual(max(float(row[3]) for row in mine), latency, places=9)
+            for _, _, low, high, whole, number in mine:
+                self.assertEqual(float(whole), latency)
+                name = series[int(number)]
+                if name in self.name:
+                    expected = self.ns[(self.chunk == chunk) & (self.name == name)].sum()
+                    self.assertAlmostEqual(float(high) - float(low), expected / 1e9, places=9)
+
+    @needs_gnuplot
+    def test_points_are_the_work_of_their_ops_over_bytes_and_time(self):
+        self.plot("--case", self.cases[0], "--keep-data")
+        series, rows = self.series("roofline"), self.data("roofline", "roofline.dat")
+        points = {series[int(r[3])]: r for r in rows if r[4] == "0" and series[int(r[3])] in self.name}
+        self.assertGreaterEqual(len(points), 5)
+        for name, (x, y, share, *_) in points.items():
+            mine = self.name == name
+            self.assertAlmostEqual(float(x) / (self.flops[mine].sum() / self.bytes[mine].sum()), 1, places=6)
+            self.assertAlmostEqual(float(y) / (self.flops[mine].sum() * 1e9 / self.ns[mine].sum()), 1, places=6)
+            self.assertAlmostEqual(float(share), self.ns[mine].sum() / self.chunks["latency_ns"].sum(), places=6)
+        named = {row[2] + " " + row[3] if len(row) > 3 else row[2] for row in self.data("roofline", "labels.dat")}
+        shown = {name for name in set(self.name) if self.flops[self.name == name].sum() > 0}
+        self.assertEqual({name.strip('"') for name in named}, shown - set(points))
+
+    @needs_gnuplot
+    def test_what_has_no_spans_is_not_drawn(self):
+        self.expect(self.bench("plot", self.path, "--case", self.cases[0]), 2, "--trace")
+        self.expect(self.bench("plot", self.path, "--trace", "--case", "nobody", "-o", self.out), 2, "nobody")
+        config = self.write_config(run__spans="none", engine__enforce_eager="true")
+        self.expect(self.bench("run", config, "-o", self.file, "--quiet"), 0)
+        self.expect(self.bench("plot", self.file, "--trace", "-o", self.out), 4, "run.spans=all")
+        self.assertEqual(list(self.out.iterdir()), [])
 
 
 if __name__ == "__main__":
