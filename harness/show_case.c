@@ -3,6 +3,7 @@
 #include "harness/format.h"
 #include "harness/show.h"
 #include "harness/stats.h"
+#include "harness/trace.h"
 
 #include <limits.h>
 #include <math.h>
@@ -57,11 +58,6 @@ static void print_prompt(FILE *out, const struct case_result *r, const struct sh
     if (r->prompt_url[0]) line(out, style, "from", text);
 }
 
-/* Chunks of the whole prompt, whether they ran or not. */
-static int32_t chunks_of(const struct case_result *r) {
-    return r->chunk_tokens > 0 ? (r->prompt_tokens - 1) / r->chunk_tokens + 1 : 0;
-}
-
 static void print_graphs(FILE *out, const struct case_result *r, const struct show_style *style) {
     const struct graph_info *g = &r->graph_info;
     char text[LINE_BYTES], bytes[FORMAT_BYTES], a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
@@ -89,9 +85,9 @@ static void print_identity(FILE *out, const struct case_result *r, const struct 
     }
     print_prompt(out, r, style);
     snprintf(text, sizeof text, "%d chunk%s of %s tokens, %s, TP %d on %d device%s, %s, %s",
-             chunks_of(r), chunks_of(r) == 1 ? "" : "s", format_count(a, r->chunk_tokens),
-             r->graph ? "graph" : "eager", r->tp, r->devices, r->devices == 1 ? "" : "s", r->device,
-             r->dtype);
+             trace_chunks_of(r), trace_chunks_of(r) == 1 ? "" : "s",
+             format_count(a, r->chunk_tokens), r->graph ? "graph" : "eager", r->tp, r->devices,
+             r->devices == 1 ? "" : "s", r->device, r->dtype);
     line(out, style, "execution", text);
     snprintf(text, sizeof text, "attention %s, linear %s%s%s", kernel_name(r->attention),
              kernel_name(r->linear), r->dual_chunk ? ", dual chunk attention" : "",
@@ -405,64 +401,6 @@ static void print_checks(FILE *out, const struct case_result *r, const struct sh
 
 /* ---- where the time went ---- */
 
-struct op_sum {
-    int op, role;
-    int64_t calls;
-    double ns, flops, bytes;
-};
-
-static int by_time(const void *a, const void *b) {
-    const struct op_sum *x = a, *y = b;
-    return (x->ns < y->ns) - (x->ns > y->ns);
-}
-
-static int sum_spans(const struct case_result *r, struct op_sum sums[OPS * ROLES], double *all) {
-    int n = 0;
-    *all = 0;
-    memset(sums, 0, OPS * ROLES * sizeof *sums);
-    for (int64_t i = 0; i < r->n_spans; i++) {
-        const struct span *s = &r->spans[i].span;
-        struct op_sum *sum = &sums[s->op * ROLES + s->role];
-        sum->op = s->op, sum->role = s->role;
-        sum->calls++;
-        sum->ns += (double)s->end_ns - (double)s->begin_ns;
-        sum->flops += (double)s->flops, sum->bytes += (double)s->bytes;
-        *all += (double)s->end_ns - (double)s->begin_ns;
-    }
-    qsort(sums, OPS * ROLES, sizeof *sums, by_time);
-    while (n < OPS * ROLES && sums[n].calls > 0) n++;
-    return n;
-}
-
-/* What the machine's ceilings alone would need, over what it took. */
-static double of_ceiling(const struct op_sum *s, const struct device_rates *rates) {
-    double compute = rates->roof_flops > 0 ? s->flops / rates->roof_flops : 0;
-    double memory = rates->copy_bytes > 0 ? s->bytes / rates->copy_bytes : 0;
-    double best = compute > memory ? compute : memory;
-    return s->ns > 0 && best > 0 ? best * 1e9 / s->ns : (double)NAN;
-}
-
-/* "chunks 1, 4, 8 of 8 in the last warm-up pass", "the whole prompt in a pass of its own" */
-static void traced_text(const struct case_result *r, char *out, size_t size) {
-    const int32_t chunks = chunks_of(r);
-    int traced = 0;
-    size_t used = 0;
-    char list[120] = "";
-    for (int64_t i = 0; i < r->n_spans; i++) {
-        if (i > 0 && r->spans[i].chunk == r->spans[i - 1].chunk) continue;
-        if (used < sizeof list)
-            used += (size_t)snprintf(list + used, sizeof list - used, "%s%d", traced ? ", " : "",
-                                     r->spans[i].chunk + 1);
-        traced++;
-    }
-    const char *when = r->spans[0].repeat < 0 ? "in the last warm-up pass" : "after the repeats";
-    if (used >= sizeof list) snprintf(list, sizeof list, "%d", traced);
-    if (traced == chunks)
-        snprintf(out, size, "the whole prompt %s", when);
-    else
-        snprintf(out, size, "chunk%s %s of %d %s", traced == 1 ? "" : "s", list, chunks, when);
-}
-
 /* Where there is no table, how to get it. */
 static void print_no_spans(FILE *out, const struct case_result *r) {
     if (r->status != CASE_OK) return;
@@ -472,47 +410,56 @@ static void print_no_spans(FILE *out, const struct case_result *r) {
           out);
 }
 
-static void add_op(struct table *t, const struct op_sum *s, double all_ns,
+static void add_op(struct table *table, const struct trace *t, const struct trace_op *o,
                    const struct device_rates *rates) {
-    char count[FORMAT_BYTES];
-    table_add(t, TONE_PLAIN, "%s%s%s", op_name((enum op)s->op), s->role ? " " : "",
-              role_name((enum role)s->role));
-    table_add(t, TONE_PLAIN, "%s", format_count(count, s->calls));
-    table_add_number(t, s->ns / 1e6);
-    table_add(t, TONE_PLAIN, "%.1f", all_ns > 0 ? 100 * s->ns / all_ns : 0);
-    table_add_number(t, s->ns > 0 ? s->flops / s->ns : (double)NAN);
-    table_add_number(t, s->ns > 0 ? s->bytes / s->ns : (double)NAN);
-    table_add(t, TONE_PLAIN, "%.1f", 100 * of_ceiling(s, rates));
+    char text[TRACE_TEXT];
+    const struct trace_sum *s = &o->sum;
+    table_add(table, TONE_PLAIN, "%s", trace_op_text(text, o->op, o->role));
+    table_add(table, TONE_PLAIN, "%s", format_count(text, s->calls));
+    table_add_number(table, s->ns / 1e6);
+    table_add(table, TONE_PLAIN, "%.1f", t->all.ns > 0 ? 100 * s->ns / t->all.ns : 0);
+    table_add_number(table, s->ns > 0 ? s->flops / s->ns : (double)NAN);
+    table_add_number(table, s->ns > 0 ? s->bytes / s->ns : (double)NAN);
+    table_add(table, TONE_PLAIN, "%.1f", 100 * trace_of_ceiling(s, rates));
 }
 
-static void print_spans(FILE *out, const struct record_run *run, const struct case_result *r,
-                        const struct show_style *style) {
+static void print_ops(FILE *out, const struct trace *t, const struct device_rates *rates,
+                      const struct show_style *style) {
     enum { TOP = 10 };
-    struct op_sum sums[OPS * ROLES];
-    double all;
-    char traced[200];
-    int n = sum_spans(r, sums, &all);
-    if (n == 0) {
-        print_no_spans(out, r);
-        return;
-    }
-    struct table_column columns[] = {
+    static const struct table_column columns[] = {
         {"op", "", true, false},           {"calls", "", false, false},
         {"time", "ms", false, false},      {"share", "%", false, false},
         {"rate", "GFLOP/s", false, false}, {"rate", "GB/s", false, false},
         {"of ceiling", "%", false, false}};
-    struct table *t = table_open(columns, (int)(sizeof columns / sizeof *columns));
-    for (int i = 0; i < n && (style->verbose || i < TOP); i++)
-        add_op(t, &sums[i], all, &run->facts.rates);
-    traced_text(r, traced, sizeof traced);
-    fprintf(out, "\nwhere the time went (%s; all ranks)\n", traced);
-    table_print(out, t, "  ", style->width, style->color);
-    table_close(t);
+    char traced[TRACE_TEXT];
+    struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
+    for (int i = 0; i < t->n_ops && (style->verbose || i < TOP); i++)
+        add_op(table, t, &t->ops[i], rates);
+    fprintf(out, "\nwhere the time went (%s; all ranks)\n", trace_when(traced, t));
+    table_print(out, table, "  ", style->width, style->color);
+    table_close(table);
     fputs("  ceiling: multiply-adds on registers or a copy through memory, the longer of them; "
           "caches "
           "beat it\n",
           out);
-    if (n > TOP && !style->verbose) fprintf(out, "  the %d ops after them: --verbose\n", n - TOP);
+    if (t->n_ops > TOP && !style->verbose)
+        fprintf(out, "  the %d ops after them: --verbose\n", t->n_ops - TOP);
+    fputs("  by depth, layer and rank, and what no op accounts for: bench trace\n", out);
+}
+
+static void print_spans(FILE *out, const struct record_run *run, const struct case_result *r,
+                        const struct show_style *style) {
+    struct trace t;
+    struct error err = {""};
+    if (r->n_spans == 0) {
+        print_no_spans(out, r);
+    } else if (trace_open(&t, r, -1, &err) == STATUS_OK) {
+        print_ops(out, &t, &run->facts.rates, style);
+        trace_close(&t);
+    } else {
+        heading(out, "where the time went");
+        line(out, style, "not shown", err.text);
+    }
     if (r->dropped_spans > 0)
         fprintf(out, "  %s%lld spans found no room and are missing above%s\n",
                 tone_begin(TONE_BAD, style->color), (long long)r->dropped_spans,
