@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { TOP = 12, LAYER_ROWS = 12 };
+enum { TOP = 12, LAYER_ROWS = 12, CHUNK_ROWS = 12 }; /* without --verbose */
 
 static double share(double part, double whole) {
     return whole > 0 ? 100 * part / whole : (double)NAN;
@@ -35,8 +35,9 @@ static void print_head(FILE *out, const struct trace *t, const struct show_style
             format_seconds(ns, t->latency_ns / 1e9), format_count(count, t->n));
     if (isfinite(cost))
         fprintf(out,
-                "  beside   the same chunks in the measured repeats (median): %s, %.3f of it\n",
-                format_seconds(ns, t->latency_ns / cost / 1e9), 1 / cost);
+                "  beside   the same chunks took %s in the measured repeats (median), the traced "
+                "ones %.3f times that\n",
+                format_seconds(ns, t->latency_ns / cost / 1e9), cost);
     if (t->r->dropped_spans > 0)
         fprintf(out, "  %sDROPPED  %s spans of this case found no room: sums are too low%s\n",
                 tone_begin(TONE_BAD, style->color), format_count(count, t->r->dropped_spans),
@@ -133,6 +134,27 @@ static void add_parts(struct table *table, const double op_ns[OPS], double whole
         "other ops", "%", false, false                                                             \
     }
 
+static void add_chunk(struct table *table, const struct trace_chunk *c) {
+    const double latency = (double)(c->end_ns - c->begin_ns);
+    double op_ns[OPS] = {0}, gap = 0;
+    int64_t last = c->spans[0]->span.end_ns;
+    char text[FORMAT_BYTES];
+    for (int64_t i = 0; i < c->n; i++) {
+        const struct span *s = &c->spans[i]->span;
+        op_ns[s->op] += (double)(s->end_ns - s->begin_ns);
+        if (s->begin_ns > last) gap = fmax(gap, (double)(s->begin_ns - last));
+        if (s->end_ns > last) last = s->end_ns;
+    }
+    table_add(table, TONE_PLAIN, "%d", c->chunk + 1);
+    table_add(table, TONE_PLAIN, "%s", c->row ? format_count(text, c->row->start_token) : "-");
+    table_add(table, TONE_PLAIN, "%s", format_count(text, c->n));
+    table_add_number(table, latency / 1e6);
+    add_parts(table, op_ns, latency);
+    add_percent(table, share(latency - c->ops_ns + c->at_once_ns, latency));
+    table_add_number(table, gap / 1e3);
+}
+
+/* All chunks, or some that are spread over the prompt, the first and the last among them. */
 static void print_chunks(FILE *out, const struct trace *t, const struct show_style *style) {
     static const struct table_column columns[] = {{"chunk", "", false, false},
                                                   {"from", "token", false, false},
@@ -142,28 +164,13 @@ static void print_chunks(FILE *out, const struct trace *t, const struct show_sty
                                                   {"no op", "%", false, false},
                                                   {"longest gap", "us", false, false}};
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
-    for (int i = 0; i < t->n_chunks; i++) {
-        const struct trace_chunk *c = &t->chunks[i];
-        const double latency = (double)(c->end_ns - c->begin_ns);
-        double op_ns[OPS] = {0}, gap = 0;
-        int64_t last = c->spans[0]->span.end_ns;
-        char text[FORMAT_BYTES];
-        for (int64_t k = 0; k < c->n; k++) {
-            const struct span *s = &c->spans[k]->span;
-            op_ns[s->op] += (double)(s->end_ns - s->begin_ns);
-            if (s->begin_ns > last) gap = fmax(gap, (double)(s->begin_ns - last));
-            if (s->end_ns > last) last = s->end_ns;
-        }
-        table_add(table, TONE_PLAIN, "%d", c->chunk + 1);
-        table_add(table, TONE_PLAIN, "%s", c->row ? format_count(text, c->row->start_token) : "-");
-        table_add(table, TONE_PLAIN, "%s", format_count(text, c->n));
-        table_add_number(table, latency / 1e6);
-        add_parts(table, op_ns, latency);
-        add_percent(table, share(latency - c->ops_ns + c->at_once_ns, latency));
-        table_add_number(table, gap / 1e3);
-    }
+    const int rows = style->verbose || t->n_chunks < CHUNK_ROWS ? t->n_chunks : CHUNK_ROWS;
+    for (int i = 0; i < rows; i++)
+        add_chunk(table, &t->chunks[rows < 2 ? 0 : (int64_t)i * (t->n_chunks - 1) / (rows - 1)]);
     fputs("\ntime by depth\n", out);
     print_table(out, table, style);
+    if (rows < t->n_chunks)
+        fprintf(out, "  the other %d of %d chunks: --verbose\n", t->n_chunks - rows, t->n_chunks);
 }
 
 /* ---- by layer ---- */

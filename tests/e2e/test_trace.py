@@ -86,7 +86,8 @@ class Trace(drive.BenchTest):
         if value == 0:
             self.assertIn(shown, ("-", "0"))
         else:
-            self.assertLessEqual(abs(float(shown.replace(",", "")) / value - 1), 6e-4 if value >= 1 else 6e-3, (shown, value))
+            error = abs(float(shown.replace(",", "")) / value - 1)
+            self.assertLessEqual(error, 6e-4 if value >= 1 else 6e-3, (shown, value))
 
     def near_percent(self, shown, value):
         """With one decimal."""
@@ -159,6 +160,14 @@ class Trace(drive.BenchTest):
         self.near_percent(re.search(r"took ([\d.]+) % more", shown)[1], 100 * (times[1] / times[0] - 1))
         comm = s.ns[np.array([op[0] == "all_reduce" for op in s.ops])[s.op_id]].sum()
         self.near_percent(re.search(r"communication: ([\d.]+) %", shown)[1], 100 * comm / s.latency)
+
+    def test_of_many_chunks_some_are_shown_and_all_when_asked_for(self):
+        config = self.write_config(run__spans="all", engine__enforce_eager="true", engine__max_num_batched_tokens=64)
+        self.expect(self.bench("run", config, "-o", self.file, "--quiet"), 0)
+        for more, chunks in ((), [1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 16]), (("--verbose",), list(range(1, 17))):
+            shown = self.expect(self.bench("trace", self.file, *more), 0).out.split("time by depth")[1].split("\n\n")[0]
+            self.assertEqual([int(n) for n in re.findall(r"^ +(\d+) ", shown, re.M)], chunks)
+            self.assertEqual("the other 4 of 16 chunks: --verbose" in shown, not more)
 
     def test_the_longest_gaps_are_named(self):
         s, gaps = self.spans, []
