@@ -10,6 +10,7 @@
 #include "harness/rates.h"
 #include "harness/table.h"
 #include "harness/terminal.h"
+#include "harness/trace.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -135,6 +136,14 @@ static void look_at_gnuplot(struct doctor_findings *f) {
     doctor_add(f, "gnuplot", found ? LEVEL_OK : LEVEL_WARNING,
                found ? "" : "apt-get install gnuplot-nox",
                found ? "found: `bench plot` can draw" : "not installed: `bench plot` cannot draw");
+}
+
+static void look_at_sqlite(struct doctor_findings *f) {
+    const bool there = trace_has_sqlite();
+    doctor_add(f, "SQLite", there ? LEVEL_OK : LEVEL_WARNING,
+               there ? "" : "install libsqlite3-dev and build again",
+               there ? "built with it: `bench trace --sqlite` can write"
+                     : "built without it: `bench trace --sqlite` cannot write");
 }
 
 static void look_at_libraries(struct doctor_findings *f) {
@@ -302,6 +311,7 @@ int cmd_doctor(int argc, char **argv, const struct bench_hooks *hooks) {
     look_at_data(f);
     look_at_libraries(f);
     look_at_gnuplot(f);
+    look_at_sqlite(f);
     doctor_look_at_gpus(f, gpus, &signs);
     doctor_look_at_gpu_libraries(f, gpus, &signs);
     look_at_kernels(f);

@@ -6,6 +6,7 @@
 #include "harness/data_dir.h"
 #include "harness/gnuplot.h"
 #include "harness/plot.h"
+#include "harness/trace.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -166,20 +167,27 @@ static enum status draw_all(struct drawing *d, const struct record_run *run, str
     return s;
 }
 
-/* The pictures of one case's spans. */
+/* The pictures of one case's spans; of a case without any none, unless it was asked for. */
 static enum status draw_case(struct drawing *d, const struct record_run *run, const char *id,
                              struct error *err) {
     struct case_result r;
+    struct trace t;
     struct plot p = {0};
     enum status s = record_read_case(d->o->path, id, true, &r, err);
     if (s != STATUS_OK) return s;
+    if (r.n_spans == 0 && !d->o->id) {
+        result_free(&r);
+        return STATUS_OK;
+    }
+    s = trace_open(&t, &r, -1, err);
+    trace_close(&t);
+    if (s != STATUS_OK) error_prefix(err, s, "%s", d->o->path);
     struct record_run one = *run;
     one.cases = &r, one.n = 1;
     snprintf(d->prefix, sizeof d->prefix, "%s-", id);
-    if (r.n_spans > 0 || d->o->id) s = plot_open(&p, &one, err);
-    if (r.n_spans > 0 || d->o->id)
-        for (int i = 0; s == STATUS_OK && i < TRACE_PICTURES; i++)
-            s = draw_picture(d, &p, &trace_pictures[i], err);
+    if (s == STATUS_OK) s = plot_open(&p, &one, err);
+    for (int i = 0; s == STATUS_OK && i < TRACE_PICTURES; i++)
+        s = draw_picture(d, &p, &trace_pictures[i], err);
     plot_close(&p);
     result_free(&r);
     return s;

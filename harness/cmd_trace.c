@@ -88,7 +88,10 @@ static enum status trace(struct options *o, struct error *err) {
     if (s == STATUS_OK) s = record_read_case(o->path, o->id, true, &r, err);
     if (s == STATUS_OK) {
         s = trace_open(&t, &r, o->chunk, err);
-        if (s == STATUS_OK) s = write_views(o, &run, &t, err);
+        if (s == STATUS_OK)
+            s = write_views(o, &run, &t, err);
+        else
+            error_prefix(err, s, "%s", o->path);
         trace_close(&t);
         result_free(&r);
     }

@@ -96,6 +96,7 @@ void trace_csv(FILE *out, const struct trace *t);
 enum status trace_perfetto(const char *path, const struct record_run *run, const struct trace *t,
                            struct error *err);
 /* STATUS_RUN_FAILED where the program was built without SQLite. */
+bool trace_has_sqlite(void);
 enum status trace_sqlite(const char *path, const struct record_run *run, const struct trace *t,
                          struct error *err);
 

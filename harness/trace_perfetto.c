@@ -73,12 +73,19 @@ static void put_span(FILE *out, const struct trace *t, const struct span_row *ro
             row->repeat, row->chunk, s->layer, s->rank, (long long)s->flops, (long long)s->bytes);
 }
 
+/* On a GPU events may set the ends of layers a little beyond their chunk's, whose clock is the
+ * host's; what stands in one thread must lie within one another. */
+static int64_t within(const struct trace_chunk *c, int64_t ns) {
+    return ns < c->begin_ns ? c->begin_ns : ns > c->end_ns ? c->end_ns : ns;
+}
+
 static void put_layers(FILE *out, const struct trace *t, const struct trace_chunk *c) {
     for (int64_t first = 0, i = 0; i < c->n; first = i) {
         const int layer = c->spans[first]->span.layer;
         const int64_t end_ns = trace_layer_end(c, first, &i);
         if (layer < 0) continue;
-        begin_event(out, t, CHUNKS_THREAD, "layer", c->spans[first]->span.begin_ns, end_ns);
+        begin_event(out, t, CHUNKS_THREAD, "layer", within(c, c->spans[first]->span.begin_ns),
+                    within(c, end_ns));
         fprintf(out, ",\"name\":\"layer %d\",\"args\":{\"layer\":%d}},\n", layer + 1, layer);
     }
 }

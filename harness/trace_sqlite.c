@@ -12,6 +12,10 @@
 
 #ifndef HAVE_SQLITE
 
+bool trace_has_sqlite(void) {
+    return false;
+}
+
 enum status trace_sqlite(const char *path, const struct record_run *run, const struct trace *t,
                          struct error *err) {
     (void)run;
@@ -299,6 +303,10 @@ static void write_database(struct writer *w, const char *path, const struct run_
     sqlite3_finalize(w->kernel);
     sqlite3_finalize(w->range);
     check(w, sqlite3_close(w->db));
+}
+
+bool trace_has_sqlite(void) {
+    return true;
 }
 
 enum status trace_sqlite(const char *path, const struct record_run *run, const struct trace *t,

@@ -71,6 +71,12 @@ class Doctor(drive.BenchTest):
         self.assertEqual((there["gnuplot"]["level"], missing["gnuplot"]["level"]), ("ok", "warning"))
         self.assertIn("gnuplot-nox", missing["gnuplot"]["fix"])
 
+    def test_sqlite_is_told_as_the_program_was_built(self):
+        _, by_name = self.findings()
+        there = b"libsqlite3.so" in drive.bench.read_bytes()
+        self.assertEqual(by_name["SQLite"]["level"], "ok" if there else "warning")
+        self.assertEqual("libsqlite3-dev" in (by_name["SQLite"].get("fix") or ""), not there)
+
     def test_a_folder_that_takes_no_results_is_a_warning(self):
         result = self.bench("doctor", "--json", cwd="/proc")
         self.assertEqual(result.code, 0, repr(result))
