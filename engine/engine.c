@@ -58,6 +58,7 @@ enum status engine_device_open(struct device **out, const struct engine_opts *op
     d.head_dim = m->D;
     d.interpose = opts->interpose;
     d.interpose_ctx = opts->interpose_ctx;
+    d.nvtx = opts->nvtx;
     return device_open(out, &d, err);
 }
 
@@ -154,6 +155,10 @@ void engine_memory_reset_high_water(struct engine *e) {
 
 int64_t engine_allocations(struct engine *e) {
     return device_allocations(e->dev);
+}
+
+void engine_profile(struct engine *e, bool on) {
+    device_profile(e->dev, on);
 }
 
 uint64_t engine_progress(const struct engine *e) {

@@ -50,6 +50,7 @@ struct engine_opts {
                                  with STATUS_INTERRUPTED */
     op_interposer *interpose; /* tests only */
     void *interpose_ctx;
+    struct nvtx *nvtx; /* kernels/nvtx.h: gets a range for every op and layer. Borrowed, or NULL */
 };
 struct engine_opts engine_opts_defaults(void);
 
@@ -222,6 +223,8 @@ int64_t engine_allocations(struct engine *e);
 enum status session_spans_enable(struct session *s, int64_t capacity, struct error *err);
 const struct span *session_spans(struct session *s, int device, int64_t *n, int64_t *dropped);
 void session_spans_reset(struct session *s);
+/* A profiler that waits for it captures between on and off; nothing on the CPU. */
+void engine_profile(struct engine *e, bool on);
 /* Moves while kernels make progress; any thread may read it. */
 uint64_t engine_progress(const struct engine *e);
 

@@ -395,10 +395,23 @@ static void check_room(const struct config *c, struct config_errors *errors) {
                  c->max_model_len, config_where(c, "model", "max_model_len", other, sizeof other));
 }
 
+static void check_profile_chunk(const struct config *c, struct config_errors *errors) {
+    char where[PATH_MAX_BYTES + 64];
+    const char *text = c->profile_chunk;
+    const size_t n = strlen(text);
+    if (!strcmp(text, "none") || !strcmp(text, "last") ||
+        (n > 0 && n < 10 && strspn(text, "0123456789") == n))
+        return;
+    config_error(errors, config_from(c, "trace", "profile_chunk"),
+                 "%s: found profile_chunk = %s, expected none, last or the number of a chunk",
+                 config_where(c, "trace", "profile_chunk", where, sizeof where), text);
+}
+
 static void check_combinations(const struct config *c, struct config_errors *errors) {
     char where[PATH_MAX_BYTES + 64];
     check_chunk_sizes(c, errors);
     check_room(c, errors);
+    check_profile_chunk(c, errors);
     if (!strcmp(c->model_gpu, "auto"))
         config_error(errors, config_from(c, "model", "path_gpu"),
                      "%s: found path_gpu = auto, expected the model that auto stands for",

@@ -77,6 +77,10 @@ struct config {
     char output[PATH_MAX_BYTES]; /* result file; "": results/raw/NAME-TIME.h5 */
     char spans[8];               /* "auto", "all", "none": which chunks record op spans */
 
+    /* [trace] */
+    char nvtx[8];           /* "off", "case", "chunk", "op" */
+    char profile_chunk[16]; /* "none", "last" or a number */
+
     /* [check] */
     int64_t spot; /* sampled (layer, rank, head, row) per case; 0: off */
     bool invariance;

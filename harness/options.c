@@ -131,6 +131,16 @@ static const struct option options[] = {
      "twentieth of the measured time. `all`: every chunk, in a pass of its own.",
      "trace|profile"},
 
+    {"trace", "nvtx", OPTION_CHOICE, AT(nvtx), 0, 0, "off|case|chunk|op", "op",
+     "Ranges for profilers that read NVTX, such as Nsight Systems: up to the passes of a case, its "
+     "chunks and generated tokens, or its layers and ops. Nothing where no profiler is attached.",
+     NULL},
+    {"trace", "profile_chunk", OPTION_TEXT, AT(profile_chunk), 1, 0, NULL, "none",
+     "Chunk of every case that a profiler is to capture, in the first measured repeat: `none`, "
+     "`last`, or a number from 0 (where sampled coverage leaves it out, the next that runs): "
+     "between `cudaProfilerStart` and `cudaProfilerStop` on a GPU, and in an NVTX range `profile`.",
+     NULL},
+
     {"check", "spot", OPTION_INT, AT(spot), 0, 4096, NULL, "16",
      "Attention outputs (layer, rank, head, row) of each case that are recomputed in float64; 0: "
      "none.",

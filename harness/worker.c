@@ -9,6 +9,7 @@
 
 #include "harness/interrupt.h"
 #include "harness/record.h"
+#include "kernels/nvtx.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -32,6 +33,7 @@ struct worker {
     struct plan plan;      /* owned */
     struct engine *engine; /* owned */
     struct clocks *clocks; /* owned; NULL on the CPU */
+    struct nvtx *nvtx;     /* owned; NULL without a profiler */
     int case_index;        /* of the case at work, -1: none */
 
     pthread_t heartbeat;
@@ -169,7 +171,8 @@ static enum status run_cases(struct worker *w, struct error *err) {
                            .in_step = in_step,
                            .ctx = w,
                            .clocks = w->clocks,
-                           .hooks = w->hooks};
+                           .hooks = w->hooks,
+                           .nvtx = w->nvtx};
     enum status s = STATUS_OK;
     for (int i = 0; s == STATUS_OK && i < w->n_ids; i++) {
         if (interrupt_count(w->stop))
@@ -178,9 +181,11 @@ static enum status run_cases(struct worker *w, struct error *err) {
         struct error why;
         w->case_index = i;
         send_kind(w, EVENT_CASE_BEGIN, 0);
+        nvtx_begin(w->nvtx, NVTX_ONE_CASE, w->ids[i], i);
         enum status of_case =
             worker_run_case(w->engine, &w->plan, plan_find(&w->plan, w->ids[i]), &env, &r, &why);
         s = finish_case(w, &r, err);
+        nvtx_end(w->nvtx, NVTX_ONE_CASE);
         result_free(&r);
         if (s == STATUS_OK && of_case == STATUS_INTERRUPTED) {
             *err = why;
@@ -196,13 +201,16 @@ static enum status run_cases(struct worker *w, struct error *err) {
 static enum status load_and_run(struct worker *w, struct error *err) {
     struct engine_opts opts = plan_find(&w->plan, w->ids[0])->engine;
     opts.stop = w->stop;
+    opts.nvtx = w->nvtx;
     if (w->hooks) {
         opts.interpose = w->hooks->interpose;
         opts.interpose_ctx = w->hooks->interpose_ctx;
     }
     send_kind(w, EVENT_LOADING, 0);
     struct error why;
+    nvtx_begin(w->nvtx, NVTX_LOAD, NULL, 0);
     enum status s = engine_open(&w->engine, &opts, &why);
+    nvtx_end(w->nvtx, NVTX_LOAD);
     if (s == STATUS_INTERRUPTED) return error_set(err, s, "%s", why.text);
     if (s != STATUS_OK) return fail_all(w, why.text, err);
     send_kind(w, EVENT_LOADED, 0);
@@ -247,6 +255,16 @@ static enum status read_plan(struct worker *w, struct error *err) {
     return s;
 }
 
+/* Ranges of the whole process, where a profiler is attached. */
+static void open_nvtx(struct worker *w) {
+    static const char *const levels[] = {
+        [NVTX_OFF] = "off", [NVTX_CASE] = "case", [NVTX_CHUNK] = "chunk", [NVTX_OP] = "op"};
+    int level = NVTX_OP;
+    while (level > NVTX_OFF && strcmp(levels[level], w->config.nvtx) != 0) level--;
+    w->nvtx = nvtx_open((enum nvtx_level)level);
+    nvtx_begin(w->nvtx, NVTX_RUN, NULL, w->n_ids);
+}
+
 int worker_main(int argc, char **argv, const struct bench_hooks *hooks) {
     struct worker *w = calloc(1, sizeof *w); /* a config is too large for the stack */
     if (!w) return status_exit_code(STATUS_NO_MEMORY);
@@ -260,11 +278,15 @@ int worker_main(int argc, char **argv, const struct bench_hooks *hooks) {
     if (s == STATUS_OK) s = heartbeat_start(w, &err);
     beating = s == STATUS_OK;
     if (s == STATUS_OK) s = read_plan(w, &err);
-    if (s == STATUS_OK) s = load_and_run(w, &err);
+    if (s == STATUS_OK) {
+        open_nvtx(w);
+        s = load_and_run(w, &err);
+    }
     int code = s == STATUS_OK ? 0 : fail(w, s, &err);
     if (beating) heartbeat_stop(w);
     clocks_close(w->clocks);
     engine_close(w->engine);
+    nvtx_close(w->nvtx);
     plan_free(&w->plan);
     free(w);
     return code;

@@ -20,6 +20,7 @@ struct case_env {
     void *ctx;
     struct clocks *clocks;           /* of the engine's GPUs, or NULL */
     const struct bench_hooks *hooks; /* or NULL */
+    struct nvtx *nvtx;               /* kernels/nvtx.h; or NULL */
 };
 /* Runs one case on an open engine. *out is initialised here and filled as far as the case came,
  * its status and reason included, whatever is returned; the caller frees it.

@@ -12,6 +12,7 @@
 #include "harness/format.h"
 #include "harness/predict.h"
 #include "harness/stats.h"
+#include "kernels/nvtx.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -30,6 +31,7 @@ struct case_run {
     struct prompt prompt;    /* owned */
     int *chunks;             /* numbers of those that run, ascending; owned */
     int n_chunks;
+    int profiled;                /* number of the chunk for a profiler, or -1 */
     bool tracing;                /* the pass at work records spans */
     struct check_spot *spot;     /* owned until finished; NULL: off */
     struct check_logits *answer; /* owned until finished; NULL: no known answer */
@@ -152,7 +154,9 @@ static enum status feed_chunk(struct case_run *k, int pass, int chunk, struct ch
                               bool *fed, struct error *err) {
     const struct bench_hooks *hooks = k->env->hooks;
     int32_t start = chunk_start(k, chunk);
+    const struct nvtx_chunk range = {chunk, start, chunk_tokens(k, chunk)};
     int64_t allocations = engine_allocations(k->engine);
+    nvtx_begin_chunk(k->env->nvtx, &range);
     in_step(k, true);
     *fed = !hooks || !hooks->before_chunk ||
            !hooks->before_chunk(hooks->before_chunk_ctx, k->c->id, pass, chunk);
@@ -160,7 +164,20 @@ static enum status feed_chunk(struct case_run *k, int pass, int chunk, struct ch
         *fed ? session_prefill(k->session, k->prompt.tokens + start, chunk_tokens(k, chunk), r, err)
              : STATUS_OK;
     in_step(k, false);
+    nvtx_end(k->env->nvtx, NVTX_CHUNK_RANGE);
     k->out->step_allocations += engine_allocations(k->engine) - allocations;
+    return s;
+}
+
+/* The same where a profiler is to see it. */
+static enum status feed_profiled(struct case_run *k, int pass, int chunk, struct chunk_result *r,
+                                 bool *fed, struct error *err) {
+    if (pass != 0 || chunk != k->profiled) return feed_chunk(k, pass, chunk, r, fed, err);
+    engine_profile(k->engine, true);
+    nvtx_begin(k->env->nvtx, NVTX_PROFILE, NULL, chunk);
+    const enum status s = feed_chunk(k, pass, chunk, r, fed, err);
+    nvtx_end(k->env->nvtx, NVTX_PROFILE);
+    engine_profile(k->engine, false);
     return s;
 }
 
@@ -244,7 +261,7 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
     bool fed;
     look_before(k, &driver);
     clocks_begin(k->env->clocks);
-    s = feed_chunk(k, pass, chunk, &r, &fed, err);
+    s = feed_profiled(k, pass, chunk, &r, &fed, err);
     clocks_end(k->env->clocks);
     look_after(k, &driver);
     if (s != STATUS_OK)
@@ -366,9 +383,11 @@ static enum status generate(struct case_run *k, int pass, int64_t *first_ns, str
             return error_set(err, STATUS_INTERRUPTED, "stopped after %d generated tokens", step);
         struct token_result t;
         int64_t allocations = engine_allocations(k->engine);
+        nvtx_begin(k->env->nvtx, NVTX_TOKEN, NULL, step);
         in_step(k, true);
         enum status s = session_generate(k->session, &t, err);
         in_step(k, false);
+        nvtx_end(k->env->nvtx, NVTX_TOKEN);
         k->out->step_allocations += engine_allocations(k->engine) - allocations;
         if (s != STATUS_OK) return error_prefix(err, s, "generated token %d", step);
         if (step == 0) *first_ns = t.latency_ns;
@@ -451,6 +470,22 @@ static enum status reach_steady_state(struct case_run *k, struct error *err) {
     return s == STATUS_OK ? s : error_prefix(err, s, "before the first sample");
 }
 
+/* One pass, from its first chunk to its last generated token. */
+static enum status run_pass(struct case_run *k, int pass, struct stats_point *points,
+                            struct error *err) {
+    int64_t prefill_ns, first_ns = 0;
+    k->tracing = pass == -1 && traces_warm_up(k) && enable_spans(k, NULL) == STATUS_OK;
+    enum status s =
+        prefill(k, pass, k->spot && pass == -(int)k->plan->config.warmup, points, &prefill_ns, err);
+    if (k->tracing) session_spans_enable(k->session, 0, NULL);
+    k->tracing = false;
+    if (s != STATUS_OK || pass < 0) return s;
+    bool whole = session_position(k->session) == k->prompt.length;
+    if (k->c->coverage == COVER_FULL && whole) s = generate(k, pass, &first_ns, err);
+    if (s == STATUS_OK) add_ttft(k, points, prefill_ns + first_ns);
+    return s;
+}
+
 /* Warm-up and measured passes. */
 static enum status run_passes(struct case_run *k, struct error *err) {
     struct case_result *out = k->out;
@@ -464,15 +499,9 @@ static enum status run_passes(struct case_run *k, struct error *err) {
         s = error_set(err, STATUS_NO_MEMORY, "no memory for the rows of a case");
     if (s == STATUS_OK) s = reach_steady_state(k, err);
     for (int pass = -warmup; s == STATUS_OK && pass < repeats; pass++) {
-        int64_t prefill_ns, first_ns = 0;
-        k->tracing = pass == -1 && traces_warm_up(k) && enable_spans(k, NULL) == STATUS_OK;
-        s = prefill(k, pass, k->spot && pass == -warmup, points, &prefill_ns, err);
-        if (k->tracing) session_spans_enable(k->session, 0, NULL);
-        k->tracing = false;
-        if (s != STATUS_OK || pass < 0) continue;
-        bool whole = session_position(k->session) == k->prompt.length;
-        if (k->c->coverage == COVER_FULL && whole) s = generate(k, pass, &first_ns, err);
-        if (s == STATUS_OK) add_ttft(k, points, prefill_ns + first_ns);
+        nvtx_begin(k->env->nvtx, NVTX_PASS, pass < 0 ? "warm-up" : "repeat", pass);
+        s = run_pass(k, pass, points, err);
+        nvtx_end(k->env->nvtx, NVTX_PASS);
     }
     free(points);
     return s;
@@ -522,15 +551,27 @@ static void add_spans(struct case_run *k, char *reason, size_t size) {
     const bool last = strcmp(k->plan->config.spans, "auto") == 0 && !traces_warm_up(k) &&
                       last_is_short(k) && !stopped(k);
     if (!all && !last) return;
+    nvtx_begin(k->env->nvtx, NVTX_PASS, "spans", k->out->repeats);
     enum status s = enable_spans(k, &err);
     if (s == STATUS_OK) s = all ? trace_all(k, &err) : trace_last(k, &err);
     session_spans_enable(k->session, 0, NULL);
+    nvtx_end(k->env->nvtx, NVTX_PASS);
     if (s == STATUS_OK) return;
     k->out->n_spans = k->out->dropped_spans = k->out->n_traced = 0;
     snprintf(reason, size, "spans are missing: %.160s", err.text);
 }
 
 /* ---- opening and closing ---- */
+
+/* The chunk that [trace] profile_chunk means: where the wanted one does not run, the next. */
+static int profiled_chunk(const struct case_run *k) {
+    const char *wanted = k->plan->config.profile_chunk;
+    if (strcmp(wanted, "none") == 0) return -1;
+    int i = k->n_chunks - 1;
+    if (strcmp(wanted, "last") != 0)
+        while (i > 0 && k->chunks[i - 1] >= atoi(wanted)) i--;
+    return k->chunks[i];
+}
 
 static enum status choose_chunks(struct case_run *k, struct error *err) {
     k->chunks = calloc((size_t)k->c->chunks, sizeof *k->chunks);
@@ -542,6 +583,7 @@ static enum status choose_chunks(struct case_run *k, struct error *err) {
         k->n_chunks = k->c->chunks;
         for (int i = 0; i < k->n_chunks; i++) k->chunks[i] = i;
     }
+    k->profiled = profiled_chunk(k);
     return STATUS_OK;
 }
 

@@ -33,6 +33,7 @@ struct device_opts {
     int head_dim;             /* attention variants may serve only some; 0 = not known yet */
     op_interposer *interpose; /* or NULL */
     void *interpose_ctx;
+    struct nvtx *nvtx; /* borrowed; gets a range for every op. Or NULL */
 };
 struct device_opts device_opts_defaults(void);
 
@@ -160,6 +161,9 @@ enum status device_spans_enable(struct device *dev, int64_t capacity, struct err
  * found no room. */
 const struct span *device_spans(struct device *dev, int64_t *n, int64_t *dropped);
 void device_spans_reset(struct device *dev);
+/* Tells a profiler that waits for it to capture from here to here (cudaProfilerStart, -Stop); does
+ * nothing on the CPU. */
+void device_profile(struct device *dev, bool on);
 /* A counter that moves while kernels make progress, at least once a second on any machine that is
  * alive, also inside a long op. Any thread may read it: the heartbeat does. */
 uint64_t device_progress(const struct device *dev);

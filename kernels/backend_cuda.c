@@ -7,6 +7,7 @@
 #include "kernels/cuda/cuda_core.h"
 #include "kernels/nvml.h"
 
+#include <cuda_profiler_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,6 +172,11 @@ static enum status execute(struct device *dev, const struct op_call *call, struc
     else
         dev->chosen[call->op]->run(dev, &call->embed); /* members of a union: all at one address */
     return c->error == cudaSuccess ? STATUS_OK : cuda_take_error(dev, err);
+}
+
+/* Without a profiler both do nothing. */
+static void profile(struct device *dev, bool on) {
+    cuda_check(dev, on ? cudaProfilerStart() : cudaProfilerStop(), "profiler");
 }
 
 static uint64_t progress(const struct device *dev) {
@@ -400,6 +406,7 @@ const struct backend backend_cuda = {
     .graph_close = cuda_graph_close,
     .kv_fill = cuda_kv_fill,
     .kv_read = kv_read,
+    .profile = profile,
     .progress = progress,
     .measure_copy = cuda_measure_copy,
     .measure_roof = cuda_measure_roof,

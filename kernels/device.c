@@ -2,6 +2,7 @@
  * recorded calls. What differs between kinds of device is behind `struct backend`. Owns the list of
  * weights; arenas and graphs belong to whoever opened them, and go before the device. */
 #include "kernels/device_core.h"
+#include "kernels/nvtx.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -37,6 +38,7 @@ enum status device_open(struct device **out, const struct device_opts *opts, str
     dev->head_dim = opts->head_dim;
     dev->interpose = opts->interpose;
     dev->interpose_ctx = opts->interpose_ctx;
+    dev->nvtx = opts->nvtx;
     enum status s = backend->open(dev, opts, err);
     if (s == STATUS_OK) s = variants_choose(dev, opts, err);
     if (s != STATUS_OK) {
@@ -201,6 +203,7 @@ void device_clock_begin(struct device *dev) {
 
 void device_clock_end(struct device *dev) {
     dev->backend->clock_end(dev);
+    nvtx_end(dev->nvtx, NVTX_LAYER); /* waiting for the device belongs to no layer */
 }
 
 int64_t device_clock_ns(struct device *dev) {
@@ -305,11 +308,18 @@ enum status device_execute(struct device *dev, const struct op_call *call, struc
     return s;
 }
 
-static enum status run_now(struct device *dev, const struct op_call *call, struct error *err) {
+static enum status interposed(struct device *dev, const struct op_call *call, struct error *err) {
     if (!dev->interpose) return device_execute(dev, call, err);
     struct op_call copy = *call;
     if (dev->interpose(dev->interpose_ctx, dev, &copy)) return STATUS_OK;
     return device_execute(dev, &copy, err);
+}
+
+static enum status run_now(struct device *dev, const struct op_call *call, struct error *err) {
+    nvtx_begin_op(dev->nvtx, call);
+    enum status s = interposed(dev, call, err);
+    nvtx_end_op(dev->nvtx);
+    return s;
 }
 
 static enum status record(struct device *dev, const struct op_call *call, struct error *err);
@@ -320,6 +330,10 @@ enum status device_run(struct device *dev, const struct op_call *call, struct er
 
 bool device_loads_lazily(const struct device *dev) {
     return dev->backend->loads_lazily;
+}
+
+void device_profile(struct device *dev, bool on) {
+    if (dev->backend->profile) dev->backend->profile(dev, on);
 }
 
 uint64_t device_progress(const struct device *dev) {

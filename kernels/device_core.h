@@ -46,6 +46,7 @@ struct device {
     int head_dim;
     op_interposer *interpose;
     void *interpose_ctx;
+    struct nvtx *nvtx; /* borrowed, or NULL */
     const struct variant *chosen[OPS];
     uint8_t chosen_index[OPS];
     struct ledger ledger;
@@ -99,6 +100,7 @@ struct backend {
                     uint64_t seed);
     void (*kv_read)(struct device *dev, const struct kv_view *view, int head, int32_t begin,
                     int32_t n, float *k, float *v);
+    void (*profile)(struct device *dev, bool on); /* or NULL */
     uint64_t (*progress)(const struct device *dev);
     /* For device_measure. Both run about `seconds`. */
     enum status (*measure_copy)(struct device *dev, double seconds, double *bytes_per_s,

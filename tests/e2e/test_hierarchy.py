@@ -15,6 +15,7 @@ doors = {
     "kernels": set(),
     "engine": {f"kernels/{name}.h" for name in ("error", "types", "ops", "backend", "cost", "bf16", "random")},
     "harness": {"engine/engine.h", "engine/needle.h", "kernels/gpu_list.h", "kernels/nvml.h",
+                "kernels/nvtx.h",
                 "kernels/op_bench.h"},
 }
 # Headers that are not ours: who may include them. One home each.
@@ -24,6 +25,8 @@ homes = {
     "ini.h": {"harness/config.c"},
     "curl/curl.h": {"harness/download.c"},
     "oneapi/dnnl/dnnl.h": {"kernels/linear/linear_onednn.c"},
+    "nvtx3/nvToolsExt.h": {"kernels/nvtx.c"},
+    "nvtx3/nvToolsExtPayload.h": {"kernels/nvtx.c"},
     "dnnl.h": {"kernels/linear/linear_onednn.c"},
     "dlfcn.h": {"kernels/nvml.c", "kernels/cublas_door_cuda.c", "harness/library_probe.c"},
 }

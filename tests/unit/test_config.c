@@ -373,6 +373,15 @@ static void values_that_contradict_each_other_are_findings(void **state) {
     assert_finding(f, "[sampling]\nmax_tokens = 64\n[model]\nmax_model_len = 64\n", 2,
                    "max_tokens = 64 under max_model_len = 64", "room for a prompt");
     assert_finding(f, "[model]\npath_gpu = auto\n", 2, "path_gpu = auto", "expected the model");
+    static const char *const no_chunk[] = {"first", "-1", "1.5", "3x", "1234567890"};
+    for (size_t i = 0; i < sizeof no_chunk / sizeof no_chunk[0]; i++) {
+        char ini[64], found[40];
+        snprintf(ini, sizeof ini, "[trace]\nprofile_chunk = %s\n", no_chunk[i]);
+        snprintf(found, sizeof found, "profile_chunk = %s, ", no_chunk[i]);
+        assert_finding(f, ini, 2, found, "none, last or the number of a chunk");
+    }
+    assert_ok(f, "[trace]\nprofile_chunk = 123456789\n");
+    assert_ok(f, "[trace]\nprofile_chunk = last\n");
 }
 
 static void a_file_that_cannot_be_read_is_an_io_error(void **state) {
@@ -418,7 +427,10 @@ static void random_value(uint64_t *seed, const struct option_info *o, char *out,
                                      1 + i * 16000000 + (int)(next(seed) % 15000000));
     } else if (!strcmp(o->key, "enable_chunked_prefill"))
         snprintf(out, size, "true");
-    else if (!strcmp(o->type, "coverage")) {
+    else if (!strcmp(o->key, "profile_chunk")) {
+        static const char *const kinds[] = {"none", "last", "0", "12"};
+        snprintf(out, size, "%s", kinds[next(seed) % 4]);
+    } else if (!strcmp(o->type, "coverage")) {
         static const char *const kinds[] = {"full", "auto", "auto:%d", "sample:%d"};
         const uint64_t kind = next(seed) % 4;
         const int k = 3 + (int)(next(seed) % 1000);
