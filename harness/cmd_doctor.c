@@ -11,6 +11,7 @@
 #include "harness/table.h"
 #include "harness/terminal.h"
 #include "harness/trace.h"
+#include "kernels/nvtx.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -144,6 +145,13 @@ static void look_at_sqlite(struct doctor_findings *f) {
                there ? "" : "install libsqlite3-dev and build again",
                there ? "built with it: `bench trace --sqlite` can write"
                      : "built without it: `bench trace --sqlite` cannot write");
+}
+
+/* Its headers come with the CUDA toolkit: to lack both is nothing to repair. */
+static void look_at_nvtx(struct doctor_findings *f) {
+    doctor_add(f, "NVTX", LEVEL_OK, "",
+               nvtx_built() ? "built with it: profilers see ranges of cases, chunks, layers and ops"
+                            : "built without it: profilers see no ranges ([trace] nvtx)");
 }
 
 static void look_at_libraries(struct doctor_findings *f) {
@@ -312,6 +320,7 @@ int cmd_doctor(int argc, char **argv, const struct bench_hooks *hooks) {
     look_at_libraries(f);
     look_at_gnuplot(f);
     look_at_sqlite(f);
+    look_at_nvtx(f);
     doctor_look_at_gpus(f, gpus, &signs);
     doctor_look_at_gpu_libraries(f, gpus, &signs);
     look_at_kernels(f);

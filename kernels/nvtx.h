@@ -44,6 +44,8 @@ struct nvtx_chunk {
 
 struct nvtx;
 
+/* Whether this program was built with NVTX's headers. */
+bool nvtx_built(void);
 /* NULL: level off, no tool attached, built without the headers, or no memory. */
 struct nvtx *nvtx_open(enum nvtx_level level);
 void nvtx_close(struct nvtx *n); /* ends what is open */

@@ -71,11 +71,13 @@ class Doctor(drive.BenchTest):
         self.assertEqual((there["gnuplot"]["level"], missing["gnuplot"]["level"]), ("ok", "warning"))
         self.assertIn("gnuplot-nox", missing["gnuplot"]["fix"])
 
-    def test_sqlite_is_told_as_the_program_was_built(self):
+    def test_sqlite_and_nvtx_are_told_as_the_program_was_built(self):
         _, by_name = self.findings()
         there = b"libsqlite3.so" in drive.bench.read_bytes()
         self.assertEqual(by_name["SQLite"]["level"], "ok" if there else "warning")
         self.assertEqual("libsqlite3-dev" in (by_name["SQLite"].get("fix") or ""), not there)
+        ranges = b"InitializeInjectionNvtx2" in drive.bench.read_bytes()
+        self.assertIn("built with it" if ranges else "built without it", by_name["NVTX"]["text"])
 
     def test_a_folder_that_takes_no_results_is_a_warning(self):
         result = self.bench("doctor", "--json", cwd="/proc")
