@@ -4,6 +4,7 @@
 #include "harness/bench.h"
 #include "harness/fetch.h"
 #include "harness/format.h"
+#include "harness/interrupt.h"
 #include "harness/plan.h"
 #include "harness/table.h"
 #include "harness/terminal.h"
@@ -35,7 +36,8 @@ static int parse(struct request *r, int argc, char **argv) {
                    "time_budget does to it: full, sampled, or skipped and why. Runs nothing but a\n"
                    "measurement of this machine's kernels (about a second, kept for a day).\n"
                    "A prompt from the web that is not in the cache is fetched.\n"
-                   "Exits with 0, 2 usage or configuration, 5 no measurement, 6 I/O.",
+                   "Exits with 0, 2 usage or configuration, 5 no measurement, 6 I/O,\n"
+                   "130 interrupted.",
         .arguments = arguments,
         .n = sizeof arguments / sizeof arguments[0],
         .least = 1,
@@ -190,15 +192,26 @@ static enum status print_plan(const struct request *r, const struct plan *p, str
 
 /* ---- the command */
 
+/* Ctrl-C ends `bench plan` as it ends any program, but for a prompt that is being fetched: that is
+ * let go of in good order. */
+static enum status fetch_prompts(struct config *c, struct config_errors *errors) {
+    const struct fetch_screen screen = {"plan", stderr, isatty(STDERR_FILENO)};
+    const volatile int *interrupts = interrupt_catch();
+    const enum status s = fetch_prompts_of(c, &screen, interrupts, errors);
+    interrupt_release();
+    if (s != STATUS_OK || interrupt_count(interrupts) == 0) return s;
+    config_error(errors, config_from(c, "prompt", "source"), "interrupted");
+    return STATUS_INTERRUPTED;
+}
+
 static enum status make_plan(const struct request *r, struct plan *p) {
     struct config *c = calloc(1, sizeof *c);
     struct config_errors *errors = calloc(1, sizeof *errors);
     enum status s = STATUS_NO_MEMORY;
     if (c && errors) {
-        const struct fetch_screen screen = {"plan", stderr, isatty(STDERR_FILENO)};
         s = config_load(c, r->config, r->sets.v, r->sets.n, errors);
         const bool loaded = s == STATUS_OK;
-        if (loaded) s = fetch_prompts_of(c, &screen, NULL, errors);
+        if (loaded) s = fetch_prompts(c, errors);
         if (s == STATUS_OK)
             s = (r->measure ? plan_make_anew : plan_make)(p, c, errors);
         else if (loaded || s == STATUS_USAGE)

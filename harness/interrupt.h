@@ -8,6 +8,10 @@
  * of a write, not a signal. Returns the counter, which lives as long as the process. */
 const volatile int *interrupt_catch(void);
 
+/* After interrupt_catch: these signals do again what they did before it. One that came in between
+ * is in the counter. */
+void interrupt_release(void);
+
 /* The counter as any thread may read it. */
 static inline int interrupt_count(const volatile int *counter) {
     return counter ? __atomic_load_n(counter, __ATOMIC_RELAXED) : 0;

@@ -580,12 +580,44 @@ class PlanAndRun(FetchTest):
         self.expect(self.bench("run", config, "-o", self.file), 0)
         self.assertEqual(len(self.server.requests), 2)
 
-    def test_ctrl_c_while_a_run_fetches(self):
+    def serve_half(self):
+        """The address of a text that stops in its middle for ever; what follows a first byte other than 0 is sent."""
         def slow(request):
+            if request.first_byte():
+                serve_file(request, text)
+                return
             request.reply("200 OK", Content_Length=len(text), ETag='"one"')
             request.send(text[:half])
             time.sleep(30)
-        url = self.serve("/slow", slow)
+        return self.serve("/slow", slow)
+
+    def test_ctrl_c_while_a_plan_fetches(self):
+        url = self.serve_half()
+        config = self.write_config(prompt__source=f"url:{url}")
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            process = self.start("plan", config)
+            self.wait_for_part(half)
+            began = time.monotonic()
+            os.kill(process.pid, stop)
+            self.expect(self.finish(process), 130, "interrupted", "are kept")
+            self.assertLess(time.monotonic() - began, 1)
+            download = self.entry(url)
+            self.assertEqual((download["state"], download["bytes"]), ("part", half))
+            for part in self.folder_of_prompts.glob("*.part*"):
+                part.unlink()
+        self.expect(self.fetch(url), 0)  # nothing is locked
+        self.assert_whole(url)
+
+    def test_a_plan_that_fetches_nothing_ends_by_the_signal(self):
+        config = self.write_config(prompt__source=f"url:{self.serve_good(body=short)}")
+        self.expect(self.bench("plan", config), 0)
+        process = self.start("plan", config, "--measure")
+        time.sleep(0.3)  # its prompts are read, its kernels are measured, for about a second
+        os.kill(process.pid, signal.SIGINT)
+        self.assertEqual(self.finish(process).code, -signal.SIGINT)
+
+    def test_ctrl_c_while_a_run_fetches(self):
+        url = self.serve_half()
         config = self.write_config(prompt__source=f"url:{url}")
         process = self.start("run", config, "-o", self.file)
         self.wait_for_part(half)
