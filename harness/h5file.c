@@ -20,7 +20,12 @@ enum {
     PIECE_MAX_BYTES = 16 << 20,  /* of a compressed piece */
     PATH_BYTES = 4096
 };
-enum { ROWS_PER_PIECE = 16384, DEFLATE_LEVEL = 1, DEFLATE_BEST_RATIO = 1100 };
+enum {
+    ROWS_PER_PIECE = 16384,
+    DEFLATE_LEVEL = 1,
+    DEFLATE_BEST_RATIO = 1100,
+    COMPACT_MAX_BYTES = 60000 /* the format's limit is 64 KiB with what else stands in a header */
+};
 
 /* ---- HDF5 with its errors told ---- */
 
@@ -156,17 +161,31 @@ hid_t h5_create_group(struct h5 *h, hid_t at, const char *name) {
     return g;
 }
 
+/* How a text is stored: in the header of its dataset, under that one's checksum, where it fits. */
+static hid_t text_storage(size_t bytes) {
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    if (list >= 0 && bytes <= COMPACT_MAX_BYTES && H5Pset_layout(list, H5D_COMPACT) < 0) {
+        H5Pclose(list);
+        list = -1;
+    }
+    return list;
+}
+
 /* A text of any length: a scalar dataset (attributes stay small). */
 void h5_write_text(struct h5 *h, hid_t group, const char *name, const char *text) {
     if (h->status != STATUS_OK) return;
     if (!text) text = "";
-    hid_t space = H5Screate(H5S_SCALAR), type = text_type(strlen(text) + 1), d = -1;
-    if (check(h, space, "describe text", name) && check(h, type, "describe text", name)) {
-        d = H5Dcreate2(group, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    size_t bytes = strlen(text) + 1;
+    hid_t space = H5Screate(H5S_SCALAR), type = text_type(bytes), list = text_storage(bytes),
+          d = -1;
+    if (check(h, space, "describe text", name) && check(h, type, "describe text", name) &&
+        check(h, list, "describe text", name)) {
+        d = H5Dcreate2(group, name, type, space, H5P_DEFAULT, list, H5P_DEFAULT);
         if (check(h, d, "create text", name))
             check(h, H5Dwrite(d, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text), "write text", name);
     }
     close_data(d);
+    close_list(list);
     close_type(type);
     close_space(space);
 }
@@ -291,19 +310,77 @@ void h5_delete_attribute(struct h5 *h, hid_t at, const char *name) {
 
 /* ---- writing: files ---- */
 
-/* An HDF5 file in memory. Small index nodes: a result has many short columns. */
+/* The bytes of a file that is built in memory. libhdf5 takes and gives back their memory through
+ * the functions below; we keep them when it closes the file. (What H5Fget_file_image gives of an
+ * open file has a superblock whose checksum is wrong.) */
+struct h5_image {
+    unsigned char *data;
+    size_t bytes; /* taken; the file is shorter */
+};
+
+static void *image_realloc(void *old, size_t bytes, H5FD_file_image_op_t op, void *ctx) {
+    struct h5_image *image = ctx;
+    void *data = realloc(old, bytes);
+    (void)op;
+    if (data) *image = (struct h5_image){data, bytes};
+    return data;
+}
+
+static herr_t image_free(void *data, H5FD_file_image_op_t op, void *ctx) {
+    struct h5_image *image = ctx;
+    if (op == H5FD_FILE_IMAGE_OP_FILE_CLOSE) return 0;
+    free(data);
+    *image = (struct h5_image){NULL, 0};
+    return 0;
+}
+
+static void *image_ctx(void *ctx) {
+    return ctx;
+}
+
+static herr_t image_ctx_free(void *ctx) {
+    (void)ctx;
+    return 0;
+}
+
+static void drop_image(struct h5 *h) {
+    if (h->image) free(h->image->data);
+    free(h->image);
+    h->image = NULL;
+}
+
+/* Where the file ends: the superblock (version 2 and 3) says so. 0: the image holds no file. */
+static size_t image_end(const struct h5_image *image) {
+    enum { END_AT = 28, SUPERBLOCK_BYTES = 48 };
+    uint64_t end = 0;
+    if (image->bytes < SUPERBLOCK_BYTES) return 0;
+    for (int i = 0; i < 8; i++) end |= (uint64_t)image->data[END_AT + i] << 8 * i;
+    return end <= image->bytes ? (size_t)end : 0;
+}
+
+/* An HDF5 file in memory. In the format of 1.10 every piece of metadata, so every attribute, has a
+ * checksum; in the default one none has. */
 hid_t h5_create(struct h5 *h) {
     quiet();
-    hid_t access = H5Pcreate(H5P_FILE_ACCESS), create = H5Pcreate(H5P_FILE_CREATE), file = -1;
-    if (check(h, access, "prepare", "the file") && check(h, create, "prepare", "the file") &&
+    h->image = calloc(1, sizeof *h->image);
+    if (!h5_check_memory(h, h->image, "the file")) return -1;
+    H5FD_file_image_callbacks_t callbacks = {.image_realloc = image_realloc,
+                                             .image_free = image_free,
+                                             .udata_copy = image_ctx,
+                                             .udata_free = image_ctx_free,
+                                             .udata = h->image};
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS), file = -1;
+    if (check(h, access, "prepare", "the file") &&
         check(h, H5Pset_fapl_core(access, 1 << 20, false), "prepare", "the file") &&
+        check(h, H5Pset_file_image_callbacks(access, &callbacks), "prepare", "the file") &&
         check(h, H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), "prepare", "the file") &&
-        check(h, H5Pset_istore_k(create, 8), "prepare", "the file")) {
-        file = H5Fcreate(h->path, H5F_ACC_TRUNC, create, access);
+        check(h, H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110), "prepare",
+              "the file")) {
+        file = H5Fcreate(h->path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
         check(h, file, "create", "the file");
     }
-    close_list(create);
     close_list(access);
+    if (file < 0) drop_image(h);
     return file;
 }
 
@@ -363,20 +440,12 @@ static enum status put_file(const char *path, const void *data, size_t n, struct
 
 /* Closes the image and, if all went well, puts it to disk. */
 enum status h5_finish(struct h5 *h, hid_t file) {
-    void *image = NULL;
-    ssize_t bytes = 0;
-    if (h->status == STATUS_OK &&
-        check(h, H5Fflush(file, H5F_SCOPE_GLOBAL), "flush", "the file in memory")) {
-        bytes = H5Fget_file_image(file, NULL, 0);
-        if (check(h, bytes, "measure", "the file in memory")) {
-            image = calloc((size_t)bytes + 1, 1);
-            if (h5_check_memory(h, image, "the file"))
-                check(h, H5Fget_file_image(file, image, (size_t)bytes), "copy", "the file");
-        }
-    }
     if (file >= 0) check(h, H5Fclose(file), "close", "the file in memory");
-    if (h->status == STATUS_OK) h->status = put_file(h->path, image, (size_t)bytes, h->err);
-    free(image);
+    const size_t bytes = h->image ? image_end(h->image) : 0;
+    if (h->status == STATUS_OK && bytes == 0)
+        h5_fail(h, "close", "the file in memory", "there is none");
+    if (h->status == STATUS_OK) h->status = put_file(h->path, h->image->data, bytes, h->err);
+    drop_image(h);
     return h->status;
 }
 
@@ -392,6 +461,10 @@ static bool check_link(struct h5 *h, hid_t at, const char *name) {
 
 bool h5_has(struct h5 *h, hid_t at, const char *name) {
     return h->status == STATUS_OK && H5Lexists(at, name, H5P_DEFAULT) > 0;
+}
+
+bool h5_has_attribute(struct h5 *h, hid_t at, const char *name) {
+    return h->status == STATUS_OK && H5Aexists(at, name) > 0;
 }
 
 hid_t h5_open_group(struct h5 *h, hid_t at, const char *name) {

@@ -7,7 +7,9 @@
  * Writing: a file is built as an image in memory (as large as the compressed file will be) and put
  * to disk by plain write, fsync, rename, fsync of the folder. So a full disk is an errno at a known
  * step, HDF5 never holds a half-written file that it would flush again at exit, and a kill at any
- * moment leaves either the whole file or none.
+ * moment leaves either the whole file or none. Everything in it carries a checksum that readers
+ * check (of its metadata, so of attributes; of its compression, so of columns), but the bytes of a
+ * text of more than 60,000.
  * Reading: files come from anywhere. Every name, type, shape, filter and size is checked before
  * memory is taken; links and storage that lead out of the file are refused. libhdf5 itself can
  * still crash on hostile bytes: record_read.c lets a child process go first.
@@ -22,7 +24,8 @@ struct h5 {
     const char *path;
     struct error *err; /* or NULL */
     enum status status;
-    int64_t file_bytes; /* when reading */
+    int64_t file_bytes;     /* when reading */
+    struct h5_image *image; /* when writing: owned, from h5_create to h5_finish */
 };
 typedef int64_t h5_id; /* an open file or group; negative: none */
 
@@ -64,7 +67,8 @@ h5_id h5_write_table(struct h5 *h, h5_id at, const char *name, const struct colu
 void h5_write_compound(struct h5 *h, h5_id at, const char *name, const struct column *columns,
                        int n_columns, const void *rows, size_t stride, int64_t n,
                        const char *description);
-/* Copies a child as it is, from one open file to another. */
+/* Copies a child as it is, from one open file to another (so without checksums of its metadata
+ * where an older program wrote it without). */
 void h5_copy(struct h5 *h, h5_id from, h5_id to, const char *name);
 void h5_delete(struct h5 *h, h5_id at, const char *name);
 void h5_delete_attribute(struct h5 *h, h5_id at, const char *name);
@@ -73,8 +77,9 @@ h5_id h5_open(struct h5 *h);
 void h5_close(struct h5 *h, h5_id file);
 h5_id h5_open_group(struct h5 *h, h5_id at, const char *name);
 void h5_close_group(h5_id group);
-/* Whether a child of that name is there. */
+/* Whether a child, an attribute of that name is there. */
 bool h5_has(struct h5 *h, h5_id at, const char *name);
+bool h5_has_attribute(struct h5 *h, h5_id at, const char *name);
 int64_t h5_children(struct h5 *h, h5_id group);
 /* The name of the first child. */
 void h5_first_child(struct h5 *h, h5_id group, char *out, size_t size);

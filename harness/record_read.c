@@ -18,20 +18,37 @@ enum { CASES_MAX = 1 << 16, READER_TIME_LIMIT_S = 120 };
 
 /* Text as its number in an enum whose names are `names`. */
 static int find(struct h5 *h, const char *what, const char *text, const char *const *names, int n) {
+    char why[120];
     for (int i = 0; i < n; i++)
         if (strcmp(text, names[i]) == 0) return i;
-    h5_fail(h, "read", what, "a value that schema 1 does not know");
+    snprintf(why, sizeof why, "\"%.40s\" is none that this program knows (a newer one has more?)",
+             text);
+    h5_fail(h, "read", what, why);
     return 0;
 }
 #define FIND(h, what, text, names) find(h, what, text, names, COLUMNS(names))
 
 /* ---- reading: a case ---- */
 
+static bool is_added(const char *name) {
+    for (int i = 0; i < COLUMNS(added_attributes); i++)
+        if (strcmp(name, added_attributes[i]) == 0) return true;
+    return false;
+}
+
+/* Fields of attributes that an older file does not have stay as they are. */
+static void read_attributes(struct h5 *h, h5_id at, const struct column *columns, int n,
+                            void *row) {
+    for (int i = 0; i < n; i++)
+        if (!is_added(columns[i].name) || h5_has_attribute(h, at, columns[i].name))
+            h5_read_attributes(h, at, &columns[i], 1, row);
+}
+
 static void read_case_row(struct h5 *h, h5_id g, struct case_result *r) {
     struct case_row row;
     memset(&row, 0, sizeof row);
-    h5_read_attributes(h, g, case_columns, COLUMNS(case_columns), &row);
-    h5_read_attributes(h, g, case_facts, COLUMNS(case_facts), r);
+    read_attributes(h, g, case_columns, COLUMNS(case_columns), &row);
+    read_attributes(h, g, case_facts, COLUMNS(case_facts), r);
     if (h->status != STATUS_OK) return;
 #define COPY(field) record_copy_text(r->field, sizeof r->field, row.field)
     COPY(id), COPY(prompt), COPY(prompt_sha256), COPY(device), COPY(dtype);
@@ -41,7 +58,8 @@ static void read_case_row(struct h5 *h, h5_id g, struct case_result *r) {
     r->coverage = (enum coverage)FIND(h, "coverage", row.coverage, coverage_names);
     r->graph = strcmp(row.mode, "graph") == 0;
     r->prompt_tokens = row.prompt_tokens, r->chunk_tokens = row.chunk_tokens;
-    r->max_num_batched_tokens = row.max_num_batched_tokens;
+    r->max_num_batched_tokens =
+        row.max_num_batched_tokens ? row.max_num_batched_tokens : row.chunk_tokens;
     r->tp = row.tp, r->devices = row.devices, r->repeats = row.repeats;
     r->ttft_estimated = row.ttft_estimated, r->ttft_error = row.ttft_error;
     r->prune_last_layer = row.prune_last_layer, r->dual_chunk = row.dual_chunk;

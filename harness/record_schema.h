@@ -1,5 +1,11 @@
 /* What stands in a result file, schema 1: the columns of its tables and its attributes, each with
- * its place in a row in memory. record_write.c and record_read.c walk the same tables. */
+ * its place in a row in memory. record_write.c and record_read.c walk the same tables.
+ *
+ * A version of the schema only grows, and by two things: attributes (named below in
+ * added_attributes) and tables or groups (for which record_read.c asks before it reads). A reader
+ * takes what is missing as not known and passes over what it has no name for. All else raises
+ * RECORD_SCHEMA_VERSION: a name that goes or changes, another unit, meaning or type, a new column
+ * of a table that is there. */
 #ifndef HARNESS_RECORD_SCHEMA_H
 #define HARNESS_RECORD_SCHEMA_H
 
@@ -209,6 +215,12 @@ static const struct column case_columns[] = {
     CASE_TEXT(output_check),
     CASE_TEXT(invariance_check),
     CASE_TEXT(prompt_sha256),
+};
+
+/* Attributes that the first files of schema 1 do not have. */
+static const char *const added_attributes[] = {
+    "max_num_batched_tokens", "energy_j",     "energy_j_per_token",
+    "sm_clock_mean_mhz",      "power_mean_w", "graph_upload_ns",
 };
 
 /* What a case's group says beside its row. */

@@ -265,6 +265,34 @@ class ResultFile(drive.BenchTest):
             group["chunks"]["latency_ns"] = h5py.ExternalLink("/etc/passwd", "/x")
         self.expect(self.bench("show", copy), 6, "not a hard link")
 
+    def test_a_file_from_before_an_attribute_was_added_is_read(self):
+        copy = self.folder / self.path.name
+        shutil.copy(self.path, copy)
+        case = next(iter(self.h5["case"]))
+
+        def shown():
+            texts = [self.bench("show", copy, *args).out for args in ([], ["--json"], ["--csv"], ["--case", case])]
+            self.assertTrue(all(texts))
+            return texts
+        before = shown()
+        with h5py.File(copy, "r+") as f:
+            for group in f["case"].values():
+                for name in ("max_num_batched_tokens", "energy_j", "energy_j_per_token", "sm_clock_mean_mhz",
+                             "power_mean_w", "graph_upload_ns"):
+                    del group.attrs[name]
+                group.attrs["added_later"] = "by a newer program"
+        self.assertEqual(shown(), before)
+        with h5py.File(copy, "r+") as f:
+            del f["case"][case].attrs["tp"]
+        self.expect(self.bench("show", copy), 6, "cannot find attribute tp")
+
+    def test_a_value_of_a_newer_program_is_named(self):
+        copy = self.folder / "copy.h5"
+        shutil.copy(self.path, copy)
+        with h5py.File(copy, "r+") as f:
+            next(iter(f["case"].values())).attrs.create("coverage", "every other", dtype=h5py.string_dtype("utf-8", 16))
+        self.expect(self.bench("show", copy), 6, 'cannot read coverage: "every other"', "newer")
+
     def test_an_unfinished_run_is_shown_as_such(self):
         copy = self.folder / "copy.h5"
         shutil.copy(self.path, copy)

@@ -504,6 +504,39 @@ static void other_schemas_are_refused_by_name(void **state) {
     assert_refused(path, "created_utc");
 }
 
+/* Short ones stand in the header of their dataset, long ones beside it. */
+static void texts_of_any_length_read_back(void **state) {
+    static const size_t lengths[] = {0, 1, 59999, 60000, 65535, 65536, 1 << 20};
+    enum { N = sizeof lengths / sizeof *lengths };
+    char path[600], *text = calloc((1 << 20) + 1, 1), name[8];
+    struct error err = {""};
+    in_folder(path, *state, "texts.h5");
+    for (size_t i = 0; i < 1 << 20; i++) text[i] = (char)('a' + i % 23);
+    struct h5 h = {.path = path, .err = &err};
+    h5_id file = h5_create(&h);
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof name, "%d", i);
+        const char kept = text[lengths[i]];
+        text[lengths[i]] = 0;
+        h5_write_text(&h, file, name, text);
+        text[lengths[i]] = kept;
+    }
+    assert_int_equal(h5_finish(&h, file), STATUS_OK);
+    struct h5 back = {.path = path, .err = &err};
+    file = h5_open(&back);
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof name, "%d", i);
+        char *got = h5_read_text(&back, file, name);
+        assert_non_null(got);
+        assert_int_equal(strlen(got), lengths[i]);
+        assert_memory_equal(got, text, lengths[i]);
+        free(got);
+    }
+    h5_close(&back, file);
+    assert_int_equal(back.status, STATUS_OK);
+    free(text);
+}
+
 /* A table whose parts contradict each other: rows in the attribute, in one column, in the other. */
 static enum status read_contradiction(const char *path, int64_t claimed, int64_t a, int64_t b,
                                       struct error *err) {
@@ -619,6 +652,7 @@ int main(void) {
         TEST(a_folder_that_takes_no_files_is_named),
         TEST(what_is_no_result_is_refused_with_its_reason),
         TEST(other_schemas_are_refused_by_name),
+        TEST(texts_of_any_length_read_back),
         TEST(columns_of_unequal_length_are_refused),
         TEST(mutated_files_are_read_or_refused_never_fatal),
     };
