@@ -12,6 +12,7 @@
 #include "engine/engine_core.h"
 #include "kernels/bf16.h"
 #include "kernels/device.h" /* a weight's data, packed by the reference: plain rows */
+#include "tests/enough_memory.h"
 
 static struct model_config config_of(const char *model) {
     struct model_config m;
@@ -441,6 +442,7 @@ static void pruning_saves_the_last_layer(void **state) {
 }
 
 int main(void) {
+    if (!enough_memory(128)) return TEST_SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_head_and_column_belongs_to_one_rank),
         cmocka_unit_test(kv_heads_are_repeated_when_ranks_outnumber_them),

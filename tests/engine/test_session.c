@@ -12,6 +12,7 @@
 
 #include "engine/engine.h"
 #include "engine/needle.h"
+#include "tests/enough_memory.h"
 
 /* ---- allocations of this process, counted: none may happen in a step. Sanitizers keep malloc to
  * themselves. */
@@ -681,6 +682,7 @@ static void the_needle_model_answers_through_every_tp(void **state) {
 }
 
 int main(void) {
+    if (!enough_memory(128)) return TEST_SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chunks_modes_threads_and_pruning_give_the_same_bits),
         cmocka_unit_test(one_token_at_a_time_gives_the_same_bits),

@@ -4,6 +4,7 @@
  * that others use it varies by more than it could tell. */
 #include "engine/engine.h"
 #include "kernels/device_core.h"
+#include "tests/enough_memory.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -101,6 +102,7 @@ static void spans_cost_less_than_a_hundredth_of_a_chunk(void **state) {
 }
 
 int main(void) {
+    if (!enough_memory(128)) return TEST_SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(spans_cost_less_than_a_hundredth_of_a_chunk),
     };

@@ -2,6 +2,7 @@
  */
 #include "kernels/backend.h"
 #include "kernels/host_memory.h"
+#include "tests/enough_memory.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -247,6 +248,7 @@ static void what_is_not_taken_is_poisoned(void **state) {
 #define ON_DEVICE(f) cmocka_unit_test_setup_teardown(f, open_device, close_device)
 
 int main(void) {
+    if (!enough_memory(384)) return TEST_SKIPPED;
     const struct CMUnitTest tests[] = {
         ON_DEVICE(takes_are_zeroed_aligned_and_apart),
         ON_DEVICE(a_take_that_does_not_fit_leaves_the_arena_as_it_was),

@@ -8,6 +8,7 @@
 #include "kernels/device.h"
 #include "kernels/element.h"
 #include "kernels/random.h"
+#include "tests/enough_memory.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -700,6 +701,7 @@ static int tear_down(void **state) {
 }
 
 int main(int argc, char **argv) {
+    if (!enough_memory(192)) return TEST_SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layouts_keep_what_threads_write_in_odd_ranges),
         cmocka_unit_test(mean_of_integers_under_equal_keys_is_exact),

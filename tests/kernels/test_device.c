@@ -4,6 +4,7 @@
 
 #include "kernels/bf16.h"
 #include "kernels/cost.h"
+#include "tests/enough_memory.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -756,6 +757,7 @@ static void measuring_gives_rates_and_leaves_nothing_behind(void **state) {
 #define ON_STEP(f) cmocka_unit_test_setup_teardown(f, open_step, close_step)
 
 int main(void) {
+    if (!enough_memory(1536)) return TEST_SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_of_the_list_are_the_rows_of_the_table),
         cmocka_unit_test(every_op_has_a_reference_that_serves_everything),

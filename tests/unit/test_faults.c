@@ -13,6 +13,7 @@
 #include "fault.h"
 #include "harness/check.h"
 #include "harness/worker.h"
+#include "tests/enough_memory.h"
 
 struct variant {
     const char *model;
@@ -230,6 +231,7 @@ static void a_drift_between_chunk_sizes_is_found_by_invariance_alone(void **stat
 }
 
 int main(void) {
+    if (!enough_memory(384)) return TEST_SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(right_in_every_placement_and_the_same_in_every_chunking),
         cmocka_unit_test(right_with_the_heads_of_the_large_model),

@@ -3,6 +3,7 @@
 #include "harness/worker.h"
 
 #include "fakes/fake_nvml.h"
+#include "tests/enough_memory.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -395,6 +396,7 @@ static void a_sampled_case_estimates_and_checks_no_answer(void **state) {
 }
 
 int main(void) {
+    if (!enough_memory(1536)) return TEST_SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_measured_chunk_has_its_clocks),
         cmocka_unit_test(every_repeat_has_its_rows_and_warm_up_none),
