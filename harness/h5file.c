@@ -318,6 +318,12 @@ struct h5_image {
     size_t bytes; /* taken; the file is shorter */
 };
 
+/* What H5Fcreate reads of an older file at that path, before it forgets it. */
+static void *image_malloc(size_t bytes, H5FD_file_image_op_t op, void *ctx) {
+    (void)op, (void)ctx;
+    return malloc(bytes);
+}
+
 static void *image_realloc(void *old, size_t bytes, H5FD_file_image_op_t op, void *ctx) {
     struct h5_image *image = ctx;
     void *data = realloc(old, bytes);
@@ -328,9 +334,10 @@ static void *image_realloc(void *old, size_t bytes, H5FD_file_image_op_t op, voi
 
 static herr_t image_free(void *data, H5FD_file_image_op_t op, void *ctx) {
     struct h5_image *image = ctx;
-    if (op == H5FD_FILE_IMAGE_OP_FILE_CLOSE) return 0;
+    const bool ours = data == image->data;
+    if (ours && op == H5FD_FILE_IMAGE_OP_FILE_CLOSE) return 0;
+    if (ours) *image = (struct h5_image){NULL, 0};
     free(data);
-    *image = (struct h5_image){NULL, 0};
     return 0;
 }
 
@@ -364,7 +371,8 @@ hid_t h5_create(struct h5 *h) {
     quiet();
     h->image = calloc(1, sizeof *h->image);
     if (!h5_check_memory(h, h->image, "the file")) return -1;
-    H5FD_file_image_callbacks_t callbacks = {.image_realloc = image_realloc,
+    H5FD_file_image_callbacks_t callbacks = {.image_malloc = image_malloc,
+                                             .image_realloc = image_realloc,
                                              .image_free = image_free,
                                              .udata_copy = image_ctx,
                                              .udata_free = image_ctx_free,

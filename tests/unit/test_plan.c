@@ -708,6 +708,7 @@ static void rates_are_kept_and_measured_again_when_damaged(void **state) {
     assert_non_null(f->plan.device_info.variant[OP_LINEAR]);
 
     load(f, NULL, 0); /* on demand, and kept again */
+    plan_free(&f->plan);
     assert_int_equal(plan_make_anew(&f->plan, &f->config, &f->errors), STATUS_OK);
     assert_true(f->plan.rates_measured);
     make_ok(f, NULL, 0);

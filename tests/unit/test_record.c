@@ -508,7 +508,7 @@ static void other_schemas_are_refused_by_name(void **state) {
 static void texts_of_any_length_read_back(void **state) {
     static const size_t lengths[] = {0, 1, 59999, 60000, 65535, 65536, 1 << 20};
     enum { N = sizeof lengths / sizeof *lengths };
-    char path[600], *text = calloc((1 << 20) + 1, 1), name[8];
+    char path[600], *text = calloc((1 << 20) + 1, 1), name[12];
     struct error err = {""};
     in_folder(path, *state, "texts.h5");
     for (size_t i = 0; i < 1 << 20; i++) text[i] = (char)('a' + i % 23);
