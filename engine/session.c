@@ -130,6 +130,20 @@ static struct step decode_step(const struct session *s) {
                          .decode = true};
 }
 
+/* Row of the newest chunk in h or y. */
+static void *chunk_row(const struct session *s, void *base, int32_t row) {
+    return (char *)base + matrix_bytes(row, s->forward.m->C, s->forward.dtype);
+}
+
+static struct step finish_step(const struct session *s, int32_t last_row) {
+    struct step step = body_step(s, 1);
+    step.params = s->buffers.params[STEP_FINISH];
+    step.ids = NULL;
+    step.h = chunk_row(s, s->buffers.h, last_row);
+    step.y = chunk_row(s, s->buffers.y, last_row);
+    return step;
+}
+
 typedef enum status forward_function(const struct forward *f, const struct step *step,
                                      const struct op_sink *sink, struct error *err);
 
@@ -156,6 +170,37 @@ static enum status warm_up(struct session *s, struct error *err) {
     device_write(s->e->dev, s->buffers.params[STEP_DECODE], &p, sizeof p);
     enum status status = forward_decode(&s->forward, &step, &s->device_sink, err);
     return status == STATUS_OK ? device_sync(s->e->dev, err) : status;
+}
+
+static enum status prepare_call(void *ctx, const struct op_call *call,
+                                const struct weight_shape *linear, struct error *err) {
+    (void)linear;
+    return device_prepare(ctx, call, err);
+}
+
+/* Whole chunks, the ragged one at the end, and the last row of a pruned prompt: what kernels of
+ * libraries need for them is made here and not in a chunk. */
+static enum status prepare_steps(struct session *s, struct error *err) {
+    const struct op_sink sink = {prepare_call, s->e->dev};
+    const int32_t rest = s->opts.prompt_tokens % s->opts.chunk_tokens;
+    const struct step whole = body_step(s, s->opts.chunk_tokens), ragged = body_step(s, rest);
+    const struct step last = finish_step(s, 0);
+    enum status status = forward_body(&s->forward, &whole, &sink, err);
+    if (status == STATUS_OK && rest > 0) status = forward_body(&s->forward, &ragged, &sink, err);
+    return status == STATUS_OK ? forward_finish(&s->forward, &last, &sink, err) : status;
+}
+
+/* What the attention kernel would only be found to lack in the middle of a run. */
+static enum status check_kernel(const struct session *s, struct error *err) {
+    const char *name;
+    const unsigned lacks = device_attention_lacks(s->e->dev, &name);
+    if (s->opts.graph && lacks & LACKS_GRAPHS)
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "attention = %s runs op by op alone, not in a recorded step", name);
+    if (s->forward.pattern.chunk > 0 && lacks & LACKS_DUAL_CHUNK)
+        return error_set(err, STATUS_UNSUPPORTED, "attention = %s has no dual chunk attention",
+                         name);
+    return STATUS_OK;
 }
 
 static enum status capture_steps(struct session *s, struct error *err) {
@@ -198,8 +243,10 @@ enum status session_open(struct session **out, struct engine *e, const struct se
                                   .buffers = &s->buffers,
                                   .comm = &comm_local};
     enum status status = engine_pattern(&e->info.model, &e->opts, &s->forward.pattern, err);
+    if (status == STATUS_OK) status = check_kernel(s, err);
     if (status == STATUS_OK) status = allocate(s, err);
     if (status == STATUS_OK) status = write_constants(s, err);
+    if (status == STATUS_OK) status = prepare_steps(s, err);
     if (status == STATUS_OK) status = warm_up(s, err);
     if (status == STATUS_OK) status = session_reset(s, err);
     if (status == STATUS_OK) status = capture_steps(s, err);
@@ -267,20 +314,6 @@ static enum status run_step(struct session *s, struct device_graph *g, forward_f
                             const struct step *step, struct error *err) {
     return g ? device_graph_launch(s->e->dev, g, err)
              : walk(&s->forward, step, &s->device_sink, err);
-}
-
-/* Row of the newest chunk in h or y. */
-static void *chunk_row(const struct session *s, void *base, int32_t row) {
-    return (char *)base + matrix_bytes(row, s->forward.m->C, s->forward.dtype);
-}
-
-static struct step finish_step(const struct session *s, int32_t last_row) {
-    struct step step = body_step(s, 1);
-    step.params = s->buffers.params[STEP_FINISH];
-    step.ids = NULL;
-    step.h = chunk_row(s, s->buffers.h, last_row);
-    step.y = chunk_row(s, s->buffers.y, last_row);
-    return step;
 }
 
 /* Logits of the positions in [start, start + n) that were asked for. */

@@ -50,8 +50,9 @@ void check_count(struct case_result *r, int32_t session_position);
 void check_memory(struct case_result *r);
 
 /* Over finished cases: those that differ only in chunk size and mode must have the same ids and the
- * same logits hash, bit for bit. Full-coverage cases with status ok only; a group of one is not
- * checked. Fills check[CHECK_INVARIANCE]. */
+ * same logits hash, bit for bit; where a library that promises nothing computes attention, other
+ * bits are told and not held against it. Full-coverage cases with status ok only; a group of one is
+ * not checked. Fills check[CHECK_INVARIANCE]. */
 void check_invariance(struct case_result *const *cases, int n);
 
 #endif

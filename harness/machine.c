@@ -227,13 +227,19 @@ void machine_libraries(char *out, size_t size) {
     dl_iterate_phdr(add_library, &list);
 }
 
-/* The worker loads it; this process has no other use for it. */
-static void add_blas(char *libraries, size_t size) {
-    const int v = (int)cuda_blas_version();
+/* The worker loads it; this process has no other use for it. version: 0 for none. */
+static void add_version(char *libraries, size_t size, const char *name, int64_t version) {
+    const int v = (int)version;
     const size_t used = strlen(libraries);
     if (v > 0)
-        snprintf(libraries + used, size - used, "; cuBLASLt %d.%d.%d", v / 10000, v / 100 % 100,
+        snprintf(libraries + used, size - used, "; %s %d.%d.%d", name, v / 10000, v / 100 % 100,
                  v % 100);
+}
+
+static bool uses_cudnn(const struct plan *p) {
+    for (int i = 0; i < p->config.attention_backend.n; i++)
+        if (!strcmp(p->config.attention_backend.v[i], "cudnn")) return true;
+    return false;
 }
 
 static bool is_plain(const char *text) {
@@ -397,7 +403,10 @@ void machine_facts_open(struct machine_facts *out, const struct plan *p, int arg
     f->rates = p->rates;
     machine_gpus(gpu_list_machine(), p->device_info.bus_id, f);
     machine_libraries(f->libraries, sizeof f->libraries);
-    if (p->device == DEVICE_CUDA) add_blas(f->libraries, sizeof f->libraries);
+    if (p->device == DEVICE_CUDA)
+        add_version(f->libraries, sizeof f->libraries, "cuBLASLt", cuda_blas_version());
+    if (p->device == DEVICE_CUDA && uses_cudnn(p))
+        add_version(f->libraries, sizeof f->libraries, "cuDNN", cuda_dnn_version());
 }
 
 void machine_facts_close(struct machine_facts *m) {

@@ -191,8 +191,37 @@ static void check_kernel(struct making *m, enum op op, const char *name, const c
     if (isa_usable && has(m, "model", "dtype")) check_kernel_serves(m, op, name, key);
 }
 
+/* What a kernel that is made of a library lacks, whether or not it can run here. */
+static unsigned attention_lacks(const char *name) {
+    struct variant_info v;
+    for (int i = 0; variant_info(i, &v); i++)
+        if (v.op == OP_ATTENTION && !strcmp(v.name, name)) return v.lacks;
+    return 0;
+}
+
+static void check_attention_lacks(struct making *m, const char *name) {
+    const struct config *c = &m->p->config;
+    const unsigned lacks = attention_lacks(name);
+    bool graph = false;
+    for (int i = 0; has(m, "engine", "enforce_eager") && i < c->enforce_eager.n; i++)
+        graph = graph || !c->enforce_eager.v[i];
+    if (graph && lacks & LACKS_GRAPHS)
+        finding(m, STATUS_USAGE, "engine", "enforce_eager",
+                "found false, expected true: attention_backend = %s runs op by op alone, not in a "
+                "recorded step",
+                name);
+    if (has(m, "engine", "dual_chunk_attention") && c->dual_chunk_attention && m->model_known &&
+        m->p->model.dual_chunk.chunk > 0 && lacks & LACKS_DUAL_CHUNK)
+        finding(m, STATUS_USAGE, "engine", "dual_chunk_attention",
+                "found true, expected false: attention_backend = %s is plain causal alone, and %s "
+                "has dual chunk attention",
+                name, m->p->model.name);
+}
+
 static void check_kernels(struct making *m) {
     const struct config *c = &m->p->config;
+    for (int i = 0; has(m, "engine", "attention_backend") && i < c->attention_backend.n; i++)
+        check_attention_lacks(m, c->attention_backend.v[i]);
     if (!m->device_known) return;
     const bool isa_usable = check_isa(m);
     for (int i = 0; has(m, "engine", "attention_backend") && i < c->attention_backend.n; i++)

@@ -135,6 +135,18 @@ void device_kv_read(struct device *dev, const struct kv_view *view, int head, in
 enum status device_run(struct device *dev, const struct op_call *call, struct error *err);
 /* Runs a call now, past the interposer: for interposers. */
 enum status device_execute(struct device *dev, const struct op_call *call, struct error *err);
+/* Has a kernel that is made of a library make what such a call needs before it can run at full
+ * speed; does nothing for others. May allocate: not for a step. STATUS_UNSUPPORTED: it does not
+ * serve the call. */
+enum status device_prepare(struct device *dev, const struct op_call *call, struct error *err);
+/* What kernels that are made of libraries may lack. */
+enum kernel_lacks {
+    LACKS_GRAPHS = 1,     /* it was not shown to run in a recorded step */
+    LACKS_DUAL_CHUNK = 2, /* it is plain causal alone */
+    LACKS_SAME_BITS = 4   /* nobody promises a row the same bits in every chunk size */
+};
+/* What the chosen attention kernel lacks; *name: its name (may be NULL). */
+unsigned device_attention_lacks(const struct device *dev, const char **name);
 /* Whether a kernel's first run costs more than the next: its code is loaded then. A session runs
  * each once before anything is timed. */
 bool device_loads_lazily(const struct device *dev);
@@ -177,6 +189,7 @@ struct variant_info {
     const char *needs;   /* instruction set or library; "" for none */
     bool usable;         /* on this machine, by this process */
     const char *why_not; /* when it is not */
+    unsigned lacks;      /* of enum kernel_lacks */
 };
 /* Row i of ops.inc, or false past the end. */
 bool variant_info(int i, struct variant_info *out);

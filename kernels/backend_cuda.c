@@ -366,6 +366,7 @@ static void backend_close(struct device *dev) {
     if (!c) return;
     if (c->gpu.stream) cudaStreamSynchronize(c->gpu.stream);
     if (c->gpu.close_linears) c->gpu.close_linears(&c->gpu);
+    if (c->gpu.attentions) c->gpu.close_attentions(&c->gpu);
     cuda_spans_open(dev, 0, NULL);
     cudaFree(c->gpu.workspace);
     if (c->staging.base) cudaFreeHost(c->staging.base);

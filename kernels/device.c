@@ -328,6 +328,19 @@ enum status device_run(struct device *dev, const struct op_call *call, struct er
     return dev->recording ? record(dev, call, err) : run_now(dev, call, err);
 }
 
+enum status device_prepare(struct device *dev, const struct op_call *call, struct error *err) {
+    const struct variant *v = dev->chosen[call->op];
+    if (!v->library) return STATUS_OK;
+    const enum status s = v->library->prepare(dev, &call->embed, err);
+    return s == STATUS_OK ? s : error_prefix(err, s, "%s = %s", op_name(call->op), v->name);
+}
+
+unsigned device_attention_lacks(const struct device *dev, const char **name) {
+    const struct variant *v = dev->chosen[OP_ATTENTION];
+    if (name) *name = v->name;
+    return v->library ? v->library->lacks : 0;
+}
+
 bool device_loads_lazily(const struct device *dev) {
     return dev->backend->loads_lazily;
 }

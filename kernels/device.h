@@ -43,6 +43,16 @@ struct weight_layout {
  * exactly that. */
 enum gpu_isa { ISA_SM80 = 80, ISA_SM90A = 90 };
 
+/* What a kernel is made of that is not ours: a library that is looked for when it is needed. */
+struct kernel_library {
+    const char *name; /* "cuDNN" */
+    /* Why it does not serve on this machine, or NULL. Loads it. Any thread. */
+    const char *(*why_missing)(void);
+    /* Makes what calls like this one need (a plan): ops.h, "Libraries". */
+    enum status (*prepare)(struct device *dev, const void *args, struct error *err);
+    unsigned lacks; /* of enum kernel_lacks (backend.h) */
+};
+
 /* A row of ops.inc. */
 enum variant_dtypes { SERVES_BF16 = 1 << DTYPE_BF16, SERVES_F32 = 1 << DTYPE_F32, SERVES_BOTH = 3 };
 struct variant {
@@ -54,6 +64,7 @@ struct variant {
     op_function *run;
     const struct kv_layout *kv_layout;         /* attention */
     const struct weight_layout *weight_layout; /* linear */
+    const struct kernel_library *library;      /* NULL: our own code */
 };
 /* All rows that this binary holds, in the order of ops.inc; also for tests, which call ->run with a
  * device. */
@@ -69,10 +80,15 @@ bool variant_usable(const struct variant *v, const char **why);
 #define VARIANT_W(op, name, device, isa, dtypes, layout)                                           \
     op_function op##_##name;                                                                       \
     extern const struct weight_layout weight_layout_##layout;
+#define VARIANT_LIB(op, name, device, isa, dtypes, layout, library)                                \
+    op_function op##_##name;                                                                       \
+    extern const struct kv_layout kv_layout_##layout;                                              \
+    extern const struct kernel_library kernel_library_##library;
 #include "kernels/ops.inc"
 #undef VARIANT
 #undef VARIANT_KV
 #undef VARIANT_W
+#undef VARIANT_LIB
 
 #ifdef __cplusplus
 }

@@ -37,6 +37,8 @@ int gpu_list_first(const struct gpu_list *l);
 int32_t gpu_list_cuda_built(void);
 /* cuBLASLt's own number, 130101 for 13.1.1; loads the library. 0: not built in, or not found. */
 int64_t cuda_blas_version(void);
+/* cuDNN's own number, 91400 for 9.14.0; loads the library. 0: not found, or too old to be used. */
+int64_t cuda_dnn_version(void);
 /* "13.0" of 13000, "unknown" of a negative version. Returns out. */
 char *gpu_cuda_version_text(int32_t version, char out[16]);
 

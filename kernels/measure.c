@@ -80,7 +80,8 @@ static enum status grow(struct device *dev, struct op_bench *b, int32_t most, do
     for (int32_t rows = 1;; rows = rows > most / 4 ? most : rows * 4) {
         int64_t ns = 0;
         op_bench_set_rows(b, rows);
-        const enum status s = run_once(dev, b, &ns, err);
+        enum status s = op_bench_prepare(b, err);
+        if (s == STATUS_OK) s = run_once(dev, b, &ns, err);
         if (s != STATUS_OK || rows == most || ns >= long_enough_ns) return s;
     }
 }

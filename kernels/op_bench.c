@@ -355,6 +355,7 @@ enum status op_bench_open(struct op_bench **out, struct device *dev, const struc
         op_bench_set_rows(b, shape->rows);
         s = device_sync(dev, err);
     }
+    if (s == STATUS_OK) s = op_bench_prepare(b, err);
     if (s == STATUS_OK)
         *out = b;
     else
@@ -367,6 +368,10 @@ void op_bench_close(struct op_bench *b) {
     if (b->weight) device_weight_drop(b->dev, b->weight);
     arena_close(b->arena);
     free(b);
+}
+
+enum status op_bench_prepare(struct op_bench *b, struct error *err) {
+    return device_prepare(b->dev, &b->call, err);
 }
 
 struct cost op_bench_cost(const struct op_bench *b) {

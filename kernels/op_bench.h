@@ -32,6 +32,8 @@ enum status op_bench_open(struct op_bench **out, struct device *dev, const struc
 void op_bench_close(struct op_bench *b); /* NULL is legal */
 /* Fewer rows than it was opened with, from the next run on. */
 void op_bench_set_rows(struct op_bench *b, int32_t rows);
+/* Has a kernel that is made of a library make what this many rows need; opening did so. */
+enum status op_bench_prepare(struct op_bench *b, struct error *err);
 struct cost op_bench_cost(const struct op_bench *b);
 /* Issues it once; does not wait. */
 enum status op_bench_issue(struct op_bench *b, struct error *err);

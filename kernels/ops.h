@@ -17,6 +17,13 @@
  * once, to nearest even, where the text below says "round". With DTYPE_F32 "round" is the identity.
  *  - NaN and infinity pass through; nothing traps.
  *  - No allocation.
+ *
+ * Libraries: a variant that is made of one (VARIANT_LIB of ops.inc) may need something for a call
+ * that is costly to make: a plan. It makes that when the call is prepared (device_prepare), which a
+ * session does with all calls of its steps when it opens; a call that nobody prepared is prepared
+ * when it runs, and counts as an allocation. Such a variant need not keep the rule of row
+ * invariance; what it lacks (enum kernel_lacks) is known before anything runs.
+ *
  * `_ref` variants are the specification: plain loops, one thread, f32 or f64 accumulation, never
  * optimised.
  *

@@ -47,10 +47,14 @@ static const struct variant table[] = {
     {COMMON(op, name, device, isa, dtypes), .kv_layout = &kv_layout_##layout},
 #define VARIANT_W(op, name, device, isa, dtypes, layout)                                           \
     {COMMON(op, name, device, isa, dtypes), .weight_layout = &weight_layout_##layout},
+#define VARIANT_LIB(op, name, device, isa, dtypes, layout, lib)                                    \
+    {COMMON(op, name, device, isa, dtypes), .kv_layout = &kv_layout_##layout,                      \
+     .library = &kernel_library_##lib},
 #include "kernels/ops.inc"
 #undef VARIANT
 #undef VARIANT_KV
 #undef VARIANT_W
+#undef VARIANT_LIB
 #undef COMMON
     {.op = OPS, .name = NULL}};
 
@@ -85,14 +89,15 @@ bool variant_usable(const struct variant *v, const char **why) {
         reason = lacks[v->isa];
     else if (v->device == DEVICE_CUDA)
         reason = gpu_lacks(v->isa);
+    if (!reason && v->library) reason = v->library->why_missing();
     if (why) *why = reason;
     return !reason;
 }
 
 /* A variant that is made of a library carries the library's name. */
 static const char *variant_needs(const struct variant *v) {
-    static const char *const libraries[][2] = {
-        {"onednn", "oneDNN"}, {"cublas", "cuBLAS"}, {"cudnn", "cuDNN"}};
+    static const char *const libraries[][2] = {{"onednn", "oneDNN"}, {"cublas", "cuBLAS"}};
+    if (v->library) return v->library->name;
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++)
         if (strcmp(v->name, libraries[i][0]) == 0) return libraries[i][1];
     if (v->device == DEVICE_CUDA) return v->isa == ISA_SM90A ? "sm_90a" : "sm_80";
@@ -108,6 +113,7 @@ bool variant_info(int i, struct variant_info *out) {
                                  .device = device_kind_name(v->device),
                                  .needs = variant_needs(v)};
     out->usable = variant_usable(v, &out->why_not);
+    out->lacks = v->library ? v->library->lacks : 0;
     return true;
 }
 

@@ -6,6 +6,8 @@
 
 #include "kernels/ops.h"
 
+struct device;
+
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -32,7 +32,7 @@ struct cuda {
     struct cuda_device gpu; /* first: cuda_device() returns its address */
     bool has_context;
     cudaError_t error; /* the first since the last sync */
-    char error_at[64];
+    char error_at[400];
     struct staging staging;
     struct step_copy steps[STEP_COPIES];
     int next_step;

@@ -37,6 +37,9 @@ struct cuda_device {
      * too, which the device calls before it closes. */
     void *linears;
     void (*close_linears)(struct cuda_device *gpu);
+    /* The same for attention_cudnn.c, with its first plan. */
+    void *attentions;
+    void (*close_attentions)(struct cuda_device *gpu);
 };
 
 /* Of a device of kind DEVICE_CUDA. */
@@ -45,6 +48,9 @@ struct cuda_device *cuda_device(struct device *dev);
 /* Keeps the first error; `what` names the kernel or call. After a launch:
  * cuda_check(dev, cudaGetLastError(), "attention_sm90"). */
 void cuda_check(struct device *dev, cudaError_t e, const char *what);
+
+/* After a kernel of a library, which may have run long: moves the heartbeat. */
+void cuda_beat(struct device *dev);
 
 /* n standard normal values: the same bits as element_fill_normal()'s. */
 void cuda_fill_normal(struct device *dev, void *dst, int64_t n, enum dtype dtype, uint64_t seed);

@@ -47,6 +47,12 @@ class FakeGpu(drive.BenchTest):
         self.assertTrue(lines)
         self.assertTrue(all(line.endswith(" yes") for line in lines if "sm_80" in line), lines)
 
+    def test_a_kernel_made_of_a_library_says_what_keeps_the_library_from_use(self):
+        self.needs_cuda()
+        (self.folder / "libraries" / "libcudnn.so.9").touch()  # found first, and no library
+        (line,) = [x for x in self.bench("list", "kernels", **self.driver).out.splitlines() if " cudnn " in x]
+        self.assertRegex(line, r"cudnn +cuda +cuDNN +no: .*libcudnn\.so\.9: file too short")
+
     def test_a_gpu_that_does_not_open_is_a_finding_about_the_device_and_nothing_runs(self):
         self.needs_cuda()
         config = self.write_config(engine__device="auto")

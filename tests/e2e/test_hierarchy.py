@@ -28,7 +28,8 @@ homes = {
     "nvtx3/nvToolsExt.h": {"kernels/nvtx.c"},
     "nvtx3/nvToolsExtPayload.h": {"kernels/nvtx.c"},
     "dnnl.h": {"kernels/linear/linear_onednn.c"},
-    "dlfcn.h": {"kernels/nvml.c", "kernels/cublas_door_cuda.c", "harness/library_probe.c"},
+    "dlfcn.h": {"kernels/nvml.c", "kernels/cublas_door_cuda.c", "kernels/attention/cudnn_api.c",
+                "harness/library_probe.c"},
 }
 # Libraries whose plain C interface several files use on purpose.
 shared = {"jansson.h", "xxhash.h"}

@@ -318,6 +318,41 @@ static void an_isa_that_is_not_here_is_named_with_what_is(void **state) {
                      (const char *const[]){":2: isa = amx_bf16: this machine has ", ":4: "}, 2);
 }
 
+/* One of the findings, at its option. */
+static void assert_among(struct fixture *f, const char *const *sets, int n, const char *where,
+                         const char *text) {
+    int i = 0;
+    assert_int_equal(make(f, sets, n), STATUS_USAGE);
+    while (i < f->errors.n && !strstr(f->errors.e[i].text, where)) i++;
+    if (i == f->errors.n) fail_msg("nothing was found at %s", where);
+    assert_has(f->errors.e[i].text, text);
+}
+
+/* Whether or not it could run here: nothing is opened to find it. On the CPU, where there is no
+ * such kernel, that is found too. */
+static void what_a_librarys_attention_lacks_is_named_at_that_option(void **state) {
+    struct fixture *f = *state;
+    struct variant_info v = {.name = NULL};
+    const char *sets[] = {"engine.attention_backend=cudnn", "engine.enforce_eager=true",
+                          "engine.dual_chunk_attention=false"};
+    int i = 0;
+    while (variant_info(i, &v) && strcmp(v.name, "cudnn") != 0) i++;
+    if (!variant_info(i, &v)) {
+        print_message("skipped: built without CUDA\n");
+        skip();
+    }
+    assert_among(f, sets, 3, "--set engine.attention_backend=cudnn: ", "expected one of auto");
+    assert_int_equal(f->errors.n, 1);
+    sets[1] = "engine.enforce_eager=true,false";
+    assert_among(f, sets, 3, "--set engine.enforce_eager=",
+                 "expected true: attention_backend = cudnn runs op by op alone");
+    assert_int_equal(f->errors.n, 2);
+    sets[1] = "engine.enforce_eager=true", sets[2] = "engine.dual_chunk_attention=true";
+    assert_among(f, sets, 3, "--set engine.dual_chunk_attention=true: ",
+                 "expected false: attention_backend = cudnn is plain causal alone");
+    assert_int_equal(f->errors.n, 2);
+}
+
 static void a_kernel_above_the_isa_is_named_at_its_own_key(void **state) {
     struct fixture *f = *state;
     if (!has_isa("avx2")) {
@@ -809,6 +844,7 @@ int main(void) {
         cmocka_unit_test(good_values_are_judged_beside_refused_ones),
         cmocka_unit_test(what_depends_on_a_refused_value_is_not_judged),
         cmocka_unit_test(an_isa_that_is_not_here_is_named_with_what_is),
+        cmocka_unit_test(what_a_librarys_attention_lacks_is_named_at_that_option),
         cmocka_unit_test(a_kernel_above_the_isa_is_named_at_its_own_key),
         cmocka_unit_test(lengths_above_the_models_need_one_of_three_switches),
         cmocka_unit_test(a_prompt_of_the_whole_length_leaves_room_and_says_so),
