@@ -120,7 +120,7 @@ void attention_sm90(struct device *dev, const void *args) {
     const struct attention_args *a = (const struct attention_args *)args;
     if (cuda_attention_decode(dev, a)) return;
     if (a->D == 128)
-        launch<attention_config<128, 2, 3, 2, ORDER_FREE, true>>(dev, a);
+        launch<attention_config<128, 2, 3, 2>>(dev, a);
     else
-        launch<attention_config<64, 3, 4, 1, ORDER_FREE, true>>(dev, a);
+        launch<attention_config<64, 3, 4, 1>>(dev, a);
 }

@@ -1,5 +1,5 @@
-/* Attention of a prefill chunk on Hopper (sm_90a): one kernel, a template over the choices that
- * were measured. attention_sm90.cu instantiates the ones that won; the host side is there too.
+/* Attention of a prefill chunk on Hopper (sm_90a): one kernel, a template over head dims.
+ * attention_sm90.cu instantiates it; the host side is there too.
  *
  * Work. A unit is one head of 64 query rows at an absolute multiple of 64 positions; rows outside
  * the chunk are computed from zeros or padding and not stored. An item is as many neighbouring
@@ -27,26 +27,10 @@
 
 #include <cuda_bf16.h>
 
-/* Who goes first when two warpgroups want the same pipe. */
-enum attention_order {
-    ORDER_FREE,     /* the hardware decides */
-    ORDER_PRODUCTS, /* warpgroups take turns to issue their products */
-    ORDER_SOFTMAX   /* warpgroups take turns in their softmax */
-};
-
 /* D: head dim. WARPGROUPS: of math, 2 or 3. STAGES of the rings. CLUSTER: CTAs that share copies of
- * keys and values, 1 or 2. LAZY: outputs are left alone where no row of a warp has a new maximum
- * (a product with 1: the same bits). HELD: queries stay in registers, not in shared memory.
- * POLYNOMIALS: of eight exponentials so many are made of multiplications instead of the special
- * function unit. CACHE: the policy of L2 for keys and values. */
-template <int D_, int WARPGROUPS_, int STAGES_, int CLUSTER_, attention_order ORDER_, bool LAZY_,
-          bool HELD_ = false, int POLYNOMIALS_ = 0, uint64_t CACHE_ = CACHE_NORMAL>
-struct attention_config {
+ * keys and values, 1 or 2. */
+template <int D_, int WARPGROUPS_, int STAGES_, int CLUSTER_> struct attention_config {
     static constexpr int D = D_, WARPGROUPS = WARPGROUPS_, STAGES = STAGES_, CLUSTER = CLUSTER_;
-    static constexpr attention_order ORDER = ORDER_;
-    static constexpr bool LAZY = LAZY_, HELD = HELD_;
-    static constexpr int POLYNOMIALS = POLYNOMIALS_;
-    static constexpr uint64_t CACHE = CACHE_;
     static constexpr int BOXES = D / 64; /* a TMA box is 64 columns, a swizzled line of 128 bytes */
     static constexpr int THREADS = 128 * (1 + WARPGROUPS);
     /* Registers of a producer thread and of a math thread. GIVE + WARPGROUPS * TAKE must not exceed
@@ -261,13 +245,13 @@ load_tile(const CUtensorMap *map, __nv_bfloat16 (&tile)[C::BOXES][KV_TILE][64], 
     mbarrier_arrive_expect(shared_address(full), sizeof tile);
     if (C::CLUSTER == 1) {
         tma_load_4d(shared_address(tile), map, 0, j * KV_TILE, 0, kv_head, shared_address(full),
-                    C::CACHE);
+                    CACHE_NORMAL);
         return;
     }
     const int rank = (int)cluster_rank();
     const int box = C::BOXES == 2 ? rank : 0, row = C::BOXES == 2 ? 0 : rank * KV_TILE / 2;
     tma_multicast_4d(shared_address(&tile[box][row]), map, 0, j * KV_TILE + row, box, kv_head,
-                     shared_address(full), 3, C::CACHE);
+                     shared_address(full), 3, CACHE_NORMAL);
 }
 
 /* Keys run one tile ahead of values: that is the order in which they are wanted. */
@@ -372,18 +356,6 @@ static __device__ __forceinline__ void row_max(const float (&s)[64], const float
     }
 }
 
-/* 2^x for x of at most about 0, without the special function unit: an integer power of two times a
- * polynomial on [-1/2, 1/2], within 7.5e-5 of it; below 2^-126 that. A NaN stays one. */
-static __device__ __forceinline__ float exp2_polynomial(float x) {
-    const float magic = 12582912.0f; /* 1.5 * 2^23: the sum's last bit is worth 1 */
-    float y;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(-126.0f));
-    const float shifted = y + magic, f = y - (shifted - magic);
-    const float power = __int_as_float((__float_as_int(shifted) << 23) + 0x3f800000);
-    return power *
-           fmaf(fmaf(fmaf(0.0551716704f, f, 0.242611131f), f, 0.693260986f), f, 0.999928073f);
-}
-
 /* Scores to probabilities: exp2(score * scale - shift). Returns their sum. */
 template <class C>
 static __device__ __forceinline__ float exponentials(float (&s)[64], int r, float scale,
@@ -392,10 +364,9 @@ static __device__ __forceinline__ float exponentials(float (&s)[64], int r, floa
 #pragma unroll
     for (int i = 0; i < 64; i += 4) {
         float &x = s[i + 2 * r], &y = s[i + 2 * r + 1];
-        const bool polynomial = i / 4 % 8 < C::POLYNOMIALS;
         x = fmaf(x, scale, -shift), y = fmaf(y, scale, -shift);
-        x = polynomial ? exp2_polynomial(x) : exp2_approx(x);
-        y = polynomial ? exp2_polynomial(y) : exp2_approx(y);
+        x = exp2_approx(x);
+        y = exp2_approx(y);
         a += x, b += y;
     }
     return a + b;
@@ -436,11 +407,6 @@ static __device__ __forceinline__ float row_keep(float before, const struct expo
     return exp2_approx(exponent_of(before, scale).shift - now.shift);
 }
 
-/* Of sums of exponentials: 0, but no compiler knows. */
-static __device__ __forceinline__ uint32_t sign_of(const row_pair &row) {
-    return (__float_as_uint(row.sum[0]) | __float_as_uint(row.sum[1])) >> 31;
-}
-
 /* keep: what sums and outputs so far are to be multiplied by; exactly 1 without a new maximum. */
 template <class C>
 static __device__ __forceinline__ void softmax_next(float (&s)[64], row_pair &row, float keep[2],
@@ -465,18 +431,9 @@ template <class C> struct math {
     struct ring k_at, v_at;
     uint32_t q_parity; /* of the queries that are awaited next */
     float scale;
-    uint32_t held[C::HELD ? C::D / 4 : 1]; /* its queries, as wgmma_rs wants them */
 };
 
-static constexpr int ORDER_BARRIER = 1, WARPGROUP_BARRIER = 4; /* named barriers; 0 is the CTA's */
-
-/* Turns go round: each waits for the one before and calls the one after. */
-template <class C> static __device__ __forceinline__ void turn_begin(const math<C> &m) {
-    named_sync(ORDER_BARRIER + m.w, 256);
-}
-template <class C> static __device__ __forceinline__ void turn_end(const math<C> &m) {
-    named_arrive(ORDER_BARRIER + (m.w + 1) % C::WARPGROUPS, 256);
-}
+static constexpr int WARPGROUP_BARRIER = 1; /* named barriers, one for each; 0 is the CTA's */
 
 /* This warpgroup has done with a stage: told to every CTA that fills it, by one thread each. */
 template <class C> static __device__ __forceinline__ void release(uint64_t *empty) {
@@ -492,17 +449,6 @@ template <class C> static __device__ __forceinline__ void release(uint64_t *empt
 template <class C> static __device__ __forceinline__ void release_queries(const math<C> &m) {
     mbarrier_arrive(shared_address(&m.s.q_empty[m.w]));
 }
-/* Of a held matrix, 16 columns are four 8 x 8 matrices, of which a lane points to one row. */
-template <class C> static __device__ __forceinline__ void hold_queries(math<C> &m) {
-    const int lane = (int)threadIdx.x % 32, row = (int)threadIdx.x % 128 / 32 * 16 + lane % 16;
-#pragma unroll
-    for (int i = 0; i < C::D / 16; i++) {
-        const int word = (i % 4 * 2 + lane / 16) ^ row % 8; /* swizzled */
-        load_matrices(m.held + 4 * i, shared_address(&m.s.q[m.w][i / 4][row][word * 8]));
-    }
-    named_sync(WARPGROUP_BARRIER + m.w, 128);
-    release_queries(m);
-}
 template <class C> static __device__ __forceinline__ void await_queries(math<C> &m) {
     mbarrier_wait(shared_address(&m.s.q_full[m.w]), m.q_parity);
     m.q_parity ^= 1;
@@ -514,10 +460,8 @@ template <class C> static __device__ __forceinline__ void release_keys(math<C> &
     release<C>(&m.s.k_empty[m.k_at.stage]);
     ring_advance<C::STAGES>(m.k_at);
 }
-/* zero: 0, perhaps the result of something that is to be done before. */
-template <class C>
-static __device__ __forceinline__ void await_values(const math<C> &m, uint32_t zero = 0) {
-    mbarrier_wait(shared_address(&m.s.v_full[m.v_at.stage]), m.v_at.parity ^ zero);
+template <class C> static __device__ __forceinline__ void await_values(const math<C> &m) {
+    mbarrier_wait(shared_address(&m.s.v_full[m.v_at.stage]), m.v_at.parity);
 }
 
 /* S = Q K of the tile at k_at. */
@@ -528,10 +472,7 @@ static __device__ __forceinline__ void issue_scores(const math<C> &m, float (&s)
     for (int i = 0; i < C::D / 16; i++) {
         const int box = i / 4, column_bytes = i % 4 * 32;
         const uint64_t keys = k + (box * (KV_TILE * 128) + column_bytes) / 16;
-        if (C::HELD)
-            wgmma_rs_rows(s, m.held + 4 * i, keys, i > 0);
-        else
-            wgmma_ss(s, m.q + (box * (UNIT_ROWS * 128) + column_bytes) / 16, keys, i > 0);
+        wgmma_ss(s, m.q + (box * (UNIT_ROWS * 128) + column_bytes) / 16, keys, i > 0);
     }
     wgmma_commit();
 }
@@ -551,9 +492,10 @@ static __device__ __forceinline__ void pack_probabilities(const float (&s)[64], 
     for (int i = 0; i < 32; i++) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
 }
 
-template <class C, int N>
+/* Not where no row of the warp has a new maximum: a product with 1 changes no bit. */
+template <int N>
 static __device__ __forceinline__ void rescale(float (&o)[N], const float keep[2]) {
-    if (C::LAZY && !__any_sync(0xffffffff, keep[0] != 1 || keep[1] != 1)) return;
+    if (!__any_sync(0xffffffff, keep[0] != 1 || keep[1] != 1)) return;
 #pragma unroll
     for (int i = 0; i < N; i++) o[i] *= keep[i / 2 % 2];
 }
@@ -573,17 +515,13 @@ static __device__ __forceinline__ void clear_values(const math<C> &m, int32_t co
 
 /* A tile that only others of the item need. No product keeps this warpgroup's warps together here,
  * and none may still be on its way to a stage that is given back. */
-template <class C> static __device__ __forceinline__ void pass_tile(math<C> &m, bool takes_turn) {
+template <class C> static __device__ __forceinline__ void pass_tile(math<C> &m) {
     await_keys(m);
     await_values(m);
     named_sync(WARPGROUP_BARRIER + m.w, 128);
     release_keys(m);
     release<C>(&m.s.v_empty[m.v_at.stage]);
     ring_advance<C::STAGES>(m.v_at);
-    if (C::ORDER != ORDER_FREE && takes_turn) {
-        turn_begin(m);
-        turn_end(m);
-    }
 }
 
 /* The first tile, the unit's own: masked. Its probabilities are left in p. */
@@ -597,7 +535,7 @@ static __device__ __forceinline__ void begin_unit(math<C> &m, const struct unit 
     wgmma_wait<0>();
     wgmma_hold(s);
     release_keys(m);
-    if (last_of_segment && !C::HELD) release_queries(m);
+    if (last_of_segment) release_queries(m);
     const int thread = (int)threadIdx.x % 128;
     mask_future(s, u.lower + thread / 32 * 16 + thread % 32 / 4);
     softmax_first<C>(s, row, m.scale);
@@ -614,27 +552,23 @@ static __device__ __forceinline__ void next_tile(math<C> &m, bool last_of_segmen
     float keep[2];
     const uint32_t stage = m.v_at.stage;
     await_keys(m);
-    if (C::ORDER == ORDER_PRODUCTS) turn_begin(m);
     wgmma_fence();
     issue_scores(m, s);
     issue_outputs(m, stage, o, p);
-    if (C::ORDER == ORDER_PRODUCTS) turn_end(m);
     wgmma_wait<1>();
     wgmma_hold(s);
     release_keys(m);
-    if (last_of_segment && !C::HELD) release_queries(m);
-    if (C::ORDER == ORDER_SOFTMAX) turn_begin(m);
+    if (last_of_segment) release_queries(m);
     softmax_next<C>(s, row, keep, m.scale);
-    if (C::ORDER == ORDER_SOFTMAX) turn_end(m);
     /* Here for its place: across a loop the compiler does not move the wait for the outputs up,
      * before the exponentials, which would then have nothing to run beside. */
     ring_advance<C::STAGES>(m.v_at);
-    await_values(m, C::POLYNOMIALS > 0 ? sign_of(row) : 0);
+    await_values(m);
     wgmma_wait<0>();
     wgmma_hold(s);
     wgmma_hold(o);
     release<C>(&m.s.v_empty[stage]);
-    rescale<C>(o, keep);
+    rescale(o, keep);
     pack_probabilities(s, p);
 }
 
@@ -755,7 +689,6 @@ static __device__ __forceinline__ void attend_unit(const attention_params &p, ma
             if (j == segment.low - 1) {
                 segment = segment_at(p, u, j);
                 await_queries(m);
-                if (C::HELD) hold_queries(m);
             }
             next_tile(m, j == segment.low, row, s, probabilities, o);
         }
@@ -781,21 +714,18 @@ static __device__ __forceinline__ void attend(const attention_params &p, attenti
                  {0, 0},
                  0,
                  p.scale * p.step->query_factor};
-    if (C::ORDER != ORDER_FREE && w == C::WARPGROUPS - 1) turn_end(m);
     for (;;) {
         await_queries(m);
         const int32_t item = *(volatile int *)&m.s.item[m.w];
         if (item < 0) break;
         const struct unit u = unit_of<C>(p, work, item, index);
         const int32_t first = unit_of<C>(p, work, item, 0).tile;
-        /* As many turns as the others take: one for every tile but an item's first. */
 #pragma unroll 1
-        for (int32_t j = first; j > u.tile; j--) pass_tile(m, u.tile >= 0 || j > 0);
+        for (int32_t j = first; j > u.tile; j--) pass_tile(m);
         if (u.tile < 0)
             release_queries(m);
-        else if (C::HELD)
-            hold_queries(m);
-        if (u.tile >= 0) attend_unit(p, m, work, u);
+        else
+            attend_unit(p, m, work, u);
     }
 }
 

@@ -96,11 +96,7 @@ static __device__ __forceinline__ void store_async_at(uint32_t to, int value, ui
 /* ---- TMA [9.7.9.27.1.2]: a box of a tensor into shared memory, counted at a barrier */
 
 /* Cache policies, as createpolicy makes them for all of an access. */
-enum : uint64_t {
-    CACHE_NORMAL = 0x1000000000000000,
-    CACHE_EVICT_FIRST = 0x12F0000000000000,
-    CACHE_EVICT_LAST = 0x14F0000000000000
-};
+enum : uint64_t { CACHE_NORMAL = 0x1000000000000000, CACHE_EVICT_FIRST = 0x12F0000000000000 };
 
 static __device__ __forceinline__ void tma_load_3d(uint32_t to, const CUtensorMap *map, int x,
                                                    int y, int z, uint32_t barrier,
@@ -139,24 +135,11 @@ static __device__ __forceinline__ void fence_proxy_async(void) {
 static __device__ __forceinline__ void named_sync(int id, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-static __device__ __forceinline__ void named_arrive(int id, int threads) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
 template <int N> static __device__ __forceinline__ void registers_give(void) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
 }
 template <int N> static __device__ __forceinline__ void registers_take(void) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
-}
-
-/* ---- matrices in registers [9.7.14.5.15] */
-
-/* Four 8 x 8 matrices of bf16; lane l points to row l % 8 of the l/8-th. */
-static __device__ __forceinline__ void load_matrices(uint32_t to[4], uint32_t row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(row)
-                 : "memory");
 }
 
 /* ---- arithmetic */
@@ -198,8 +181,7 @@ template <int N> static __device__ __forceinline__ void wgmma_wait(void) {
 /* d[64 x 2n] (+)= a * b. Of thread t of the warpgroup, with w = t / 32, g = t % 32 / 4, q = t % 4,
  * d[i] is row 16 w + g + 8 (i / 2 % 2), column 8 (i / 4) + 2 q + i % 2; a[] of wgmma_rs is a
  * 64 x 16 matrix, pairs of bf16 in the same places [9.7.15.5.1.1]. wgmma_ss: both in shared memory,
- * sixteen columns of rows (K-major); wgmma_rs: b is sixteen rows (MN-major); wgmma_rs_rows: b is
- * sixteen columns of rows. */
+ * sixteen columns of rows (K-major); wgmma_rs: b is sixteen rows (MN-major). */
 #define FLOATS_8(d, i)                                                                             \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),    \
         "+f"(d[i + 6]), "+f"(d[i + 7])
@@ -219,20 +201,6 @@ static __device__ __forceinline__ void wgmma_ss(float (&d)[64], uint64_t a, uint
                  "}, %64, %65, p, 1, 1, 0, 0;}\n"
                  : FLOATS_64(d)
                  : "l"(a), "l"(b), "r"(accumulate));
-}
-
-static __device__ __forceinline__ void wgmma_rs_rows(float (&d)[64], const uint32_t a[4],
-                                                     uint64_t b, int accumulate) {
-    asm volatile("{.reg .pred p;\n"
-                 "setp.ne.b32 p, %69, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-                 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 0;}\n"
-                 : FLOATS_64(d)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
 }
 
 static __device__ __forceinline__ void wgmma_rs(float (&d)[64], const uint32_t a[4], uint64_t b) {
