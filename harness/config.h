@@ -26,6 +26,7 @@ struct text_axis {
 enum { OPTIONS_MAX = 64, FROM_DEFAULT = 0, FROM_SET = -1 };
 
 enum coverage_kind { COVERAGE_AUTO, COVERAGE_FULL, COVERAGE_SAMPLE };
+enum { SAMPLE_LEAST = 3 }; /* chunks: a line through them leaves one to tell its error by */
 
 struct config {
     char file[PATH_MAX_BYTES]; /* where it came from, for messages */
@@ -71,7 +72,7 @@ struct config {
     /* [run] */
     int64_t repeats, warmup;     /* measured repeats; discarded ones before them */
     enum coverage_kind coverage; /* auto: what time_budget allows */
-    int64_t sample_chunks;       /* K of sample:K and of auto:K (auto's fallback); 0 with full */
+    int64_t sample_chunks;       /* K of sample:K; of auto:K the most; 0 with full */
     int64_t time_budget_s;       /* 0: none */
     int64_t watchdog_s;          /* no progress for so long: the worker is killed */
     char output[PATH_MAX_BYTES]; /* result file; "": results/raw/NAME-TIME.h5 */

@@ -15,6 +15,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -76,17 +77,26 @@ static enum status open_log(struct child *c, const char *dir, struct error *err)
     return error_set(err, STATUS_IO, "cannot create %s: %s", path, strerror(errno));
 }
 
-/* "bench worker --fd N --dir DIR ID...", NULL-terminated; owned by the caller, strings borrowed. */
-static char **worker_arguments(const struct launch *l, char *fd) {
+/* Arguments of a worker that are not there yet, as text. */
+struct worker_numbers {
+    char fd[16], begin[32], end[32];
+};
+
+/* "bench worker --fd N --dir DIR --time BEGIN END ID...", NULL-terminated; owned by the caller,
+ * strings borrowed. */
+static char **worker_arguments(const struct launch *l, struct worker_numbers *numbers) {
     int ids = l->n - l->front, n = 0;
-    char **argv = calloc((size_t)ids + 7, sizeof *argv);
+    char **argv = calloc((size_t)ids + 10, sizeof *argv);
     if (!argv) return NULL;
     argv[n++] = "bench";
     argv[n++] = "worker";
     argv[n++] = "--fd";
-    argv[n++] = fd;
+    argv[n++] = numbers->fd;
     argv[n++] = "--dir";
     argv[n++] = (char *)l->opts->dir;
+    argv[n++] = "--time";
+    argv[n++] = numbers->begin;
+    argv[n++] = numbers->end;
     for (int i = 0; i < ids; i++) argv[n++] = (char *)queued(l, l->front + i)->id;
     return argv;
 }
@@ -116,14 +126,16 @@ static void become_worker(const char *program, char **argv, pid_t supervisor, in
 static enum status start_worker(const struct launch *l, struct child *c, struct error *err) {
     int pair[2] = {-1, -1}, pipe_ends[2] = {-1, -1};
     const char *program = l->opts->program ? l->opts->program : "/proc/self/exe";
-    char fd[16];
+    struct worker_numbers numbers;
     char **argv = NULL;
     *c = (struct child){.pid = -1, .events = -1, .errors = -1, .log = -1, .base = l->front};
     enum status s = open_log(c, l->opts->dir, err);
     if (s != STATUS_OK) return s;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0 &&
-        pipe2(pipe_ends, O_CLOEXEC) == 0 && snprintf(fd, sizeof fd, "%d", pair[1]) > 0 &&
-        (argv = worker_arguments(l, fd)) != NULL) {
+        pipe2(pipe_ends, O_CLOEXEC) == 0 && (argv = worker_arguments(l, &numbers)) != NULL) {
+        snprintf(numbers.fd, sizeof numbers.fd, "%d", pair[1]);
+        snprintf(numbers.begin, sizeof numbers.begin, "%" PRId64, l->opts->limit.begin_ns);
+        snprintf(numbers.end, sizeof numbers.end, "%" PRId64, l->opts->limit.end_ns);
         pid_t supervisor = getpid();
         c->oom_kills_before = death_oom_kills();
         c->pid = fork();
@@ -372,18 +384,29 @@ static enum status settle(struct launch *l, struct child *c, struct error *err) 
 
 /* ---- the launch ---- */
 
-static enum status leave_unstarted(struct launch *l, struct error *err) {
+static enum status leave_unstarted(struct launch *l, enum case_status status, const char *why,
+                                   struct error *err) {
     enum status s = STATUS_OK;
     for (; s == STATUS_OK && l->front < l->n; l->front++)
-        s = write_fragment(l, queued(l, l->front), CASE_INTERRUPTED,
-                           "not started: the run was interrupted", NULL, err);
+        s = write_fragment(l, queued(l, l->front), status, why, NULL, err);
     return s;
+}
+
+/* Before a model is loaded for nothing. */
+static enum status leave_late(struct launch *l, struct error *err) {
+    char used_up[100], why[200];
+    if (!time_is_up(&l->opts->limit, now_ns())) return STATUS_OK;
+    time_used_up(&l->opts->limit, used_up, sizeof used_up);
+    snprintf(why, sizeof why, "time: not started: %s", used_up);
+    return leave_unstarted(l, CASE_SKIPPED, why, err);
 }
 
 static enum status run_queue(struct launch *l, struct child *c, struct error *err) {
     const volatile int *interrupts = l->opts->interrupts;
     enum status s = STATUS_OK;
     while (s == STATUS_OK && l->front < l->n && interrupt_count(interrupts) == 0) {
+        s = leave_late(l, err);
+        if (s != STATUS_OK || l->front == l->n) break;
         s = start_worker(l, c, err);
         if (s == STATUS_OK) {
             watch_worker(l, c);
@@ -392,7 +415,8 @@ static enum status run_queue(struct launch *l, struct child *c, struct error *er
         close_child(c);
     }
     if (s != STATUS_OK || interrupt_count(interrupts) == 0) return s;
-    if (interrupt_count(interrupts) == 1) s = leave_unstarted(l, err);
+    if (interrupt_count(interrupts) == 1)
+        s = leave_unstarted(l, CASE_INTERRUPTED, "not started: the run was interrupted", err);
     return s == STATUS_OK ? error_set(err, STATUS_INTERRUPTED, "interrupted") : s;
 }
 

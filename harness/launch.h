@@ -1,6 +1,7 @@
 /* Workers: separate processes that run cases, watched by the supervisor.
  *
- * The supervisor starts `bench worker --fd N --dir RUN.partial ID...` for each launch; the worker
+ * The supervisor starts `bench worker --fd N --dir RUN.partial --time BEGIN END ID...` for each
+ * launch; the worker
  * reads config.ini and plan.json there, loads the engine once, runs its cases in the order given,
  * writes a fragment for each, and tells what it does in `struct event`s over a SOCK_SEQPACKET pair.
  * It dies with the supervisor (PR_SET_PDEATHSIG). When it dies early, the case in flight gets its
@@ -12,6 +13,7 @@
 #define HARNESS_LAUNCH_H
 
 #include "harness/result.h"
+#include "harness/time_limit.h"
 
 enum { LAUNCH_LOAD_DEATHS = 3, STDERR_TAIL_BYTES = 16384 };
 
@@ -46,6 +48,7 @@ struct launch_opts {
     const char *program; /* what to execute as `worker`; NULL: this program */
     const char *dir;     /* RUN.partial: config.ini, plan.json, fragments, worker logs */
     int64_t watchdog_s;
+    struct time_limit limit; /* after it no case begins, and the one at work ends */
     const volatile int
         *interrupts; /* counts SIGINT: 1: finish the chunk and stop, 2: stop at once */
 };

@@ -109,16 +109,19 @@ static const struct option options[] = {
      "Measured prefills of each case.", "iterations|num_iters"},
     {"run", "warmup", OPTION_INT, AT(warmup), 0, 100, NULL, "1",
      "Prefills before them that are discarded.", "num_iters_warmup"},
-    {"run", "coverage", OPTION_COVERAGE, AT(coverage), 3, 1024, NULL, "auto:5",
+    {"run", "coverage", OPTION_COVERAGE, AT(coverage), SAMPLE_LEAST, 1024, NULL, "auto:5",
      "`full`: every chunk runs. `sample:K`: K chunks spread over the prompt run against a "
      "synthetic "
      "cache, and the time to first token is an estimate with its error, which needs three. "
-     "`auto:K`: full where `time_budget` allows "
-     "it, else sample:K, else skipped (`auto` is `auto:5`).",
+     "`auto:K`: as much as `time_budget` allows: first every case three chunks, the cheapest "
+     "first, "
+     "then K, then all; else skipped (`auto` is `auto:5`).",
      NULL},
     {"run", "time_budget", OPTION_SECONDS, AT(time_budget_s), 0, 1e9, NULL, "30m",
-     "How long the whole run may take, by the plan's prediction with a tenth in reserve; 0: no "
-     "limit.",
+     "How long a run may take, from its plan to its last case; 0: no limit. The plan decides by "
+     "its predictions, with a tenth in reserve; where these were wrong, cases run fewer repeats, "
+     "or "
+     "do not begin, or end after the chunk in flight.",
      "budget|timeout"},
     {"run", "watchdog", OPTION_SECONDS, AT(watchdog_s), 1, 1e6, NULL, "2m",
      "A worker whose kernels make no progress for so long is killed.", NULL},

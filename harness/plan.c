@@ -25,9 +25,8 @@ enum { LINE_BYTES = PATH_MAX_BYTES + 64 };
 struct making {
     struct plan *p;
     struct config_errors *errors;
-    enum status status;      /* of the findings so far: a usage error outranks an I/O error */
-    struct rates *rates;     /* [launches], owned */
-    struct case_time *times; /* [n], owned */
+    enum status status;  /* of the findings so far: a usage error outranks an I/O error */
+    struct rates *rates; /* [launches], owned */
     int64_t max_model_len;
     bool device_known, model_known; /* what depends on them can be judged */
     bool measure_anew;              /* kept rates are not good enough */
@@ -544,10 +543,11 @@ static int passes(const struct config *c) {
     return (int)(c->warmup + c->repeats) + (strcmp(c->spans, "all") == 0);
 }
 
-static void predict_time(struct making *m, int i) {
+/* Of case i, k chunks of a sampled pass. */
+static struct case_time time_of(const struct making *m, int i, int k) {
     const struct plan *p = m->p;
     const struct config *c = &p->config;
-    struct case_plan *one = &m->p->cases[i];
+    const struct case_plan *one = &m->p->cases[i];
     const struct rates *rates = &m->rates[one->launch];
     const struct case_work work = {
         .model = &p->model,
@@ -558,10 +558,11 @@ static void predict_time(struct making *m, int i) {
         .threads = rates->info.threads > 0 ? rates->info.threads : 1,
         .passes = passes(c),
         .spot = c->spot,
-        .k = c->sample_chunks > 0 ? (int)c->sample_chunks : 1,
+        .k = k,
     };
-    predict_case(&work, &m->times[i]);
-    one->predicted_prefill_s = m->times[i].full_prefill_s;
+    struct case_time time;
+    predict_case(&work, &time);
+    return time;
 }
 
 /* Cases of a launch stand together: each launch opens its device once. */
@@ -578,7 +579,7 @@ static void predict_cases(struct making *m) {
         }
         if (s == STATUS_OK) s = engine_planner_predict(planner, &one->session, &one->memory, &err);
         if (s == STATUS_OK)
-            predict_time(m, i);
+            one->predicted_prefill_s = time_of(m, i, 1).full_prefill_s;
         else
             finding(m, s, "engine", "tensor_parallel_size", "%s: %s", one->id, err.text);
     }
@@ -586,13 +587,6 @@ static void predict_cases(struct making *m) {
 }
 
 /* ---- what is done with them */
-
-static double full_s(const struct making *m, int i) {
-    return m->times[i].full_fixed_s + passes(&m->p->config) * m->times[i].full_prefill_s;
-}
-static double sampled_s(const struct making *m, int i) {
-    return m->times[i].sampled_fixed_s + passes(&m->p->config) * m->times[i].sampled_prefill_s;
-}
 
 static bool fits_in_memory(const struct case_plan *c) {
     return c->memory.total_bytes <= c->memory.available_bytes;
@@ -609,18 +603,28 @@ static double usable_budget(const struct plan *p) {
     return 0.9 * (double)p->config.time_budget_s;
 }
 
+/* Better than what is there, which it replaces where it costs no more. */
+static void add_form(const struct making *m, int i, struct budget_case *b, int chunks) {
+    const struct case_plan *one = &m->p->cases[i];
+    const struct case_time t = time_of(m, i, chunks);
+    const bool full = chunks == one->chunks;
+    const double cost = full ? t.full_fixed_s + passes(&m->p->config) * t.full_prefill_s
+                             : t.sampled_fixed_s + passes(&m->p->config) * t.sampled_prefill_s;
+    while (b->n > 0 && b->form[b->n - 1].cost_s >= cost) b->n--;
+    b->form[b->n++] = (struct budget_form){full ? COVER_FULL : COVER_SAMPLED, chunks, cost};
+}
+
+/* Where the budget decides, a sample may be as small as its error allows. */
 static struct budget_case offer_of(const struct making *m, int i) {
     const struct config *c = &m->p->config;
     const struct case_plan *one = &m->p->cases[i];
-    const bool sampling = one->chunks > c->sample_chunks; /* else every chunk runs anyway */
-    struct budget_case b = {.group = prompt_number(m->p, one),
-                            .full_s = full_s(m, i),
-                            .sampled_s = sampled_s(m, i),
-                            .excluded = !fits_in_memory(one)};
-    if (c->coverage == COVERAGE_FULL || !sampling)
-        b.sampled_s = -1;
-    else if (c->coverage == COVERAGE_SAMPLE)
-        b.full_s = -1;
+    const int k = (int)c->sample_chunks;
+    struct budget_case b = {.group = prompt_number(m->p, one)};
+    if (!fits_in_memory(one)) return b;
+    if (c->coverage == COVERAGE_AUTO && SAMPLE_LEAST < k && SAMPLE_LEAST < one->chunks)
+        add_form(m, i, &b, SAMPLE_LEAST);
+    if (c->coverage != COVERAGE_FULL && k < one->chunks) add_form(m, i, &b, k);
+    if (c->coverage != COVERAGE_SAMPLE || k >= one->chunks) add_form(m, i, &b, one->chunks);
     return b;
 }
 
@@ -633,51 +637,50 @@ static void passes_text(const struct config *c, char *out, size_t size) {
 static void explain_skipped(const struct making *m, int i, const struct budget_case *b) {
     struct case_plan *c = &m->p->cases[i];
     char memory[300], times[32], t1[FORMAT_BYTES], t2[FORMAT_BYTES], t3[FORMAT_BYTES];
-    if (b->excluded) {
+    if (!fits_in_memory(c)) {
         memory_arithmetic(&c->memory, memory, sizeof memory);
         snprintf(c->reason, sizeof c->reason, "memory: %s, but %s are available", memory,
                  format_bytes(t1, c->memory.available_bytes));
         return;
     }
-    const bool sampled = b->sampled_s >= 0;
     passes_text(&m->p->config, times, sizeof times);
     snprintf(c->reason, sizeof c->reason, "time: %d of %d chunks take %s%s, but %s of %s are left",
-             sampled ? (int)m->p->config.sample_chunks : c->chunks, c->chunks,
-             format_seconds(t1, sampled ? b->sampled_s : b->full_s), times,
+             b->form[0].chunks, c->chunks, format_seconds(t1, b->form[0].cost_s), times,
              format_seconds(t2, b->left_s), format_seconds(t3, usable_budget(m->p)));
 }
 
 static void explain_sampled(const struct making *m, int i, const struct budget_case *b) {
     struct case_plan *c = &m->p->cases[i];
     char times[32], t1[FORMAT_BYTES], t2[FORMAT_BYTES], t3[FORMAT_BYTES];
-    if (b->full_s < 0) {
-        snprintf(c->reason, sizeof c->reason, "coverage = sample:%" PRId64,
-                 m->p->config.sample_chunks);
+    const struct budget_form *has = &b->form[b->chosen], *next = has + 1;
+    if (b->chosen + 1 == b->n) {
+        snprintf(c->reason, sizeof c->reason, "coverage = sample:%d", has->chunks);
         return;
     }
+    char chunks[40];
+    const bool all = next->chunks == c->chunks;
+    snprintf(chunks, sizeof chunks, all ? "all %d" : "%d of %d", next->chunks, c->chunks);
     passes_text(&m->p->config, times, sizeof times);
     snprintf(c->reason, sizeof c->reason,
-             "time: all %d chunks take %s more than these %d%s, but %s of %s are left", c->chunks,
-             format_seconds(t1, b->full_s - b->sampled_s), c->sampled, times,
+             "time: %s chunks take %s more than these %d%s, but %s of %s are left", chunks,
+             format_seconds(t1, next->cost_s - has->cost_s), has->chunks, times,
              format_seconds(t2, b->left_s), format_seconds(t3, usable_budget(m->p)));
 }
 
 static void take_decision(struct making *m, int i, const struct budget_case *b) {
     struct case_plan *c = &m->p->cases[i];
-    const struct case_time *t = &m->times[i];
-    c->coverage = b->coverage;
-    switch (b->coverage) {
-    case COVER_FULL:
-        c->predicted_fixed_s = t->full_fixed_s;
-        c->predicted_total_s = b->full_s;
-        break;
-    case COVER_SAMPLED:
-        c->sampled = (int)m->p->config.sample_chunks;
-        c->predicted_fixed_s = t->sampled_fixed_s;
-        c->predicted_total_s = b->sampled_s;
+    c->coverage = b->chosen < 0 ? COVER_SKIPPED : b->form[b->chosen].coverage;
+    if (c->coverage == COVER_SKIPPED) {
+        explain_skipped(m, i, b);
+        return;
+    }
+    const struct budget_form *form = &b->form[b->chosen];
+    const struct case_time t = time_of(m, i, form->chunks);
+    c->predicted_fixed_s = c->coverage == COVER_FULL ? t.full_fixed_s : t.sampled_fixed_s;
+    c->predicted_total_s = form->cost_s;
+    if (c->coverage == COVER_SAMPLED) {
+        c->sampled = form->chunks;
         explain_sampled(m, i, b);
-        break;
-    case COVER_SKIPPED: explain_skipped(m, i, b); break;
     }
     m->p->total_s += c->predicted_total_s;
 }
@@ -752,8 +755,7 @@ static void make(struct making *m) {
         return;
     }
     m->rates = calloc((size_t)m->p->launches, sizeof *m->rates);
-    m->times = calloc((size_t)m->p->n, sizeof *m->times);
-    if (!m->rates || !m->times) {
+    if (!m->rates) {
         finding(m, STATUS_NO_MEMORY, "prompt", "source", "no memory for %d cases", m->p->n);
         return;
     }
@@ -770,7 +772,6 @@ static enum status make_here(struct plan *out, const struct config *c, bool meas
     struct making m = {.p = out, .errors = errors, .measure_anew = measure_anew};
     make(&m);
     free(m.rates);
-    free(m.times);
     if (m.status != STATUS_OK) plan_free(out);
     return m.status;
 }

@@ -16,6 +16,7 @@
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- config and plan ---- */
@@ -120,6 +121,15 @@ static bool colored(const struct run *r, FILE *stream) {
     return !r->no_color && !(no_color && no_color[0]) && isatty(fileno(stream));
 }
 
+/* From now on the time budget runs. */
+static struct time_limit limit_of(const struct config *c) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    struct time_limit t = {.begin_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec};
+    if (c->time_budget_s > 0) t.end_ns = t.begin_ns + c->time_budget_s * 1000000000;
+    return t;
+}
+
 enum status run_launches(struct run *r, struct error *err) {
     struct progress *screen = NULL;
     if (interrupt_count(r->interrupts))
@@ -129,8 +139,10 @@ enum status run_launches(struct run *r, struct error *err) {
                                      .live = isatty(STDERR_FILENO) && !r->quiet,
                                      .color = colored(r, stderr),
                                      .quiet = r->quiet};
-    const struct launch_opts opts = {
-        .dir = r->dir.path, .watchdog_s = r->config.watchdog_s, .interrupts = r->interrupts};
+    const struct launch_opts opts = {.dir = r->dir.path,
+                                     .watchdog_s = r->config.watchdog_s,
+                                     .limit = limit_of(&r->config),
+                                     .interrupts = r->interrupts};
     for (int i = 0; i < r->plan.n_notes && !r->quiet; i++)
         fprintf(stderr, "note: %s\n", r->plan.notes[i]);
     enum status s = progress_open(&screen, &r->plan, r->todo, &on, err);

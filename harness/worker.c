@@ -11,6 +11,7 @@
 #include "harness/record.h"
 #include "kernels/nvtx.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -34,7 +35,8 @@ struct worker {
     struct engine *engine; /* owned */
     struct clocks *clocks; /* owned; NULL on the CPU */
     struct nvtx *nvtx;     /* owned; NULL without a profiler */
-    int case_index;        /* of the case at work, -1: none */
+    struct time_limit limit;
+    int case_index; /* of the case at work, -1: none */
 
     pthread_t heartbeat;
     pthread_mutex_t lock; /* guards quit */
@@ -68,6 +70,12 @@ static int fail(struct worker *w, enum status s, const struct error *err) {
     if (w->fd >= 0) send_event(w, &e);
     fprintf(stderr, "bench worker: %s\n", err->text);
     return status_exit_code(s);
+}
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 /* ---- heartbeat ---- */
@@ -165,11 +173,36 @@ static enum status fail_all(struct worker *w, const char *why, struct error *err
     return s;
 }
 
+/* What is needed of a case for any result: opening it, its warm-up and a repeat. */
+static double least_s(const struct plan *p, const struct case_plan *c) {
+    const double warmup = (double)p->config.warmup, repeats = (double)p->config.repeats;
+    const double prefills_s = c->predicted_total_s - c->predicted_fixed_s;
+    return c->predicted_fixed_s + prefills_s * (warmup + 1) / (warmup + repeats);
+}
+
+/* One case, if there is time for it: STATUS_TIMEOUT and a result that says so, if not. */
+static enum status run_case(struct worker *w, const struct case_plan *c, const struct case_env *env,
+                            struct case_result *r, struct error *why) {
+    const int64_t begin_ns = now_ns();
+    if (!time_has_room(&w->limit, begin_ns, least_s(&w->plan, c), why->text, sizeof why->text)) {
+        result_init(r, c);
+        r->status = CASE_SKIPPED;
+        snprintf(r->reason, sizeof r->reason, "%.599s", why->text);
+        return STATUS_TIMEOUT;
+    }
+    send_kind(w, EVENT_CASE_BEGIN, 0);
+    const enum status s = worker_run_case(w->engine, &w->plan, c, env, r, why);
+    if (s == STATUS_OK)
+        time_case_ran(&w->limit, c->predicted_total_s, (double)(now_ns() - begin_ns) / 1e9);
+    return s;
+}
+
 static enum status run_cases(struct worker *w, struct error *err) {
     struct case_env env = {.stop = w->stop,
                            .send = send_event,
                            .in_step = in_step,
                            .ctx = w,
+                           .limit = &w->limit,
                            .clocks = w->clocks,
                            .hooks = w->hooks,
                            .nvtx = w->nvtx};
@@ -180,10 +213,8 @@ static enum status run_cases(struct worker *w, struct error *err) {
         struct case_result r;
         struct error why;
         w->case_index = i;
-        send_kind(w, EVENT_CASE_BEGIN, 0);
         nvtx_begin(w->nvtx, NVTX_ONE_CASE, w->ids[i], i);
-        enum status of_case =
-            worker_run_case(w->engine, &w->plan, plan_find(&w->plan, w->ids[i]), &env, &r, &why);
+        const enum status of_case = run_case(w, plan_find(&w->plan, w->ids[i]), &env, &r, &why);
         s = finish_case(w, &r, err);
         nvtx_end(w->nvtx, NVTX_ONE_CASE);
         result_free(&r);
@@ -192,7 +223,8 @@ static enum status run_cases(struct worker *w, struct error *err) {
             s = of_case;
         }
         /* a lost device takes the worker along; another one does the rest */
-        if (s == STATUS_OK && of_case != STATUS_OK && engine_check(w->engine, &why) != STATUS_OK)
+        if (s == STATUS_OK && of_case != STATUS_OK && of_case != STATUS_TIMEOUT &&
+            engine_check(w->engine, &why) != STATUS_OK)
             s = error_set(err, STATUS_RUN_FAILED, "the device is lost: %.400s", why.text);
     }
     return s;
@@ -222,21 +254,31 @@ static enum status load_and_run(struct worker *w, struct error *err) {
 
 /* ---- the process ---- */
 
-static enum status read_arguments(struct worker *w, int argc, char **argv, struct error *err) {
-    if (argc < 6 || strcmp(argv[1], "--fd") != 0 || strcmp(argv[3], "--dir") != 0)
-        return error_set(err, STATUS_USAGE,
-                         "this command is started by `bench run`: worker --fd N --dir DIR ID...");
+static bool read_number(const char *text, int64_t least, int64_t most, int64_t *out) {
     char *end;
-    long fd = strtol(argv[2], &end, 10);
+    errno = 0;
+    const long long value = strtoll(text, &end, 10);
+    *out = value;
+    return errno == 0 && end != text && *end == 0 && value >= least && value <= most;
+}
+
+static enum status read_arguments(struct worker *w, int argc, char **argv, struct error *err) {
+    int64_t fd = -1;
     int type = 0;
     socklen_t size = sizeof type;
-    if (*end || fd < 0 || fd > 1 << 20 ||
+    if (argc < 9 || strcmp(argv[1], "--fd") != 0 || strcmp(argv[3], "--dir") != 0 ||
+        strcmp(argv[5], "--time") != 0 || !read_number(argv[6], 0, INT64_MAX, &w->limit.begin_ns) ||
+        !read_number(argv[7], 0, INT64_MAX, &w->limit.end_ns))
+        return error_set(err, STATUS_USAGE,
+                         "this command is started by `bench run`: worker --fd N --dir DIR "
+                         "--time BEGIN END ID...");
+    if (!read_number(argv[2], 0, 1 << 20, &fd) ||
         getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_SEQPACKET)
         return error_set(err, STATUS_USAGE, "--fd %s is not the socket of a supervisor", argv[2]);
     w->fd = (int)fd;
     w->dir = argv[4];
-    w->ids = argv + 5;
-    w->n_ids = argc - 5;
+    w->ids = argv + 8;
+    w->n_ids = argc - 8;
     return STATUS_OK;
 }
 

@@ -6,6 +6,7 @@
 #include "harness/bench.h"
 #include "harness/clocks.h"
 #include "harness/launch.h"
+#include "harness/time_limit.h"
 
 /* Body of the hidden subcommand `worker`. Returns its exit code. */
 int worker_main(int argc, char **argv, const struct bench_hooks *hooks);
@@ -13,6 +14,7 @@ int worker_main(int argc, char **argv, const struct bench_hooks *hooks);
 /* What a case needs of its process. */
 struct case_env {
     const volatile int *stop; /* not zero: end after the chunk in flight with CASE_INTERRUPTED */
+    const struct time_limit *limit; /* when it is up, end after the chunk in flight; or NULL */
     void (*send)(void *ctx, const struct event *e); /* or NULL */
     /* Told around each step of the engine (true, then false): inside, only the engine's own
      * progress counts as life; outside, work of the host does. Or NULL. */
@@ -24,9 +26,11 @@ struct case_env {
 };
 /* Runs one case on an open engine. *out is initialised here and filled as far as the case came,
  * its status and reason included, whatever is returned; the caller frees it.
- * STATUS_INTERRUPTED: stopped by env->stop; in the pass that records spans, when all else is done,
- * neither a stop nor a failure costs more than the spans: the reason says so. Any other failure is
- * the case's own; err says why, and so does out->reason; the engine is good for the next case. */
+ * STATUS_INTERRUPTED: stopped by env->stop. STATUS_TIMEOUT: by env->limit before a repeat had
+ * ended, CASE_SKIPPED; later it only costs the repeats that did not run, and the reason says so. In
+ * the pass that records spans, when all else is done, neither a stop nor a failure costs more than
+ * the spans: the reason says so. Any other failure is the case's own; err says why, and so does
+ * out->reason; the engine is good for the next case. */
 enum status worker_run_case(struct engine *e, const struct plan *p, const struct case_plan *c,
                             const struct case_env *env, struct case_result *out, struct error *err);
 

@@ -15,6 +15,7 @@
 #include "kernels/nvtx.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,8 +53,25 @@ static void in_step(const struct case_run *k, bool inside) {
     if (k->env->in_step) k->env->in_step(k->env->ctx, inside);
 }
 
+/* STATUS_OK, or why to stop here, before what `format` says. */
+static enum status stop_before(const struct case_run *k, struct error *err, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static enum status stop_before(const struct case_run *k, struct error *err, const char *format,
+                               ...) {
+    const bool told = k->env->stop && __atomic_load_n(k->env->stop, __ATOMIC_RELAXED) != 0;
+    char what[200], why[100];
+    va_list ap;
+    if (!told && !(k->env->limit && time_is_up(k->env->limit, now_ns()))) return STATUS_OK;
+    va_start(ap, format);
+    vsnprintf(what, sizeof what, format, ap);
+    va_end(ap);
+    if (told) return error_set(err, STATUS_INTERRUPTED, "stopped before %s", what);
+    time_used_up(k->env->limit, why, sizeof why);
+    return error_set(err, STATUS_TIMEOUT, "time: %s, before %s", why, what);
+}
+
 static bool stopped(const struct case_run *k) {
-    return k->env->stop && __atomic_load_n(k->env->stop, __ATOMIC_RELAXED) != 0;
+    return stop_before(k, NULL, "anything") != STATUS_OK;
 }
 
 static int32_t chunk_start(const struct case_run *k, int chunk) {
@@ -304,11 +322,10 @@ static enum status prefill(struct case_run *k, int pass, bool spot, struct stats
     char name[FORMAT_BYTES];
     *prefill_ns = 0;
     for (int i = 0; s == STATUS_OK && i < k->n_chunks; i++) {
-        if (stopped(k))
-            return error_set(err, STATUS_INTERRUPTED, "stopped before chunk %d of %d of %s", i + 1,
-                             k->n_chunks, format_pass(name, pass, (int)k->plan->config.warmup));
         int64_t latency_ns = 0;
-        s = run_chunk(k, pass, i, spot, &latency_ns, err);
+        s = stop_before(k, err, "chunk %d of %d of %s", i + 1, k->n_chunks,
+                        format_pass(name, pass, (int)k->plan->config.warmup));
+        if (s == STATUS_OK) s = run_chunk(k, pass, i, spot, &latency_ns, err);
         points[i] = (struct stats_point){chunk_start(k, k->chunks[i]),
                                          chunk_tokens(k, k->chunks[i]), latency_ns};
         *prefill_ns += latency_ns;
@@ -379,13 +396,13 @@ static enum status look_at_token(struct case_run *k, int pass, int step,
 static enum status generate(struct case_run *k, int pass, int64_t *first_ns, struct error *err) {
     int most = k->c->session.max_tokens;
     for (int step = 0; step < most; step++) {
-        if (stopped(k))
-            return error_set(err, STATUS_INTERRUPTED, "stopped after %d generated tokens", step);
         struct token_result t;
         int64_t allocations = engine_allocations(k->engine);
+        enum status s = stop_before(k, err, "generated token %d of %d", step + 1, most);
+        if (s != STATUS_OK) return s;
         nvtx_begin(k->env->nvtx, NVTX_TOKEN, NULL, step);
         in_step(k, true);
-        enum status s = session_generate(k->session, &t, err);
+        s = session_generate(k->session, &t, err);
         in_step(k, false);
         nvtx_end(k->env->nvtx, NVTX_TOKEN);
         k->out->step_allocations += engine_allocations(k->engine) - allocations;
@@ -486,7 +503,12 @@ static enum status run_pass(struct case_run *k, int pass, struct stats_point *po
     return s;
 }
 
-/* Warm-up and measured passes. */
+/* Whether a pass as long as the last one would end after the time is up. */
+static bool lacks_time(const struct case_run *k, int64_t last_pass_ns) {
+    return k->env->limit && time_is_up(k->env->limit, now_ns() + last_pass_ns);
+}
+
+/* Warm-up and measured passes: at least one of these, then as many as there is time for. */
 static enum status run_passes(struct case_run *k, struct error *err) {
     struct case_result *out = k->out;
     const struct config *config = &k->plan->config;
@@ -498,10 +520,17 @@ static enum status run_passes(struct case_run *k, struct error *err) {
     if (!points || !out->ttft_ns || !out->output)
         s = error_set(err, STATUS_NO_MEMORY, "no memory for the rows of a case");
     if (s == STATUS_OK) s = reach_steady_state(k, err);
+    int64_t pass_ns = 0;
     for (int pass = -warmup; s == STATUS_OK && pass < repeats; pass++) {
+        const int64_t begin_ns = now_ns();
+        if (pass > 0 && lacks_time(k, pass_ns)) {
+            out->repeats = pass;
+            break;
+        }
         nvtx_begin(k->env->nvtx, NVTX_PASS, pass < 0 ? "warm-up" : "repeat", pass);
         s = run_pass(k, pass, points, err);
         nvtx_end(k->env->nvtx, NVTX_PASS);
+        pass_ns = now_ns() - begin_ns;
     }
     free(points);
     return s;
@@ -513,10 +542,8 @@ static enum status trace_all(struct case_run *k, struct error *err) {
     for (int i = 0; s == STATUS_OK && i < k->n_chunks; i++) {
         struct chunk_result r = {0};
         bool fed;
-        if (stopped(k))
-            return error_set(err, STATUS_INTERRUPTED, "stopped before chunk %d of %d", i + 1,
-                             k->n_chunks);
-        s = reach_chunk(k, i, err);
+        s = stop_before(k, err, "chunk %d of %d", i + 1, k->n_chunks);
+        if (s == STATUS_OK) s = reach_chunk(k, i, err);
         if (s == STATUS_OK) s = feed_chunk(k, k->out->repeats, k->chunks[i], &r, &fed, err);
         if (s == STATUS_OK) s = keep_spans(k, k->out->repeats, k->chunks[i], &r, err);
     }
@@ -688,6 +715,27 @@ static void keep_facts(struct case_run *k) {
     if (linear) snprintf(out->linear, sizeof out->linear, "%s", linear);
 }
 
+static void add_reason(struct case_result *out, const char *reason) {
+    const size_t used = strlen(out->reason);
+    if (reason[0])
+        snprintf(out->reason + used, sizeof out->reason - used, "%s%.399s", used ? "; " : "",
+                 reason);
+}
+
+/* What a case that ran to its end lacks. */
+static void explain_case(const struct case_run *k, const char *no_spans) {
+    struct case_result *out = k->out;
+    const int planned = (int)k->plan->config.repeats;
+    char fewer[100] = "";
+    if (out->repeats < planned)
+        snprintf(fewer, sizeof fewer, "time: %d of %d repeats, for time_budget allowed no more",
+                 out->repeats, planned);
+    out->reason[0] = 0;
+    add_reason(out, fewer);
+    add_reason(out, no_spans);
+    add_reason(out, k->c->reason);
+}
+
 enum status worker_run_case(struct engine *e, const struct plan *p, const struct case_plan *c,
                             const struct case_env *env, struct case_result *out,
                             struct error *err) {
@@ -707,10 +755,10 @@ enum status worker_run_case(struct engine *e, const struct plan *p, const struct
     close_case(&k);
     out->status = s == STATUS_OK            ? CASE_OK
                   : s == STATUS_INTERRUPTED ? CASE_INTERRUPTED
+                  : s == STATUS_TIMEOUT     ? CASE_SKIPPED
                                             : CASE_FAILED;
     if (s == STATUS_OK)
-        snprintf(out->reason, sizeof out->reason, "%s%s%.399s", no_spans,
-                 no_spans[0] && c->reason[0] ? "; " : "", c->reason);
+        explain_case(&k, no_spans);
     else
         snprintf(out->reason, sizeof out->reason, "%.599s", err->text);
     return s;

@@ -1,6 +1,8 @@
 """bench plan and bench list: what they print, as table and as JSON, and how they end."""
 import json
+import time
 import unittest
+from pathlib import Path
 
 import drive
 
@@ -50,6 +52,24 @@ class Plan(drive.BenchTest):
             self.assertIn(case["coverage"], ("sampled", "skipped"))
             self.assertIn("are left", case["reason"])
         self.assertLessEqual(plan["predicted_total_s"], 2)
+
+    def test_a_budget_holds_even_where_the_predictions_are_wrong(self):
+        """Rates a hundred times too high: the plan promises everything, and the run ends in time all the same."""
+        cache = Path(self.folder) / "cache"
+        ini = self.write_config(prompt__source="needle:8k", run__repeats="40", run__time_budget="8s",
+                                run__coverage="full")
+        self.expect(self.bench("plan", ini, XDG_CACHE_HOME=str(cache)), 0)
+        for rates in cache.rglob("rates-*.json"):
+            document = json.loads(rates.read_text())
+            for key in ("linear_flops", "attention_flops", "copy_bytes", "roof_flops"):
+                document[key] *= 100
+            rates.write_text(json.dumps(document))
+        self.expect(self.bench("plan", ini, XDG_CACHE_HOME=str(cache)), 0, "2 full")
+        begin = time.monotonic()
+        result = self.expect(self.bench("run", ini, "-o", "run.h5", XDG_CACHE_HOME=str(cache)), 0,
+                             "for time_budget allowed no more", "1 of 2 cases ran", "1 skipped", "time: ")
+        self.assertLess(time.monotonic() - begin, 60)
+        self.assertRegex(result.err, r"time: \d+ of 40 repeats")
 
     def test_rates_are_kept_and_measured_anew_on_demand(self):
         self.expect(self.plan(), 0)

@@ -62,6 +62,8 @@ static void play(const char *id) {
     while (act_is(id, "wait") && !terminated) usleep(1000);
 }
 
+enum { FIRST_ID = 8 }; /* after --fd N --dir DIR --time BEGIN END */
+
 static int fake_worker(int argc, char **argv) {
     int fd = atoi(argv[2]);
     signal(SIGTERM, on_term);
@@ -71,16 +73,16 @@ static int fake_worker(int argc, char **argv) {
         tell(fd, EVENT_ERROR, -1, STATUS_DEVICE, "the device is on fire");
         return 5;
     }
-    for (int i = 5; i < argc; i++) {
+    for (int i = FIRST_ID; i < argc; i++) {
         struct case_plan plan = {0};
         struct case_result r;
         struct error err;
         snprintf(plan.id, sizeof plan.id, "%s", argv[i]);
-        tell(fd, EVENT_CASE_BEGIN, i - 5, 0, "");
-        tell(fd, EVENT_CHUNK, i - 5, 0, "");
+        tell(fd, EVENT_CASE_BEGIN, i - FIRST_ID, 0, "");
+        tell(fd, EVENT_CHUNK, i - FIRST_ID, 0, "");
         play(argv[i]);
         if (act_is(argv[i], "full")) {
-            tell(fd, EVENT_ERROR, i - 5, STATUS_IO, "No space left on device");
+            tell(fd, EVENT_ERROR, i - FIRST_ID, STATUS_IO, "No space left on device");
             return 6;
         }
         result_init(&r, &plan);
@@ -88,7 +90,7 @@ static int fake_worker(int argc, char **argv) {
         r.reason[0] = 0;
         if (record_write_case(argv[4], &r, &err) != STATUS_OK) return 6;
         result_free(&r);
-        tell(fd, EVENT_CASE_END, i - 5, terminated ? CASE_INTERRUPTED : CASE_OK, "");
+        tell(fd, EVENT_CASE_END, i - FIRST_ID, terminated ? CASE_INTERRUPTED : CASE_OK, "");
         if (terminated) return 130;
         if (act_is(argv[i], "resign")) {
             tell(fd, EVENT_ERROR, -1, STATUS_RUN_FAILED, "the device is lost");
@@ -342,8 +344,18 @@ static void two_interrupts_kill_at_once(void **state) {
     assert_false(has_fragment(f, 1));
 }
 
+/* No worker is started, no model loaded: cases that never began are not failures. */
+static void after_the_time_is_up_no_worker_starts(void **state) {
+    struct fixture *f = *state;
+    struct error err = {{0}};
+    f->opts.limit = (struct time_limit){.begin_ns = 1, .end_ns = 2};
+    assert_int_equal(run(f, "load=abort;", &err), STATUS_OK);
+    for (int i = 0; i < MOST_CASES; i++) expect_case(f, i, CASE_SKIPPED, "time: not started");
+    assert_int_equal(f->begun[0], 0);
+}
+
 int main(int argc, char **argv) {
-    if (argc > 5 && strcmp(argv[1], "worker") == 0) return fake_worker(argc - 1, argv + 1);
+    if (argc > FIRST_ID && strcmp(argv[1], "worker") == 0) return fake_worker(argc - 1, argv + 1);
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(one_worker_runs_all_cases_that_are_asked_for),
@@ -359,6 +371,7 @@ int main(int argc, char **argv) {
         TEST(a_fragment_that_cannot_be_written_is_an_io_error),
         TEST(one_interrupt_lets_the_chunk_finish_and_marks_the_rest),
         TEST(two_interrupts_kill_at_once),
+        TEST(after_the_time_is_up_no_worker_starts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -430,45 +430,55 @@ static void sampled_chunks_hold_both_ends_and_spread(void **state) {
         }
 }
 
-static void without_a_budget_everything_is_full(void **state) {
-    (void)state;
-    struct budget_case c[] = {{.group = 0, .full_s = 1e9, .sampled_s = 1},
-                              {.full_s = 5, .sampled_s = -1}};
-    assert_true(budget_decide(c, 2, INFINITY) == 1e9 + 5);
-    assert_int_equal(c[0].coverage, COVER_FULL);
-    assert_int_equal(c[1].coverage, COVER_FULL);
+/* small, wanted: of samples; -1: not on offer. */
+static struct budget_case offer(int group, double small, double wanted, double full) {
+    struct budget_case b = {.group = group};
+    if (small >= 0) b.form[b.n++] = (struct budget_form){COVER_SAMPLED, 3, small};
+    if (wanted >= 0) b.form[b.n++] = (struct budget_form){COVER_SAMPLED, 5, wanted};
+    if (full >= 0) b.form[b.n++] = (struct budget_form){COVER_FULL, 40, full};
+    return b;
 }
 
-static void
-every_prompt_gets_its_cheapest_case_and_the_rest_goes_to_the_cheapest_step(void **state) {
+static void without_a_budget_everything_is_full(void **state) {
     (void)state;
-    struct budget_case c[] = {{.group = 0, .full_s = 40, .sampled_s = 10},
-                              {.group = 0, .full_s = 40, .sampled_s = 12},
-                              {.group = 1, .full_s = 1000, .sampled_s = 70},
-                              {.group = 1, .full_s = 1000, .sampled_s = 60}};
+    struct budget_case c[] = {offer(0, 0.5, 1, 1e9), offer(0, -1, -1, 5)};
+    assert_true(budget_decide(c, 2, INFINITY) == 1e9 + 5);
+    assert_int_equal(c[0].chosen, 2);
+    assert_int_equal(c[1].chosen, 0);
+}
+
+static void every_prompt_gets_its_cheapest_case_before_any_gets_a_second(void **state) {
+    (void)state;
+    struct budget_case c[] = {offer(0, -1, 10, 40), offer(0, -1, 12, 40), offer(1, -1, 70, 1000),
+                              offer(1, -1, 60, 1000)};
     assert_true(budget_decide(c, 4, 81) == 70);
-    assert_int_equal(c[0].coverage, COVER_SAMPLED);
-    assert_int_equal(c[1].coverage, COVER_SKIPPED);
+    const int expected[] = {0, -1, -1, 0};
+    for (int i = 0; i < 4; i++) assert_int_equal(c[i].chosen, expected[i]);
     assert_true(c[1].left_s == 11);
-    assert_int_equal(c[2].coverage, COVER_SKIPPED);
-    assert_int_equal(c[3].coverage, COVER_SAMPLED);
-    assert_true(budget_decide(c, 4, 112) == 82 + 28);
-    assert_int_equal(c[1].coverage, COVER_FULL);
-    assert_int_equal(c[0].coverage, COVER_SAMPLED);
-    assert_true(c[0].left_s == 2);
+}
+
+/* Twice two lengths: all four have a sample before a better one is bought, however cheap. */
+static void every_case_gets_a_sample_before_any_gets_a_better_one(void **state) {
+    (void)state;
+    struct budget_case c[] = {offer(0, 10, 11, 12), offer(0, 10, 11, 12), offer(1, 100, 150, 900),
+                              offer(1, 100, 150, 900)};
+    assert_true(budget_decide(c, 4, 220) == 220);
+    for (int i = 0; i < 4; i++) assert_int_equal(c[i].chosen, 0);
+    assert_true(budget_decide(c, 4, 273) == 224);
+    const int expected[] = {2, 2, 0, 0};
+    for (int i = 0; i < 4; i++) assert_int_equal(c[i].chosen, expected[i]);
+    assert_true(budget_decide(c, 4, 274) == 274);
+    assert_int_equal(c[2].chosen, 1);
+    assert_int_equal(c[3].chosen, 0);
 }
 
 static void forced_coverage_is_kept_or_skipped_and_excluded_cases_cost_nothing(void **state) {
     (void)state;
-    struct budget_case c[] = {{.group = 0, .full_s = 100, .sampled_s = -1},
-                              {.group = 1, .full_s = -1, .sampled_s = 20},
-                              {.group = 2, .full_s = 1, .sampled_s = 1, .excluded = true},
-                              {.group = 3, .full_s = 2, .sampled_s = 3}};
+    struct budget_case c[] = {offer(0, -1, -1, 100), offer(1, -1, 20, -1), offer(2, -1, -1, -1),
+                              offer(3, -1, -1, 2)};
     assert_true(budget_decide(c, 4, 50) == 22);
-    assert_int_equal(c[0].coverage, COVER_SKIPPED);
-    assert_int_equal(c[1].coverage, COVER_SAMPLED);
-    assert_int_equal(c[2].coverage, COVER_SKIPPED);
-    assert_int_equal(c[3].coverage, COVER_FULL); /* the cheaper form */
+    const int expected[] = {-1, 0, -1, 0};
+    for (int i = 0; i < 4; i++) assert_int_equal(c[i].chosen, expected[i]);
     assert_true(budget_decide(c, 0, 50) == 0);
 }
 
@@ -477,25 +487,26 @@ static void random_budgets_are_never_overspent_and_never_waste_a_fitting_case(vo
     uint64_t seed = 5;
     for (int round = 0; round < 2000; round++) {
         struct budget_case c[20];
-        double spent = 0;
+        double spent = 0, first_forms = 0;
         for (int i = 0; i < 20; i++) {
             seed = seed * 6364136223846793005u + 1442695040888963407u;
             const double full = (double)(seed >> 40 & 1023) + 1;
-            c[i] = (struct budget_case){.group = (int)(seed >> 33 & 3),
-                                        .full_s = full,
-                                        .sampled_s = seed >> 60 & 1 ? full / 4 : -1};
+            c[i] = offer((int)(seed >> 33 & 3), seed >> 61 & 1 ? full / 8 : -1,
+                         seed >> 60 & 1 ? full / 4 : -1, full);
         }
         const double budget = (double)(seed >> 45 & 4095);
         const double told = budget_decide(c, 20, budget);
-        for (int i = 0; i < 20; i++)
-            spent += c[i].coverage == COVER_FULL      ? c[i].full_s
-                     : c[i].coverage == COVER_SAMPLED ? c[i].sampled_s
-                                                      : 0;
+        for (int i = 0; i < 20; i++) {
+            spent += c[i].chosen < 0 ? 0 : c[i].form[c[i].chosen].cost_s;
+            first_forms += c[i].chosen < 0 ? 0 : c[i].form[0].cost_s;
+        }
         assert_true(fabs(told - spent) < 1e-6 && spent <= budget);
         for (int i = 0; i < 20; i++) {
-            double price = c[i].sampled_s >= 0 ? c[i].sampled_s : c[i].full_s;
-            if (c[i].coverage == COVER_SAMPLED) price = c[i].full_s - c[i].sampled_s;
-            if (c[i].coverage != COVER_FULL) assert_true(price > c[i].left_s);
+            const int next = c[i].chosen + 1;
+            if (next == 0) assert_true(first_forms + c[i].form[0].cost_s > budget);
+            if (next < c[i].n)
+                assert_true(c[i].form[next].cost_s - (next ? c[i].form[next - 1].cost_s : 0) >
+                            c[i].left_s);
         }
     }
 }
@@ -850,8 +861,8 @@ int main(void) {
         cmocka_unit_test(a_prompt_of_the_whole_length_leaves_room_and_says_so),
         cmocka_unit_test(sampled_chunks_hold_both_ends_and_spread),
         cmocka_unit_test(without_a_budget_everything_is_full),
-        cmocka_unit_test(
-            every_prompt_gets_its_cheapest_case_and_the_rest_goes_to_the_cheapest_step),
+        cmocka_unit_test(every_prompt_gets_its_cheapest_case_before_any_gets_a_second),
+        cmocka_unit_test(every_case_gets_a_sample_before_any_gets_a_better_one),
         cmocka_unit_test(forced_coverage_is_kept_or_skipped_and_excluded_cases_cost_nothing),
         cmocka_unit_test(random_budgets_are_never_overspent_and_never_waste_a_fitting_case),
         cmocka_unit_test(the_plan_obeys_the_budget_and_gives_its_arithmetic),

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -70,8 +71,9 @@ static int teardown(void **state) {
 
 /* What a case told, and a wish to stop after some of it. */
 struct listener {
-    int chunks, tokens, warmup_chunks, stop, stop_after_chunks;
+    int chunks, tokens, warmup_chunks, stop, stop_after_chunks, late_after_chunks;
     bool inside;
+    struct time_limit limit; /* up after so many chunks; or none */
 };
 
 static void listen(void *ctx, const struct event *e) {
@@ -81,6 +83,7 @@ static void listen(void *ctx, const struct event *e) {
     l->chunks++;
     l->warmup_chunks += e->repeat < 0;
     if (l->stop_after_chunks > 0 && l->chunks == l->stop_after_chunks) l->stop = 1;
+    if (l->late_after_chunks > 0 && l->chunks == l->late_after_chunks) l->limit.end_ns = 1;
 }
 
 static void step(void *ctx, bool inside) {
@@ -92,8 +95,12 @@ static void step(void *ctx, bool inside) {
 static enum status run(struct fixture *f, const struct case_plan *c, struct listener *l,
                        const struct bench_hooks *hooks, struct case_result *out) {
     struct error err = {{0}};
-    struct case_env env = {
-        .stop = &l->stop, .send = listen, .in_step = step, .ctx = l, .hooks = hooks};
+    struct case_env env = {.stop = &l->stop,
+                           .limit = &l->limit,
+                           .send = listen,
+                           .in_step = step,
+                           .ctx = l,
+                           .hooks = hooks};
     enum status s = worker_run_case(f->engine, &f->plan, c, &env, out, &err);
     if (s != STATUS_OK) assert_true(err.text[0] != 0);
     assert_false(l->inside);
@@ -209,6 +216,50 @@ static void a_wish_to_stop_ends_the_case_after_its_chunk(void **state) {
     assert_int_equal(r.n_chunks, 2);
     assert_non_null(strstr(r.reason, "before chunk 3 of 3 of repeat 1"));
     for (int k = 0; k < CHECKS; k++) assert_int_not_equal(r.check[k].verdict, VERDICT_OK);
+    result_free(&r);
+}
+
+static void time_that_is_up_ends_the_case_after_its_chunk(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {.late_after_chunks = 2};
+    struct case_result r;
+    assert_int_equal(run(f, &f->plan.cases[0], &l, NULL, &r), STATUS_TIMEOUT);
+    assert_int_equal(r.status, CASE_SKIPPED);
+    assert_int_equal(l.chunks, 2);
+    assert_non_null(strstr(r.reason, "time: the budget of "));
+    assert_non_null(strstr(r.reason, "is used up, before chunk 3 of 3 of repeat 1"));
+    for (int k = 0; k < CHECKS; k++) assert_int_not_equal(r.check[k].verdict, VERDICT_OK);
+    result_free(&r);
+}
+
+/* The second of three repeats takes more than two seconds, and ends with less than two left. */
+static bool leave_less_than_a_repeat(void *ctx, const char *case_id, int repeat, int chunk) {
+    struct time_limit *limit = ctx;
+    struct timespec t;
+    (void)case_id;
+    if (repeat != 1 || chunk != 0) return false;
+    usleep(2000000);
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    limit->end_ns = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec + 1900000000;
+    return false;
+}
+
+static void repeats_that_have_no_time_do_not_begin(void **state) {
+    struct fixture *f = *state;
+    struct listener l = {0};
+    struct bench_hooks hooks = {.before_chunk = leave_less_than_a_repeat,
+                                .before_chunk_ctx = &l.limit};
+    struct case_result r;
+    const int64_t repeats = f->plan.config.repeats;
+    f->plan.config.repeats = 3;
+    assert_int_equal(run(f, &f->plan.cases[0], &l, &hooks, &r), STATUS_OK);
+    f->plan.config.repeats = repeats;
+    assert_int_equal(r.status, CASE_OK);
+    assert_int_equal(r.repeats, 2);
+    assert_int_equal(r.n_ttft, 2);
+    assert_int_equal(r.n_chunks, 2 * CHUNKS);
+    assert_int_equal(r.check[CHECK_COUNT].verdict, VERDICT_OK);
+    assert_string_equal(r.reason, "time: 2 of 3 repeats, for time_budget allowed no more");
     result_free(&r);
 }
 
@@ -403,6 +454,8 @@ int main(void) {
         cmocka_unit_test(all_checks_of_a_needle_pass_and_no_step_allocates),
         cmocka_unit_test(a_failed_case_leaves_the_engine_good_for_the_next),
         cmocka_unit_test(a_wish_to_stop_ends_the_case_after_its_chunk),
+        cmocka_unit_test(time_that_is_up_ends_the_case_after_its_chunk),
+        cmocka_unit_test(repeats_that_have_no_time_do_not_begin),
         cmocka_unit_test(a_stop_in_the_pass_that_records_spans_costs_the_spans_alone),
         cmocka_unit_test(spans_of_a_warm_up_pass_leave_no_trace_in_the_repeats),
         cmocka_unit_test(few_chunks_are_traced_and_only_where_that_is_cheap),
