@@ -88,6 +88,7 @@
     X(CUDNN_POINTWISE_DIV, 6)                                                                      \
     X(CUDNN_POINTWISE_SUB, 9)                                                                      \
     X(CUDNN_POINTWISE_EXP, 13)                                                                     \
+    X(CUDNN_POINTWISE_LOG, 15)                                                                     \
     X(CUDNN_POINTWISE_CMP_GE, 303)                                                                 \
     X(CUDNN_POINTWISE_CMP_LT, 304)                                                                 \
     X(CUDNN_POINTWISE_LOGICAL_AND, 400)                                                            \

@@ -27,6 +27,8 @@ enum virtual_tensor {
     BELOW_MAX,
     WEIGHTS, /* exp of it */
     SUM,
+    LOG_SUM,
+    STATISTIC, /* LOG_SUM + MAX */
     PROBABILITIES,
     TENSORS
 };
@@ -63,6 +65,8 @@ static const struct tensor_row tensors[TENSORS] = {
     [BELOW_MAX] = {CUDNN_DATA_FLOAT, MATRIX},
     [WEIGHTS] = {CUDNN_DATA_FLOAT, MATRIX},
     [SUM] = {CUDNN_DATA_FLOAT, COLUMN},
+    [LOG_SUM] = {CUDNN_DATA_FLOAT, COLUMN},
+    [STATISTIC] = {CUDNN_DATA_FLOAT, COLUMN},
     [PROBABILITIES] = {CUDNN_DATA_BFLOAT16, MATRIX},
 };
 
@@ -109,6 +113,10 @@ static const struct operation_row operations[] = {
      0},
     {POINTWISE, CUDNN_POINTWISE_EXP, CUDNN_DATA_FLOAT, BELOW_MAX, 0, 0, WEIGHTS, 0, 0, 0, 0},
     {REDUCTION, CUDNN_REDUCE_TENSOR_ADD, CUDNN_DATA_FLOAT, WEIGHTS, 0, 0, SUM, 0, 0, 0, 0},
+    /* Nobody reads it, and without it the kernels that the library makes for Hopper read outside
+     * their operands. */
+    {POINTWISE, CUDNN_POINTWISE_LOG, CUDNN_DATA_FLOAT, SUM, 0, 0, LOG_SUM, 0, 0, 0, 0},
+    {POINTWISE, CUDNN_POINTWISE_ADD, CUDNN_DATA_FLOAT, LOG_SUM, MAX, 0, STATISTIC, 0, 0, 0, 0},
     {POINTWISE, CUDNN_POINTWISE_DIV, CUDNN_DATA_FLOAT, WEIGHTS, SUM, 0, PROBABILITIES, 0, 0, 0, 0},
     {MATMUL, 0, CUDNN_DATA_FLOAT, PROBABILITIES, CUDNN_V, 0, CUDNN_OUT, 0, CUDNN_ROWS, 0,
      CUDNN_KEYS},

@@ -201,6 +201,7 @@ static const struct variant *variant_for(enum dtype dtype, int32_t D, int i) {
     for (int row = 0; row < n; row++) {
         if (v[row].op != OP_ATTENTION || v[row].device != DEVICE_CUDA) continue;
         if (!(v[row].dtypes & (1 << dtype)) || !variant_usable(v + row, NULL)) continue;
+        if (v[row].library && v[row].library->lacks) continue; /* it has a test of its own */
         if (v[row].kv_layout->bytes(KV_TILE, 1, D, dtype) == 0) continue;
         if (i-- == 0) return v + row;
     }

@@ -195,12 +195,14 @@ static void compare_bf16(const char *model, int tp, int32_t tokens, const char *
     free(gpu.logits);
 }
 
-/* The i-th attention kernel for this GPU and head dim, or NULL past the last. */
-static const char *attention_kernel(int i, int head_dim) {
+/* The i-th attention kernel for this GPU and head dim that lacks nothing of what is named
+ * (enum kernel_lacks), or NULL past the last. */
+static const char *attention_kernel(int i, int head_dim, unsigned lacks) {
     int n;
     const struct variant *v = variant_table(&n);
     for (int row = 0; row < n; row++) {
         if (v[row].op != OP_ATTENTION || v[row].device != DEVICE_CUDA) continue;
+        if (v[row].library && (v[row].library->lacks & lacks)) continue;
         if (!variant_usable(v + row, NULL) || !(v[row].dtypes & SERVES_BF16) ||
             v[row].kv_layout->bytes(KV_TILE, 1, head_dim, DTYPE_BF16) == 0)
             continue;
@@ -212,9 +214,10 @@ static const char *attention_kernel(int i, int head_dim) {
 static void bf16_is_as_near_to_float32_as_the_cpu_s(void **state) {
     (void)state;
     const char *kernel;
-    for (int i = 0; (kernel = attention_kernel(i, 128)); i++)
+    for (int i = 0; (kernel = attention_kernel(i, 128, 0)); i++)
         compare_bf16(large_heads, 1 + i % 2, 1500, kernel);
-    for (int i = 0; (kernel = attention_kernel(i, 32)); i++) compare_bf16(small, 4, 1000, kernel);
+    for (int i = 0; (kernel = attention_kernel(i, 32, 0)); i++)
+        compare_bf16(small, 4, 1000, kernel);
 }
 
 static void bits_do_not_depend_on_chunks_modes_or_pruning(const char *model, const char *attention,
@@ -249,11 +252,12 @@ static void bits_do_not_depend_on_chunks_modes_or_pruning(const char *model, con
 
 static void bits_are_the_same(void **state) {
     (void)state;
+    const unsigned lacks = LACKS_GRAPHS | LACKS_DUAL_CHUNK | LACKS_SAME_BITS;
     const char *kernel;
-    for (int i = 0; (kernel = attention_kernel(i, 128)); i++)
+    for (int i = 0; (kernel = attention_kernel(i, 128, lacks)); i++)
         for (int dual = 0; dual < 2; dual++)
             bits_do_not_depend_on_chunks_modes_or_pruning(large_heads, kernel, dual);
-    for (int i = 0; (kernel = attention_kernel(i, 32)); i++)
+    for (int i = 0; (kernel = attention_kernel(i, 32, lacks)); i++)
         bits_do_not_depend_on_chunks_modes_or_pruning(small, kernel, true);
 }
 
