@@ -127,8 +127,8 @@ static void look_at_data(struct doctor_findings *f) {
     else
         doctor_add(f, "data", LEVEL_WARNING,
                    "keep bin/ and share/ of the installed folder together",
-                   "neither ../share/chunkbench beside the program nor %s is there: no "
-                   "configurations come along",
+                   "the program stands in no source tree, and neither ../share/chunkbench beside "
+                   "it nor %s is there: no configurations come along",
                    BENCH_SOURCE_DIR);
 }
 

@@ -2,11 +2,13 @@
  * built them by then. --all also builds and tests with the sanitizers and with clang. */
 #include "harness/arguments.h"
 #include "harness/bench.h"
+#include "harness/data_dir.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +20,17 @@ static bool build_folder(char out[PATH_MAX]) {
     char *slash = strrchr(out, '/');
     if (slash) *slash = 0;
     return slash != NULL;
+}
+
+/* ctest's files name the folders that they were made in: those of a tree that was moved or copied
+ * since would run the tests of another one. */
+static bool has_tests(const char *build) {
+    char marker[PATH_MAX + 32], data[PATH_MAX];
+    struct stat here, there;
+    snprintf(marker, sizeof marker, "%s/CTestTestfile.cmake", build);
+    return access(marker, R_OK) == 0 && bench_data_dir(data, sizeof data) &&
+           stat(data, &here) == 0 && stat(BENCH_SOURCE_DIR, &there) == 0 &&
+           here.st_dev == there.st_dev && here.st_ino == there.st_ino;
 }
 
 /* Runs a program to its end: 0, or "run failed" whatever its own code was. */
@@ -59,13 +72,12 @@ int cmd_test(int argc, char **argv, const struct bench_hooks *hooks) {
     int code = arguments_parse(&line, argc, argv, &operands);
     if (code >= 0) return code;
 
-    char build[PATH_MAX], marker[PATH_MAX + 32];
+    char build[PATH_MAX];
     struct error err;
-    if (!build_folder(build) || (snprintf(marker, sizeof marker, "%s/CTestTestfile.cmake", build),
-                                 access(marker, R_OK) != 0)) {
-        error_set(
-            &err, STATUS_RUN_FAILED,
-            "this program was built without its tests; run ./bench test in the source folder");
+    if (!build_folder(build) || !has_tests(build)) {
+        error_set(&err, STATUS_RUN_FAILED,
+                  "this program was built without its tests, or was moved since; run ./bench test "
+                  "in the source folder");
         return bench_fail("test", STATUS_RUN_FAILED, &err);
     }
     if (all)

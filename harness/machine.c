@@ -326,17 +326,21 @@ void machine_git(const char *folder, char *commit, size_t size, bool *dirty) {
     *dirty = git(folder, changes, text, sizeof text) && text[0];
 }
 
-/* An installed program has no repository: a file beside its configurations names the commit, as
- * "HASH" or "HASH-dirty". */
-static bool installed_revision(char *commit, size_t size, bool *dirty) {
+/* Of the data that this program uses. An installed program has no repository: a file beside its
+ * configurations names the commit, as "HASH" or "HASH-dirty". */
+static void revision(char *commit, size_t size, bool *dirty) {
     char folder[PATH_MAX], path[PATH_MAX + 16], line[128] = "";
-    if (!bench_data_dir(folder, sizeof folder)) return false;
+    *dirty = false;
+    copy(commit, size, unknown);
+    if (!bench_data_dir(folder, sizeof folder)) return;
     snprintf(path, sizeof path, "%s/revision", folder);
-    if (!read_line(path, line, sizeof line)) return false;
+    if (!read_line(path, line, sizeof line)) {
+        machine_git(folder, commit, size, dirty);
+        return;
+    }
     *dirty = strchr(line, '-') != NULL;
     line[strcspn(line, "-")] = 0;
     copy(commit, size, line);
-    return true;
 }
 
 /* ---- all of them ---- */
@@ -386,8 +390,7 @@ void machine_facts_open(struct machine_facts *out, const struct plan *p, int arg
     gmtime_r(&seconds, &tm);
     strftime(f->created_utc, sizeof f->created_utc, "%Y-%m-%dT%H:%M:%SZ", &tm);
     copy(f->tool_version, sizeof f->tool_version, BENCH_VERSION);
-    if (!installed_revision(f->git_commit, sizeof f->git_commit, &f->git_dirty))
-        machine_git(BENCH_SOURCE_DIR, f->git_commit, sizeof f->git_commit, &f->git_dirty);
+    revision(f->git_commit, sizeof f->git_commit, &f->git_dirty);
     machine_binary_sha256(f->binary_sha256);
     if (gethostname(f->hostname, sizeof f->hostname - 1) != 0)
         copy(f->hostname, sizeof f->hostname, unknown);
