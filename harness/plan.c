@@ -311,8 +311,9 @@ static void check_prompts(struct making *m) {
         bool clamped = false;
         const char *source = c->prompt.v[i];
         if (m->only_findings && is_absent(source)) continue;
-        const enum status s =
+        enum status s =
             prompt_length(source, model, length, new_tokens, &p->prompt_tokens[i], &clamped, &err);
+        if (s == STATUS_OK) s = prompt_text_sha256(source, p->text_sha256[i], &err);
         const bool too_long = room_known &&
                               named_length(source) > p->model.max_position_embeddings &&
                               !long_lengths_allowed(c);
@@ -426,6 +427,7 @@ static void build_launch(struct plan *p, const struct engine_opts *engine, int l
                 one->max_num_batched_tokens = chunk;
                 one->chunks = (int)((tokens - 1) / one->session.chunk_tokens + 1);
                 memcpy(one->prompt, c->prompt.v[i], sizeof one->prompt);
+                memcpy(one->text_sha256, p->text_sha256[i], sizeof one->text_sha256);
                 name_case(one, chunk, engine->attention_backend);
             }
 }

@@ -17,6 +17,7 @@ struct case_plan {
     char
         id[96]; /* stable, made of the values: "needle-64k_c8192_graph_tp4_bf16"; a file name too */
     char prompt[NAME_MAX_BYTES]; /* as configured */
+    char text_sha256[65];        /* of its text when it was planned; "": it has none */
     int launch;                /* cases with equal numbers share one loaded engine and one worker */
     struct engine_opts engine; /* strings point into the config */
     struct session_opts session; /* prompt_tokens, max_tokens, chunk_tokens, graph, sampling */
@@ -48,6 +49,7 @@ struct plan {
     char notes[8][300]; /* what the user should know: "1m means 1,048,320 prompt tokens: ..." */
     int n_notes;
     int32_t prompt_tokens[AXIS_MAX];      /* of config.prompt.v[i] */
+    char text_sha256[AXIS_MAX][65];       /* of its text, from a file or the web; or "" */
     char variant_names[OPS][NAME_LENGTH]; /* what device_info.variant points to */
     double load_s;                        /* predicted: loading the model, all launches together */
     double total_s;                       /* predicted: everything that runs, loading included */
@@ -81,7 +83,8 @@ void plan_put(struct jsondoc *object, const struct plan *p);
 enum status plan_take(struct plan *out, const struct config *c, const struct jsondoc *object,
                       const char *path, struct error *err);
 
-/* The cases alone, for plan_make and plan_read: needs config, model, device and prompt_tokens.
+/* The cases alone, for plan_make and plan_read: needs config, model, device, prompt_tokens and
+ * text_sha256.
  * Order, outermost first: dtype, tensor_parallel_size, attention_backend (these three share a
  * launch), prompt, max_num_batched_tokens, enforce_eager; each axis as the configuration lists it.
  */

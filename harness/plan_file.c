@@ -71,6 +71,7 @@ void plan_put(struct jsondoc *d, const struct plan *p) {
         struct jsondoc *prompt = jsondoc_add_object(prompts);
         jsondoc_put_text(prompt, "source", p->config.prompt.v[i]);
         jsondoc_put_int(prompt, "tokens", p->prompt_tokens[i]);
+        jsondoc_put_text(prompt, "text_sha256", p->text_sha256[i]);
     }
     struct jsondoc *cases = jsondoc_put_array(d, "cases");
     for (int i = 0; i < p->n; i++) put_case(jsondoc_add_object(cases), &p->cases[i]);
@@ -174,11 +175,15 @@ static enum status take_prompts(struct plan *p, const struct jsondoc *d, const c
         return error_set(err, STATUS_IO, "%s: found %d prompts, expected %d", path,
                          jsondoc_length(prompts), p->config.prompt.n);
     for (int i = 0; i < p->config.prompt.n; i++) {
+        const struct jsondoc *prompt = jsondoc_at(prompts, i);
+        const char *sha256 = jsondoc_get_text(prompt, "text_sha256");
         int64_t tokens;
-        if (!jsondoc_get_int(jsondoc_at(prompts, i), "tokens", &tokens) || tokens < 1 ||
-            tokens > INT32_MAX)
+        if (!jsondoc_get_int(prompt, "tokens", &tokens) || tokens < 1 || tokens > INT32_MAX)
             return error_set(err, STATUS_IO, "%s: prompt %d has no length", path, i);
+        if (!sha256 || strlen(sha256) >= sizeof p->text_sha256[i])
+            return error_set(err, STATUS_IO, "%s: prompt %d has no checksum", path, i);
         p->prompt_tokens[i] = (int32_t)tokens;
+        strcpy(p->text_sha256[i], sha256);
     }
     return STATUS_OK;
 }

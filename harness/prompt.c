@@ -90,6 +90,10 @@ static enum status parse_source(const char *text, struct source *out, struct err
 
 /* ---- texts */
 
+static bool is_text(const struct source *src) {
+    return src->kind == SOURCE_FILE || src->kind == SOURCE_REMOTE;
+}
+
 /* The whole text of a file or from the cache, at most `most` bytes of it plus one. */
 static enum status read_text(const struct source *src, int64_t most, struct text *out,
                              struct cached_prompt *cached, struct error *err) {
@@ -134,7 +138,7 @@ enum status prompt_length(const char *source, const struct model_config *m, int6
     enum status s = parse_source(source, &src, err);
     if (s == STATUS_OK) s = check_vocabulary(source, src.kind, m, err);
     if (s != STATUS_OK) return s;
-    if (src.kind == SOURCE_FILE || src.kind == SOURCE_REMOTE) {
+    if (is_text(&src)) {
         struct text text;
         struct cached_prompt cached;
         s = read_text(&src, room > 0 ? room : 0, &text, &cached, err);
@@ -155,6 +159,22 @@ enum status prompt_length(const char *source, const struct model_config *m, int6
                          format_count(a, src.length), format_count(b, needle_min_length()));
     }
     *length = (int32_t)src.length;
+    return STATUS_OK;
+}
+
+/* ---- checksum */
+
+enum status prompt_text_sha256(const char *source, char out[65], struct error *err) {
+    struct source src;
+    struct text text;
+    struct cached_prompt cached;
+    out[0] = 0;
+    enum status s = parse_source(source, &src, err);
+    if (s != STATUS_OK || !is_text(&src)) return s;
+    s = read_text(&src, INT32_MAX, &text, &cached, err);
+    if (s != STATUS_OK) return s;
+    sha256_hex(text.data, text.n, out);
+    text_free(&text);
     return STATUS_OK;
 }
 
@@ -191,7 +211,7 @@ static enum status make_from_text(struct prompt *out, const struct source *src, 
     enum status s = read_text(src, length, &text, &cached, err);
     if (s != STATUS_OK) return s;
     memcpy(out->url, cached.url, sizeof cached.url);
-    memcpy(out->file_sha256, cached.sha256, sizeof out->file_sha256);
+    sha256_hex(text.data, text.n, out->file_sha256);
     if (text.n != (size_t)length)
         s = error_set(err, STATUS_IO,
                       "%s has changed since the run was planned: %s%zu bytes instead of %d",

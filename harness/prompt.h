@@ -18,9 +18,9 @@ struct prompt {
     int32_t length;
     struct needle_prompt needle; /* for needle:...; tokens alias it */
     bool has_answer;
-    char sha256[65]; /* of the ids as little-endian int32 */
-    char url[256],
-        file_sha256[65]; /* of a text from the web: where from, and of its bytes; or "" */
+    char sha256[65];      /* of the ids as little-endian int32 */
+    char url[256];        /* where a text from the web came from; or "" */
+    char file_sha256[65]; /* of the bytes of a text, from a file or the web; or "" */
 };
 
 /* Length in tokens without making the prompt: what the plan needs. A length that leaves no room for
@@ -31,6 +31,9 @@ struct prompt {
  * refused. */
 enum status prompt_length(const char *source, const struct model_config *m, int64_t max_model_len,
                           int64_t max_tokens, int32_t *length, bool *clamped, struct error *err);
+/* SHA-256 of the bytes of a text; "" for prompts that are made. STATUS_USAGE (malformed, not UTF-8,
+ * empty), STATUS_IO (as prompt_length). */
+enum status prompt_text_sha256(const char *source, char out[65], struct error *err);
 /* length: what prompt_length said. STATUS_IO if a file has another length by now. */
 enum status prompt_make(struct prompt *out, const char *source, const struct model_config *m,
                         int32_t length, struct attention_pattern pattern, uint64_t seed,

@@ -8,6 +8,7 @@
 #include "harness/launch.h"
 #include "harness/machine.h"
 #include "harness/progress.h"
+#include "harness/prompt.h"
 #include "harness/record.h"
 #include "harness/show.h"
 #include "harness/terminal.h"
@@ -46,6 +47,27 @@ static enum status make_plan(struct run *r, struct error *err) {
     return s == STATUS_OK ? s : error_set(err, s, "%s cannot be planned", r->config_path);
 }
 
+/* What is resumed goes on with the texts that it began with. */
+static enum status compare_texts(const struct run *r, struct error *err) {
+    for (int i = 0; i < r->config.prompt.n; i++) {
+        const char *source = r->config.prompt.v[i], *was = r->plan.text_sha256[i];
+        char is[65];
+        const enum status s = prompt_text_sha256(source, is, err);
+        if (s != STATUS_OK) return s;
+        if (strcmp(was, is) != 0)
+            return error_set(err, STATUS_USAGE,
+                             "cannot resume %s with another text: %s: sha256 was %s, is %s. Undo "
+                             "that, or start over with --force",
+                             r->dir.file, source, was, is);
+    }
+    return STATUS_OK;
+}
+
+static enum status read_plan(struct run *r, struct error *err) {
+    const enum status s = plan_read(&r->plan, &r->config, r->dir.plan, err);
+    return s == STATUS_OK ? compare_texts(r, err) : s;
+}
+
 enum status run_open(struct run *r, struct error *err) {
     char file[PATH_MAX_BYTES];
     enum run_mode mode = r->resume ? RUN_RESUME : r->force ? RUN_FORCE : RUN_NEW;
@@ -58,7 +80,7 @@ enum status run_open(struct run *r, struct error *err) {
         r->dir_open = s == STATUS_OK;
     }
     if (s != STATUS_OK) return s;
-    if (r->dir.has_plan) return plan_read(&r->plan, &r->config, r->dir.plan, err);
+    if (r->dir.has_plan) return read_plan(r, err);
     if (r->resume) s = make_plan(r, err);
     return s == STATUS_OK ? plan_write(&r->plan, r->dir.plan, err) : s;
 }

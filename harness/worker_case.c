@@ -619,9 +619,15 @@ static enum status open_prompt(struct case_run *k, struct error *err) {
         prompt_make(&k->prompt, k->c->prompt, &k->plan->model, k->c->session.prompt_tokens,
                     case_pattern(k), (uint64_t)k->plan->config.prompt_seed, err);
     if (s != STATUS_OK) return s;
+    if (strcmp(k->prompt.file_sha256, k->c->text_sha256) != 0)
+        return error_set(err, STATUS_IO,
+                         "%s has changed since the run was planned: its sha256 was %s, is %s",
+                         k->c->prompt, k->c->text_sha256, k->prompt.file_sha256);
     memcpy(k->out->prompt_sha256, k->prompt.sha256, sizeof k->out->prompt_sha256);
-    memcpy(k->out->prompt_url, k->prompt.url, sizeof k->out->prompt_url);
-    memcpy(k->out->prompt_file_sha256, k->prompt.file_sha256, sizeof k->prompt.file_sha256);
+    if (k->prompt.url[0]) {
+        memcpy(k->out->prompt_url, k->prompt.url, sizeof k->out->prompt_url);
+        memcpy(k->out->prompt_file_sha256, k->prompt.file_sha256, sizeof k->prompt.file_sha256);
+    }
     if (!k->prompt.has_answer) return STATUS_OK;
     size_t n = (size_t)k->prompt.needle.answer_length;
     k->out->expected = malloc(n * sizeof *k->out->expected);

@@ -547,6 +547,16 @@ class PlanAndRun(FetchTest):
         self.expect(self.bench("show", self.file, "--case", name), 0, f"{url}, sha256 of the file {digest[:16]}")
         self.assertEqual(len(self.server.requests), 1)
 
+    def test_a_run_is_not_resumed_with_another_text_from_the_web(self):
+        url = self.serve_good(body=short)
+        config = self.config_of(f"url:{url}")
+        self.expect(self.bench("run", config, "-o", self.file, program=drive.faulty, BENCH_TEST_FAULT="abort:1"), 5)
+        other = short.swapcase()
+        self.serve_good(body=other)
+        self.expect(self.bench("fetch", "--force", f"url:{url}"), 0)
+        was, now = (hashlib.sha256(text).hexdigest() for text in (short, other))
+        self.expect(self.bench("run", config, "-o", self.file, "--resume"), 2, f"url:{url}: sha256 was {was}, is {now}")
+
     def test_findings_stand_where_the_key_stands(self):
         config = self.config_of("url:http://127.0.0.1:1/x.txt", run__repeats="2")
         for command in (["plan", config], ["run", config, "-o", self.file]):

@@ -1,4 +1,5 @@
-"""--resume runs what is not ok, keeps what is, and refuses another configuration."""
+"""--resume runs what is not ok, keeps what is, and refuses another configuration and other texts."""
+import hashlib
 import os
 import unittest
 
@@ -6,8 +7,8 @@ import drive
 
 
 class Resume(drive.BenchTest):
-    def crash(self, case="*_eager_*"):
-        self.config = self.write_config()
+    def crash(self, case="*_eager_*", **values):
+        self.config = self.write_config(**values)
         self.expect(self.bench("run", self.config, "-o", self.file, program=drive.faulty, BENCH_TEST_FAULT="abort:1",
                                BENCH_TEST_CASE=case), 5)
 
@@ -34,6 +35,33 @@ class Resume(drive.BenchTest):
                             "sampling.max_tokens=31")
         self.expect(result, 2, "[run] repeats: was 1, is 2", "[sampling] max_tokens: was 32, is 31")
         self.assertEqual(len(self.fragments()), 2)
+
+    def test_a_changed_text_is_refused_and_named(self):
+        path = self.folder / "prompt.txt"
+        path.write_bytes(b"a" * 700)
+        self.crash(prompt__source=f"file:{path}")
+        before = self.fragments()
+        path.write_bytes(b"b" * 700)  # of the same length
+        was, now = (hashlib.sha256(letter * 700).hexdigest() for letter in (b"a", b"b"))
+        result = self.expect(self.bench("run", self.config, "-o", self.file, "--resume"), 2,
+                             f"file:{path}: sha256 was {was}, is {now}", "--force")
+        self.assertNotIn("begins", result.err)
+        self.assertEqual(self.fragments(), before)
+        path.write_bytes(b"a" * 7000000)  # a length that no configuration would allow is a change like any other
+        self.expect(self.bench("run", self.config, "-o", self.file, "--resume"), 2, f"sha256 was {was}")
+        path.write_bytes(b"a" * 700)
+        self.expect(self.bench("run", self.config, "-o", self.file, "--resume"), 0)
+        self.assertTrue(self.is_complete())
+
+    def test_a_text_that_changes_under_a_run_is_found_by_its_checksum(self):
+        path = self.folder / "prompt.txt"
+        path.write_bytes(b"a" * 700)
+        config = self.write_config(prompt__source=f"file:{path}")
+        process = self.start("run", config, "-o", self.file, program=drive.faulty, BENCH_TEST_FAULT="slow:1")
+        self.wait_for_line(process, "_eager_", "begins")
+        path.write_bytes(b"b" * 700)
+        self.expect(self.finish(process), 5, "has changed since the run was planned", "sha256")
+        self.assertNotIn("ok", [status for case_id, (status, _) in self.cases().items() if "_graph_" in case_id])
 
     def test_a_damaged_fragment_runs_again(self):
         self.crash()

@@ -710,6 +710,7 @@ static void damaged_plans_are_errors_and_never_crash(void **state) {
                                            {"\"sampled_chunks\": 0", "\"sampled_chunks\": 9"},
                                            {"_eager_", "_eagle_"},
                                            {"\"tokens\": 2048", "\"tokens\": -048"},
+                                           {"\"text_sha256\"", "\"text_sha265\""},
                                            {"\"schema_version\": 1", "\"schema_version\": 2"},
                                            {"\"full\"", "\"sampled\""}};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {

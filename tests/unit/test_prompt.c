@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "harness/prompt.h"
+#include "harness/sha256.h"
 
 static const struct attention_pattern plain = {0, 0};
 static struct model_config needle, nano;
@@ -205,6 +206,26 @@ static void bytes_of_a_file_become_its_ids(void **state) {
     remove(source + 5);
 }
 
+static void a_text_has_a_checksum_and_what_is_made_has_none(void **state) {
+    (void)state;
+    struct prompt p;
+    struct error err = {""};
+    char sha256[65], expected[65];
+    char *source = write_file("sum", "one text", 8);
+    sha256_hex("one text", 8, expected);
+    assert_int_equal(prompt_text_sha256(source, sha256, &err), STATUS_OK);
+    assert_string_equal(sha256, expected);
+    assert_int_equal(prompt_make(&p, source, &nano, 8, plain, 1, &err), STATUS_OK);
+    assert_string_equal(p.file_sha256, expected);
+    prompt_free(&p);
+    remove(source + 5);
+    assert_int_equal(prompt_text_sha256(source, sha256, &err), STATUS_IO);
+    assert_non_null(strstr(err.text, source + 5));
+    assert_int_equal(prompt_text_sha256("needle:2k", sha256, &err), STATUS_OK);
+    assert_string_equal(sha256, "");
+    assert_int_equal(prompt_text_sha256("noodle:2k", sha256, &err), STATUS_USAGE);
+}
+
 static void random_ids_fill_the_vocabulary_and_follow_the_seed(void **state) {
     (void)state;
     struct prompt a, b, c;
@@ -254,6 +275,7 @@ int main(void) {
         cmocka_unit_test(text_that_is_not_utf8_is_refused_at_its_first_bad_byte),
         cmocka_unit_test(a_file_is_taken_whole_or_refused),
         cmocka_unit_test(bytes_of_a_file_become_its_ids),
+        cmocka_unit_test(a_text_has_a_checksum_and_what_is_made_has_none),
         cmocka_unit_test(random_ids_fill_the_vocabulary_and_follow_the_seed),
         cmocka_unit_test(a_needle_prompt_has_an_answer_for_the_needle_model_alone),
     };
