@@ -62,6 +62,22 @@ static enum status parse_length(const char *text, size_t n, struct source *out, 
     return STATUS_OK;
 }
 
+/* Names that mean another file, or another text, in every process: a worker would not read what the
+ * plan has read. */
+static bool means_one_file(const char *path) {
+    static const char *const others[] = {"/dev/stdin", "/dev/fd/", "/proc/"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strncmp(path, others[i], strlen(others[i])) == 0) return false;
+    return true;
+}
+
+static enum status check_path(const char *path, const char *source, struct error *err) {
+    if (!*path) return error_set(err, STATUS_USAGE, "%s: no path", source);
+    if (means_one_file(path)) return STATUS_OK;
+    return error_set(err, STATUS_USAGE,
+                     "%s: it is not the same for every process, expected a regular file", source);
+}
+
 static enum status parse_source(const char *text, struct source *out, struct error *err) {
     static const char *const kinds[] = {"needle:", "random:", "file:"};
     char url[URL_MAX_BYTES];
@@ -75,8 +91,7 @@ static enum status parse_source(const char *text, struct source *out, struct err
         const char *rest = text + strlen(kinds[kind]);
         out->kind = kind;
         out->path = rest;
-        if (kind == SOURCE_FILE)
-            return *rest ? STATUS_OK : error_set(err, STATUS_USAGE, "%s: no path", text);
+        if (kind == SOURCE_FILE) return check_path(rest, text, err);
         const size_t n = kind == SOURCE_NEEDLE ? strcspn(rest, "@") : strlen(rest);
         enum status s = parse_length(rest, n, out, err);
         if (s == STATUS_OK && rest[n] == '@') s = parse_depths(rest + n + 1, out, err);

@@ -26,9 +26,9 @@ struct prompt {
 /* Length in tokens without making the prompt: what the plan needs. A length that leaves no room for
  * max_tokens under max_model_len is clamped when it equals max_model_len (`1m` in a 1,048,576 model
  * means 1,048,320 with 256 new tokens): *clamped tells. Errors: STATUS_USAGE (malformed, too long,
- * too short for the needle, not UTF-8, empty, a vocabulary too small for it), STATUS_IO
- * (unreadable, not fetched, damaged in the cache). A file is never clamped: it is taken whole or
- * refused. */
+ * too short for the needle, no regular file, not UTF-8, empty, a vocabulary too small for it),
+ * STATUS_IO (unreadable, not fetched, damaged in the cache). A file is never clamped: it is taken
+ * whole or refused. */
 enum status prompt_length(const char *source, const struct model_config *m, int64_t max_model_len,
                           int64_t max_tokens, int32_t *length, bool *clamped, struct error *err);
 /* SHA-256 of the bytes of a text; "" for prompts that are made. STATUS_USAGE (malformed, not UTF-8,

@@ -30,15 +30,26 @@ static enum status read_bytes(int fd, const char *path, size_t most, struct text
     }
 }
 
-enum status text_read(const char *path, int64_t most, struct text *out, struct error *err) {
+/* Before it is opened: a pipe would wait for a writer, and a device may do anything. */
+static enum status check_regular(const char *path, struct error *err) {
     struct stat st;
+    if (stat(path, &st) != 0)
+        return error_set(err, STATUS_IO, "cannot open %s: %s", path, strerror(errno));
+    if (S_ISREG(st.st_mode)) return STATUS_OK;
+    return error_set(err, STATUS_USAGE, "cannot read %s: it is a %s, expected a regular file", path,
+                     S_ISDIR(st.st_mode)    ? "directory"
+                     : S_ISFIFO(st.st_mode) ? "pipe"
+                     : S_ISSOCK(st.st_mode) ? "socket"
+                                            : "device");
+}
+
+enum status text_read(const char *path, int64_t most, struct text *out, struct error *err) {
     *out = (struct text){0};
+    enum status s = check_regular(path, err);
+    if (s != STATUS_OK) return s;
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return error_set(err, STATUS_IO, "cannot open %s: %s", path, strerror(errno));
-    enum status s = STATUS_OK;
-    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode))
-        s = error_set(err, STATUS_IO, "cannot read %s: it is a directory", path);
-    if (s == STATUS_OK) s = read_bytes(fd, path, (size_t)most, out, err);
+    s = read_bytes(fd, path, (size_t)most, out, err);
     close(fd);
     if (s != STATUS_OK) text_free(out);
     return s;

@@ -9,7 +9,8 @@ struct text {
     size_t n;
 };
 
-/* All bytes, or `most` and one more of a file that is longer. STATUS_IO, STATUS_NO_MEMORY. */
+/* All bytes, or `most` and one more of a file that is longer. STATUS_USAGE
+ * (no regular file: nothing is opened), STATUS_IO, STATUS_NO_MEMORY. */
 enum status text_read(const char *path, int64_t most, struct text *out, struct error *err);
 /* STATUS_USAGE if it is empty or not UTF-8: names the first bad byte. `name`: for messages. */
 enum status text_check(const struct text *t, const char *name, struct error *err);

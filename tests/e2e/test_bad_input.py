@@ -1,5 +1,6 @@
 """Bad input: every finding has its message and its exit code, and nothing runs."""
 import os
+import socket
 import subprocess
 import unittest
 
@@ -80,8 +81,31 @@ class BadInput(drive.BenchTest):
     def test_unreadable_prompt(self):
         self.refuse(6, "no-such-file.txt", "No such file", prompt__source="file:no-such-file.txt")
 
-    def test_prompt_that_is_a_folder(self):
-        self.refuse(6, prompt__source=f"file:{self.folder}")
+    def test_prompt_that_is_no_regular_file(self):
+        """None is opened: a pipe without a writer would hold the program for ever."""
+        os.mkfifo(self.folder / "pipe")
+        (self.folder / "link").symlink_to("pipe")
+        listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listener.close)
+        listener.bind(str(self.folder / "socket"))
+        for path, words in ((self.folder, "it is a directory"), (self.folder / "pipe", "it is a pipe"),
+                            (self.folder / "link", "it is a pipe"), (self.folder / "socket", "it is a socket"),
+                            ("/dev/zero", "it is a device"), ("/dev/tty", "it is a device"),
+                            ("/dev/stdin", "not the same for every process")):
+            with self.subTest(path=path):
+                result = self.refuse(2, str(path), words, "expected a regular file", prompt__source=f"file:{path}")
+                self.assertIn(self.line_of("source"), result.err)
+                self.expect(self.bench("plan", self.folder / "small.ini"), 2, words)
+
+    def test_standard_input_that_is_a_file_is_no_prompt(self):
+        config = self.write_config(prompt__source="file:/dev/stdin")
+        (self.folder / "text.txt").write_text("a text " * 100)
+        with open(self.folder / "text.txt") as text:
+            done = subprocess.run([drive.bench, "run", config, "-o", self.file], stdin=text, capture_output=True,
+                                  text=True, env=self.environment(), cwd=self.folder, timeout=240)
+        self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+        self.assertIn("not the same for every process", done.stderr)
+        self.assertFalse(self.file.exists() or self.partial.exists())
 
     def test_prompt_that_is_not_utf8(self):
         (self.folder / "latin1.txt").write_bytes(b"caf\xe9 " * 1000)

@@ -141,7 +141,11 @@ static void a_vocabulary_must_hold_the_ids(void **state) {
 static void files_that_cannot_be_read_say_why(void **state) {
     (void)state;
     refuses("file:/nowhere/at/all.txt", 4096, STATUS_IO, "No such file");
-    refuses("file:/tmp", 4096, STATUS_IO, "directory");
+    refuses("file:/tmp", 4096, STATUS_USAGE, "directory");
+    refuses("file:/dev/null", 4096, STATUS_USAGE, "device");
+    refuses("file:/dev/stdin", 4096, STATUS_USAGE, "not the same for every process");
+    refuses("file:/dev/fd/0", 4096, STATUS_USAGE, "not the same for every process");
+    refuses("file:/proc/self/fd/0", 4096, STATUS_USAGE, "not the same for every process");
     char *source = write_file("empty", "", 0);
     refuses(source, 4096, STATUS_USAGE, "empty");
     remove(source + 5);
