@@ -116,16 +116,38 @@ static enum status print_cases(const struct plan *p, bool color, struct error *e
 /* ---- what stands around it */
 
 static void print_machine(const struct plan *p) {
-    char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
     printf("%s on %s (%s", plan_model_path(&p->config, p->device), p->device_info.name,
            p->device_info.isa);
     if (p->device_info.threads)
         printf(", %d thread%s", p->device_info.threads, p->device_info.threads == 1 ? "" : "s");
-    printf(")\nrates %s: linear %s, attention %s, copy %s\n\n",
-           p->rates_measured ? "measured now" : "measured before",
-           format_rate(a, p->rates.linear_flops, "FLOP/s"),
-           format_rate(b, p->rates.attention_flops, "FLOP/s"),
-           format_rate(c, p->rates.copy_bytes, "B/s"));
+    printf(")\n");
+}
+
+static bool same_kernels(const struct case_plan *a, const struct case_plan *b) {
+    return a->engine.dtype == b->engine.dtype &&
+           !strcmp(a->engine.attention_backend, b->engine.attention_backend);
+}
+
+/* A line for every pair of dtype and attention kernel; where there is one, it needs no name. */
+static void print_rates(const struct plan *p) {
+    char name[80] = "", a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
+    bool several = false;
+    for (int i = 1; i < p->n; i++) several = several || !same_kernels(&p->cases[i], &p->cases[0]);
+    for (int i = 0; i < p->n; i++) {
+        const struct case_plan *one = &p->cases[i];
+        int earlier = 0;
+        while (!same_kernels(one, &p->cases[earlier])) earlier++;
+        if (earlier < i) continue;
+        if (several)
+            snprintf(name, sizeof name, " of %s, attention %s,", dtype_name(one->engine.dtype),
+                     one->engine.attention_backend);
+        printf("rates%s %s: linear %s, attention %s, copy %s\n", name,
+               p->rates_measured ? "measured now" : "measured before",
+               format_rate(a, one->rates.linear_flops, "FLOP/s"),
+               format_rate(b, one->rates.attention_flops, "FLOP/s"),
+               format_rate(c, one->rates.copy_bytes, "B/s"));
+    }
+    putchar('\n');
 }
 
 static void print_reasons(const struct plan *p) {
@@ -181,6 +203,7 @@ static enum status print_plan(const struct request *r, const struct plan *p, str
     const char *no_color = getenv("NO_COLOR");
     const bool color = !r->no_color && !(no_color && *no_color) && isatty(STDOUT_FILENO);
     print_machine(p);
+    print_rates(p);
     const enum status s = print_cases(p, color, err);
     if (s != STATUS_OK) return s;
     print_reasons(p);

@@ -501,7 +501,9 @@ static void measure_rates(struct making *m) {
     }
     if (m->status != STATUS_OK) return;
     p->rates = m->rates[0].rates;
-    p->rates_measured = m->rates[0].measured;
+    for (int i = 0; i < p->n; i++) p->cases[i].rates = m->rates[p->cases[i].launch].rates;
+    for (int i = 0; i < p->launches; i++)
+        p->rates_measured = p->rates_measured || m->rates[i].measured;
     for (int i = 0; i < p->launches; i++)
         if (m->rates[i].busy) {
             note(p, "other programs held the cores while the rates were measured: they are too "
@@ -550,14 +552,14 @@ static struct case_time time_of(const struct making *m, int i, int k) {
     const struct plan *p = m->p;
     const struct config *c = &p->config;
     const struct case_plan *one = &m->p->cases[i];
-    const struct rates *rates = &m->rates[one->launch];
+    const int threads = m->rates[one->launch].info.threads;
     const struct case_work work = {
         .model = &p->model,
         .engine = &one->engine,
         .session = &one->session,
-        .rates = &rates->rates,
+        .rates = &one->rates,
         .session_bytes = session_bytes(&one->memory),
-        .threads = rates->info.threads > 0 ? rates->info.threads : 1,
+        .threads = threads > 0 ? threads : 1,
         .passes = passes(c),
         .spot = c->spot,
         .k = k,

@@ -30,6 +30,7 @@ struct case_plan {
     int sampled;      /* chunks that run when sampled */
     char reason[400]; /* why sampled or skipped, with the arithmetic; "" when full */
 
+    struct device_rates rates; /* of its launch's kernels: what its predictions divide by */
     struct memory_prediction memory;
     double predicted_prefill_s; /* one full prefill */
     double predicted_total_s;   /* warm-up, repeats and decode as planned */
@@ -41,8 +42,8 @@ struct plan {
     struct model_config model;
     enum device_kind device;
     struct device_info device_info;
-    struct device_rates rates;
-    bool rates_measured; /* false: read from the cache */
+    struct device_rates rates; /* of the first launch, as is device_info: cases have their own */
+    bool rates_measured;       /* false: all read from the cache */
     int launches;
     int n;
     struct case_plan *cases; /* owned */

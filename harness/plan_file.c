@@ -52,6 +52,7 @@ static void put_case(struct jsondoc *object, const struct case_plan *c) {
     jsondoc_put_real(object, "predicted_prefill_s", c->predicted_prefill_s);
     jsondoc_put_real(object, "predicted_fixed_s", c->predicted_fixed_s);
     jsondoc_put_real(object, "predicted_total_s", c->predicted_total_s);
+    rates_put_numbers(jsondoc_put_object(object, "rates"), &c->rates);
     put_memory(jsondoc_put_object(object, "predicted_memory"), &c->memory);
 }
 
@@ -142,6 +143,7 @@ static bool take_case(const struct jsondoc *object, struct case_plan *c) {
            jsondoc_get_real(object, "predicted_prefill_s", &c->predicted_prefill_s) &&
            jsondoc_get_real(object, "predicted_fixed_s", &c->predicted_fixed_s) &&
            jsondoc_get_real(object, "predicted_total_s", &c->predicted_total_s) &&
+           rates_take_numbers(jsondoc_get(object, "rates"), &c->rates) &&
            take_memory(jsondoc_get(object, "predicted_memory"), &c->memory);
 }
 

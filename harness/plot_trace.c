@@ -232,10 +232,11 @@ static void put_labels(struct roofline *r, FILE *out) {
     }
 }
 
-static void put_extent(struct plot_files *f, const struct plot *p, const struct roofline *r) {
+static void put_extent(struct plot_files *f, const struct device_rates *rates,
+                       const struct roofline *r) {
     char text[80];
-    plot_set_number(f, "ROOF", p->run->facts.rates.roof_flops);
-    plot_set_number(f, "COPY", p->run->facts.rates.copy_bytes);
+    plot_set_number(f, "ROOF", rates->roof_flops);
+    plot_set_number(f, "COPY", rates->copy_bytes);
     plot_set_number(f, "LEAST_X", r->least_x), plot_set_number(f, "MOST_X", r->most_x);
     plot_set_number(f, "LEAST_Y", r->least_y), plot_set_number(f, "MOST_Y", r->most_y);
     snprintf(text, sizeof text, "%d that compute%s nothing: not shown", r->hidden,
@@ -260,8 +261,8 @@ void plot_roofline(const struct plot *p, struct plot_files *f) {
         FILE *labels = plot_data_open(f, "labels.dat");
         if (labels) put_labels(r, labels);
         plot_data_close(f, labels, "labels.dat");
-        put_extent(f, p, r);
-        const struct device_rates *rates = &p->run->facts.rates;
+        const struct device_rates *rates = record_rates(p->run, t.r);
+        put_extent(f, rates, r);
         if (r->n == 0)
             snprintf(f->why, sizeof f->why, "no traced op computes anything");
         else if (!(rates->roof_flops > 0 && rates->copy_bytes > 0))

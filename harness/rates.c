@@ -89,10 +89,14 @@ static const struct {
               {"op_overhead_ns", offsetof(struct device_rates, op_overhead_ns)}};
 enum { FIELDS = sizeof fields / sizeof fields[0] };
 
-void rates_put(struct jsondoc *object, const struct device_rates *r, const struct device_info *i) {
+void rates_put_numbers(struct jsondoc *object, const struct device_rates *r) {
     for (int f = 0; f < FIELDS; f++)
         jsondoc_put_real(object, fields[f].key,
                          *(const double *)((const char *)r + fields[f].offset));
+}
+
+void rates_put(struct jsondoc *object, const struct device_rates *r, const struct device_info *i) {
+    rates_put_numbers(object, r);
     struct jsondoc *device = jsondoc_put_object(object, "device");
     jsondoc_put_text(device, "name", i->name);
     jsondoc_put_text(device, "isa", i->isa);
@@ -112,15 +116,20 @@ static bool take_text(const struct jsondoc *object, const char *key, char *out, 
     return true;
 }
 
-bool rates_take(const struct jsondoc *object, struct device_rates *r, struct device_info *i,
-                char names[OPS][NAME_LENGTH]) {
-    memset(i, 0, sizeof *i);
+bool rates_take_numbers(const struct jsondoc *object, struct device_rates *r) {
     for (int f = 0; f < FIELDS; f++) {
         double value;
         if (!jsondoc_get_real(object, fields[f].key, &value) || !isfinite(value) || value <= 0)
             return false;
         *(double *)((char *)r + fields[f].offset) = value;
     }
+    return true;
+}
+
+bool rates_take(const struct jsondoc *object, struct device_rates *r, struct device_info *i,
+                char names[OPS][NAME_LENGTH]) {
+    memset(i, 0, sizeof *i);
+    if (!rates_take_numbers(object, r)) return false;
     const struct jsondoc *device = jsondoc_get(object, "device");
     int64_t threads;
     if (!take_text(device, "name", i->name, sizeof i->name) ||

@@ -35,5 +35,8 @@ struct jsondoc;
 void rates_put(struct jsondoc *object, const struct device_rates *r, const struct device_info *i);
 bool rates_take(const struct jsondoc *object, struct device_rates *r, struct device_info *i,
                 char names[OPS][NAME_LENGTH]);
+/* Without the device. */
+void rates_put_numbers(struct jsondoc *object, const struct device_rates *r);
+bool rates_take_numbers(const struct jsondoc *object, struct device_rates *r);
 
 #endif

@@ -31,8 +31,8 @@ struct run_facts {
     int cores, numa_nodes;
     int64_t memory_bytes;
     int64_t realtime_ns, monotonic_ns; /* one pair, read together */
-    struct device_info device;
-    struct device_rates rates;
+    struct device_info device;         /* with the kernels of the first launch, */
+    struct device_rates rates;         /* and their rates */
     int n_gpus;
     struct gpu_row gpus[GPU_LIST_MOST];
     char libraries[512]; /* "HDF5 1.10.8; oneDNN 2.6.3; ..." */
@@ -64,6 +64,9 @@ struct record_run {
 };
 enum status record_read_run(const char *path, struct record_run *out, struct error *err);
 void record_run_free(struct record_run *r);
+
+/* The ceilings of a case: its own; those of its run where the file is older than that. */
+const struct device_rates *record_rates(const struct record_run *run, const struct case_result *r);
 
 /* "HDF5 1.10.8": the library that runs, for run_facts.libraries. */
 void record_library(char *out, size_t size);

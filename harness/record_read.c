@@ -403,6 +403,10 @@ static enum status read_run_here(const char *path, struct record_run *out, struc
     return h.status;
 }
 
+const struct device_rates *record_rates(const struct record_run *run, const struct case_result *r) {
+    return r->rates.roof_flops > 0 ? &r->rates : &run->facts.rates;
+}
+
 void record_run_free(struct record_run *r) {
     for (int i = 0; i < r->n; i++) result_free(&r->cases[i]);
     free(r->cases);

@@ -217,10 +217,19 @@ static const struct column case_columns[] = {
     CASE_TEXT(prompt_sha256),
 };
 
-/* Attributes that the first files of schema 1 do not have. */
+/* Attributes of a case that the first files of schema 1 do not have. */
 static const char *const added_attributes[] = {
-    "max_num_batched_tokens", "energy_j",     "energy_j_per_token",
-    "sm_clock_mean_mhz",      "power_mean_w", "graph_upload_ns",
+    "max_num_batched_tokens",
+    "energy_j",
+    "energy_j_per_token",
+    "sm_clock_mean_mhz",
+    "power_mean_w",
+    "graph_upload_ns",
+    "measured_linear_flops",
+    "measured_attention_flops",
+    "measured_copy_bytes_per_s",
+    "measured_roof_flops",
+    "measured_op_overhead_ns",
 };
 
 /* What a case's group says beside its row. */
@@ -240,6 +249,11 @@ static const struct column case_facts[] = {
     FACT("graph_capture_ns", SIGNED, graph_info.capture_ns),
     FACT("graph_instantiate_ns", SIGNED, graph_info.instantiate_ns),
     FACT("graph_upload_ns", SIGNED, graph_info.upload_ns),
+    FACT("measured_linear_flops", REAL, rates.linear_flops),
+    FACT("measured_attention_flops", REAL, rates.attention_flops),
+    FACT("measured_copy_bytes_per_s", REAL, rates.copy_bytes),
+    FACT("measured_roof_flops", REAL, rates.roof_flops),
+    FACT("measured_op_overhead_ns", REAL, rates.op_overhead_ns),
 };
 static const struct column prompt_facts[] = {
     FACT("url", TEXT, prompt_url),

@@ -69,6 +69,7 @@ void result_init(struct case_result *r, const struct case_plan *c) {
     r->ttft_estimated = c->coverage == COVER_SAMPLED;
     r->predicted_memory = c->memory;
     r->predicted_prefill_s = c->predicted_prefill_s;
+    r->rates = c->rates;
     for (int i = 0; i < CHECKS; i++) {
         r->check[i].verdict = VERDICT_NOT_CHECKED;
         r->check[i].worst = r->check[i].limit = (double)NAN;

@@ -118,6 +118,7 @@ struct case_result {
     enum coverage coverage;
     struct memory_prediction predicted_memory;
     double predicted_prefill_s;
+    struct device_rates rates; /* measured with its kernels, before it ran; older files: 0 */
 
     struct chunk_row *chunks;
     int64_t n_chunks;

@@ -191,9 +191,51 @@ static void print_gpu(FILE *out, const struct gpu_row *row) {
     fputc('\n', out);
 }
 
+/* Cases of one dtype and attention kernel share their ceilings. Whether case i is the first with
+ * its own. */
+static bool brings_rates(const struct record_run *run, int i) {
+    const struct device_rates *mine = record_rates(run, &run->cases[i]);
+    for (int k = 0; k < i; k++)
+        if (memcmp(mine, record_rates(run, &run->cases[k]), sizeof *mine) == 0) return false;
+    return true;
+}
+
+static bool has_several_rates(const struct record_run *run) {
+    for (int i = 1; i < run->n; i++)
+        if (brings_rates(run, i)) return true;
+    return false;
+}
+
+static void print_rates(FILE *out, const struct device_rates *rates) {
+    char linear[FORMAT_BYTES], attention[FORMAT_BYTES];
+    fprintf(out, "linear %s, attention %s", format_rate(linear, rates->linear_flops, "FLOP/s"),
+            format_rate(attention, rates->attention_flops, "FLOP/s"));
+}
+
+static void print_kernels_of_rates(FILE *out, const struct case_result *r) {
+    fprintf(out, "%s, attention ", r->dtype);
+    show_text(out, r->attention, SIZE_MAX);
+    fputs(": ", out);
+}
+
+/* Behind the machine, or each on a line of its own. */
+static void print_all_rates(FILE *out, const struct record_run *run) {
+    if (!has_several_rates(run)) {
+        fputs("; ", out);
+        print_rates(out, run->n > 0 ? record_rates(run, &run->cases[0]) : &run->facts.rates);
+    }
+    fputc('\n', out);
+    for (int i = 0; has_several_rates(run) && i < run->n; i++) {
+        if (!brings_rates(run, i)) continue;
+        print_kernels_of_rates(out, &run->cases[i]);
+        print_rates(out, record_rates(run, &run->cases[i]));
+        fputc('\n', out);
+    }
+}
+
 static void print_head(FILE *out, const struct record_run *run, const char *path, bool color) {
     const struct run_facts *f = &run->facts;
-    char linear[FORMAT_BYTES], attention[FORMAT_BYTES], memory[FORMAT_BYTES];
+    char memory[FORMAT_BYTES];
     fprintf(out, "%s\n", path);
     if (!run->complete)
         fprintf(out, "%sINCOMPLETE: the run did not get to its end%s\n",
@@ -201,9 +243,8 @@ static void print_head(FILE *out, const struct record_run *run, const char *path
     show_text(out, f->cpu_model, SIZE_MAX);
     fprintf(out, ", %d cores, ", f->cores);
     show_text(out, f->isa, SIZE_MAX);
-    fprintf(out, ", %s of memory; linear %s, attention %s\n", format_bytes(memory, f->memory_bytes),
-            format_rate(linear, f->rates.linear_flops, "FLOP/s"),
-            format_rate(attention, f->rates.attention_flops, "FLOP/s"));
+    fprintf(out, ", %s of memory", format_bytes(memory, f->memory_bytes));
+    print_all_rates(out, run);
     for (int i = 0; i < f->n_gpus; i++)
         if (f->gpus[i].used) print_gpu(out, &f->gpus[i]);
     fputc('\n', out);
@@ -399,12 +440,16 @@ static void print_fact(FILE *out, const char *name, const char *text) {
     fputc('\n', out);
 }
 
-static void print_ceilings(FILE *out, const struct device_rates *m) {
-    char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES], d[FORMAT_BYTES], e[FORMAT_BYTES];
-    fprintf(out, "%-11slinear %s, attention %s, registers %s, copy %s, an op at least %s\n",
-            "ceilings", format_rate(a, m->linear_flops, "FLOP/s"),
-            format_rate(b, m->attention_flops, "FLOP/s"), format_rate(c, m->roof_flops, "FLOP/s"),
-            format_rate(d, m->copy_bytes, "B/s"), format_seconds(e, m->op_overhead_ns / 1e9));
+/* kernels: the case whose they are, or NULL: those of all cases. */
+static void print_ceilings(FILE *out, const struct device_rates *m,
+                           const struct case_result *kernels) {
+    char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
+    fprintf(out, "%-11s", "ceilings");
+    if (kernels) print_kernels_of_rates(out, kernels);
+    print_rates(out, m);
+    fprintf(out, ", registers %s, copy %s, an op at least %s\n",
+            format_rate(a, m->roof_flops, "FLOP/s"), format_rate(b, m->copy_bytes, "B/s"),
+            format_seconds(c, m->op_overhead_ns / 1e9));
 }
 
 static const char *mode_text(int32_t mode) {
@@ -446,7 +491,11 @@ void show_facts(FILE *out, const struct record_run *run) {
         gpu_text(&f->gpus[i], text, sizeof text);
         print_fact(out, f->gpus[i].used ? "GPU, used" : "GPU", text);
     }
-    print_ceilings(out, &f->rates);
+    const bool several = has_several_rates(run);
+    if (run->n == 0) print_ceilings(out, &f->rates, NULL);
+    for (int i = 0; i < run->n; i++)
+        if (brings_rates(run, i))
+            print_ceilings(out, record_rates(run, &run->cases[i]), several ? &run->cases[i] : NULL);
     text[0] = 0;
     for (int i = 0; i < OPS; i++) {
         size_t used = strlen(text);

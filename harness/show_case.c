@@ -454,7 +454,7 @@ static void print_spans(FILE *out, const struct record_run *run, const struct ca
     if (r->n_spans == 0) {
         print_no_spans(out, r);
     } else if (trace_open(&t, r, -1, &err) == STATUS_OK) {
-        print_ops(out, &t, &run->facts.rates, style);
+        print_ops(out, &t, record_rates(run, r), style);
         trace_close(&t);
     } else {
         heading(out, "where the time went");

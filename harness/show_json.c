@@ -91,7 +91,15 @@ static void put_checks(struct jsondoc *d, const struct case_result *r) {
     }
 }
 
-static void put_case(struct jsondoc *d, const struct case_result *r) {
+static void put_ceilings(struct jsondoc *d, const struct device_rates *rates) {
+    struct jsondoc *c = jsondoc_put_object(d, "ceilings");
+    jsondoc_put_real(c, "linear_flops", rates->linear_flops);
+    jsondoc_put_real(c, "attention_flops", rates->attention_flops);
+    jsondoc_put_real(c, "copy_bytes_per_s", rates->copy_bytes);
+    jsondoc_put_real(c, "roof_flops", rates->roof_flops);
+}
+
+static void put_case(struct jsondoc *d, const struct record_run *run, const struct case_result *r) {
     static const char *const coverage[] = {"full", "sampled", "skipped"};
     struct case_summary s;
     result_summary(r, &s);
@@ -121,6 +129,7 @@ static void put_case(struct jsondoc *d, const struct case_result *r) {
     put_memory(d, r, &s);
     put_clocks(d, r, &s);
     put_predicted(d, r, &s);
+    put_ceilings(d, record_rates(run, r));
     jsondoc_put_text(d, "output_check",
                      s.output == VERDICT_SPOT_OK ? "spot" : verdict_text(s.output));
     jsondoc_put_text(d, "invariance_check", verdict_text(s.invariance));
@@ -195,11 +204,7 @@ static void put_run(struct jsondoc *d, const struct run_facts *f) {
     jsondoc_put_text(d, "kernel", f->kernel);
     jsondoc_put_text(d, "governor", f->governor);
     put_gpus(d, f);
-    struct jsondoc *c = jsondoc_put_object(d, "ceilings");
-    jsondoc_put_real(c, "linear_flops", f->rates.linear_flops);
-    jsondoc_put_real(c, "attention_flops", f->rates.attention_flops);
-    jsondoc_put_real(c, "copy_bytes_per_s", f->rates.copy_bytes);
-    jsondoc_put_real(c, "roof_flops", f->rates.roof_flops);
+    put_ceilings(d, &f->rates);
 }
 
 static struct jsondoc *begin(const struct record_run *run, const char *path) {
@@ -221,7 +226,7 @@ static void end(FILE *out, struct jsondoc *d) {
 
 void show_json(FILE *out, const struct record_run *run, const char *path) {
     struct jsondoc *d = begin(run, path), *cases = jsondoc_put_array(d, "cases");
-    for (int i = 0; i < run->n; i++) put_case(jsondoc_add_object(cases), &run->cases[i]);
+    for (int i = 0; i < run->n; i++) put_case(jsondoc_add_object(cases), run, &run->cases[i]);
     end(out, d);
 }
 
@@ -229,7 +234,7 @@ void show_case_json(FILE *out, const struct record_run *run, const struct case_r
                     const char *path) {
     struct jsondoc *d = begin(run, path);
     struct jsondoc *c = jsondoc_add_object(jsondoc_put_array(d, "cases"));
-    put_case(c, r);
+    put_case(c, run, r);
     put_rows(c, r);
     end(out, d);
 }

@@ -286,7 +286,7 @@ static void print_ranks(FILE *out, const struct trace *t, const struct show_styl
 void trace_summary(FILE *out, const struct record_run *run, const struct trace *t,
                    const struct show_style *style) {
     print_head(out, t, style);
-    print_ops(out, t, &run->facts.rates, style);
+    print_ops(out, t, record_rates(run, t->r), style);
     print_chunks(out, t, style);
     print_layers(out, t, style);
     print_ranks(out, t, style);

@@ -69,6 +69,41 @@ class ResultFile(drive.BenchTest):
                      "measured_roof_flops", "memory_bytes", "realtime_ns", "monotonic_ns"):
             self.assertGreater(run.attrs[name], 0, name)
 
+    def test_every_case_has_the_ceilings_of_its_own_kernels(self):
+        """A sweep over kernels records for each what a run of that kernel alone is planned with."""
+        config = self.write_config(engine__enforce_eager="true", engine__attention_backend="auto, ref")
+        rates, path, own = {}, self.folder / "kernels.h5", {"XDG_CACHE_HOME": str(self.folder)}
+        for kernel in ("auto", "ref"):
+            plan = json.loads(self.bench("plan", config, "--json", "--set", f"engine.attention_backend={kernel}",
+                                         **own).out)
+            rates[kernel] = plan["cases"][0]["rates"]
+            self.assertEqual(rates[kernel]["attention_flops"], plan["rates"]["attention_flops"])
+        self.expect(self.bench("plan", config, **own), 0, "rates of bfloat16, attention auto,",
+                    "rates of bfloat16, attention ref,")
+        self.expect(self.bench("run", config, "-o", path, **own), 0, "bfloat16, attention ref: linear ")
+        self.assertNotEqual(rates["auto"]["attention_flops"], rates["ref"]["attention_flops"])
+        shown = {c["id"]: c["ceilings"] for c in json.loads(self.bench("show", path, "--json").out)["cases"]}
+        with h5py.File(path) as f:
+            self.assertEqual(f["run"].attrs["measured_attention_flops"], rates["auto"]["attention_flops"])
+            for name, group in f["case"].items():
+                mine = rates["ref" if name.endswith("_ref") else "auto"]
+                for key in ("linear_flops", "attention_flops", "roof_flops", "op_overhead_ns"):
+                    self.assertEqual(group.attrs[f"measured_{key}"], mine[key])
+                self.assertEqual(group.attrs["measured_copy_bytes_per_s"], mine["copy_bytes"])
+                self.assertEqual(shown[name]["attention_flops"], mine["attention_flops"])
+                self.assertEqual(shown[name]["roof_flops"], mine["roof_flops"])
+
+    def test_a_file_without_ceilings_of_its_cases_shows_those_of_the_run(self):
+        path = self.folder / "older.h5"
+        shutil.copy(self.path, path)
+        with h5py.File(path, "r+") as f:
+            run = {name: value for name, value in f["run"].attrs.items() if name.startswith("measured_")}
+            for group in f["case"].values():
+                for name in run:
+                    del group.attrs[name]
+        for case in json.loads(self.expect(self.bench("show", path, "--json"), 0).out)["cases"]:
+            self.assertEqual(case["ceilings"]["roof_flops"], run["measured_roof_flops"])
+
     def test_the_table_of_cases_has_a_row_for_each_and_agrees_with_their_attributes(self):
         table = self.h5["cases"][:]
         self.assertEqual(len(table), 8)

@@ -48,8 +48,8 @@ class Spans:
             ops = group["ops"]
             self.ops = [tuple(map(drive.text, row)) for row in zip(ops["op"], ops["role"], ops["variant"])]
             self.chunks = {name: group["chunks"][name][:] for name in group["chunks"]}
-            self.roof = f["run"].attrs["measured_roof_flops"]
-            self.copy = f["run"].attrs["measured_copy_bytes_per_s"]
+            self.roof = f["case"][case].attrs["measured_roof_flops"]
+            self.copy = f["case"][case].attrs["measured_copy_bytes_per_s"]
         self.ns = self.end_ns - self.begin_ns
         self.latency = int(self.chunks["latency_ns"].sum())
         self.names = [label(op, role) for op, role, _ in self.ops]

@@ -687,6 +687,28 @@ static void a_worker_reads_back_what_was_decided(void **state) {
     plan_free(&f->plan);
 }
 
+static void every_case_is_predicted_with_the_rates_of_its_own_kernels(void **state) {
+    struct fixture *f = *state;
+    struct error err = {""};
+    make_ok(f, SETS("engine.attention_backend=ref"));
+    const struct device_rates ref = f->plan.cases[0].rates;
+    const double ref_s = f->plan.cases[0].predicted_prefill_s;
+    make_ok(f, SETS("engine.attention_backend=auto,ref", "engine.tensor_parallel_size=1,2"));
+    const struct case_plan *c = f->plan.cases; /* TP 1: auto, ref; TP 2: auto, ref */
+    assert_int_equal(f->plan.n, 4);
+    assert_memory_equal(&c[0].rates, &f->plan.rates, sizeof ref);
+    assert_memory_equal(&c[1].rates, &ref, sizeof ref); /* kept from the plan before */
+    assert_memory_equal(&c[2].rates, &c[0].rates, sizeof ref);
+    assert_memory_equal(&c[3].rates, &c[1].rates, sizeof ref);
+    assert_true(c[0].rates.attention_flops != c[1].rates.attention_flops);
+    assert_true(c[1].predicted_prefill_s == ref_s);
+    assert_int_equal(plan_write(&f->plan, f->file, &err), STATUS_OK);
+    if (plan_read(&f->other, &f->config, f->file, &err) != STATUS_OK) fail_msg("%s", err.text);
+    for (int i = 0; i < 4; i++)
+        assert_memory_equal(&f->other.cases[i].rates, &c[i].rates, sizeof ref);
+    plan_free(&f->other);
+}
+
 static void damaged_plans_are_errors_and_never_crash(void **state) {
     struct fixture *f = *state;
     struct error err = {""};
@@ -874,6 +896,7 @@ int main(void) {
         cmocka_unit_test(the_bus_id_of_a_gpu_goes_with_its_rates),
         cmocka_unit_test(parameters_are_those_of_the_model_card),
         cmocka_unit_test(a_worker_reads_back_what_was_decided),
+        cmocka_unit_test(every_case_is_predicted_with_the_rates_of_its_own_kernels),
         cmocka_unit_test(damaged_plans_are_errors_and_never_crash),
         cmocka_unit_test(rates_are_kept_and_measured_again_when_damaged),
         cmocka_unit_test(every_shipped_configuration_loads_and_opens_with_its_question),

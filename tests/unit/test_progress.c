@@ -32,13 +32,13 @@ static void open_screen(struct screen *s, struct progress_opts opts) {
     s->plan.config.repeats = 1;
     s->plan.model =
         (struct model_config){.layers = 2, .C = 64, .H = 4, .K = 4, .D = 16, .F = 128, .V = 300};
-    s->plan.rates = (struct device_rates){
-        .linear_flops = 1e6, .attention_flops = 1e6, .copy_bytes = 1e9, .op_overhead_ns = 1000};
     for (int i = 0; i < 3; i++) {
         struct case_plan *c = &s->cases[i];
         snprintf(c->id, sizeof c->id, "case-number-%d_with_a_long_name", i);
         c->engine = engine_opts_defaults();
         c->engine.tensor_parallel_size = 1;
+        c->rates = (struct device_rates){
+            .linear_flops = 1e6, .attention_flops = 1e6, .copy_bytes = 1e9, .op_overhead_ns = 1000};
         c->session.prompt_tokens = 4000;
         c->session.chunk_tokens = 1000;
         c->predicted_total_s = 100;

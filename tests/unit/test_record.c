@@ -60,6 +60,7 @@ static struct case_plan plan_of(const char *id) {
     p.max_num_batched_tokens = 1ll << 33;
     p.session.graph = true;
     p.predicted_prefill_s = 1.25;
+    p.rates = (struct device_rates){1e9, 2e9, 3e9, 4e9, 50};
     p.memory.ranks = RANKS;
     for (int c = 0; c < MEMORY_CATEGORIES; c++) {
         p.memory.shared_bytes[c] = 10 + c;
@@ -215,6 +216,7 @@ static void assert_same_case(const struct case_result *a, const struct case_resu
     assert_true(a->chunk_tokens == b->chunk_tokens);
     assert_true(a->max_num_batched_tokens == b->max_num_batched_tokens);
     assert_true(a->predicted_prefill_s == b->predicted_prefill_s);
+    assert_memory_equal(&a->rates, &b->rates, sizeof a->rates);
     assert_same_prediction(&a->predicted_memory, &b->predicted_memory);
     assert_same_rows(a, b);
     assert_int_equal(a->n_ttft, b->n_ttft);

@@ -324,6 +324,33 @@ static void the_gpu_of_a_run_stands_above_its_table(void **state) {
     free(p.text);
 }
 
+static void every_kernel_has_its_own_ceilings(void **state) {
+    struct record_run *run = *state;
+    struct printed p;
+    run->facts.rates = (struct device_rates){1e9, 2e9, 3e9, 4e12, 50};
+    show_table(begin(&p), run, "run.h5", &plain);
+    fclose(p.file);
+    assert_line(&p, "A CPU", "; linear 1.00 GFLOP/s, attention 2.00 GFLOP/s"); /* an older file */
+    free(p.text);
+    for (int i = 0; i < CASES; i++) run->cases[i].rates = run->facts.rates;
+    strcpy(run->cases[1].attention, "slow"), strcpy(run->cases[1].dtype, "bf16");
+    run->cases[1].rates.attention_flops = 7e9, run->cases[1].rates.roof_flops = 8e12;
+    show_table(begin(&p), run, "run.h5", &plain);
+    fclose(p.file);
+    assert_line(&p, "bf16, attention slow: ", "linear 1.00 GFLOP/s, attention 7.00 GFLOP/s");
+    assert_null(strstr(p.text, "; linear"));
+    free(p.text);
+    show_facts(begin(&p), run);
+    fclose(p.file);
+    assert_line(&p, "ceilings   bf16, attention slow: ", "registers 8.00 TFLOP/s");
+    free(p.text);
+    show_case_json(begin(&p), run, &run->cases[1], "run.h5");
+    fclose(p.file);
+    assert_non_null(strstr(p.text, "7000000000.0"));
+    free(p.text);
+    assert_ptr_equal(record_rates(run, &run->cases[1]), &run->cases[1].rates);
+}
+
 static void a_crashed_case_shows_signal_and_last_words(void **state) {
     struct record_run *run = *state;
     struct printed p;
@@ -510,6 +537,7 @@ int main(void) {
         TEST(every_chunk_has_its_row_when_asked_for),
         TEST(clocks_show_energy_and_what_held_them_back),
         TEST(the_gpu_of_a_run_stands_above_its_table),
+        TEST(every_kernel_has_its_own_ceilings),
         TEST(a_crashed_case_shows_signal_and_last_words),
         TEST(json_has_a_version_and_null_for_the_unknown),
         TEST(a_case_as_json_has_its_rows),
