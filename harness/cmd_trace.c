@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct options {
@@ -59,6 +60,16 @@ static void warn_dropped(const struct trace *t) {
                 (long long)t->r->dropped_spans);
 }
 
+/* A result is not replaced by what is made of it. */
+static enum status check_target(const struct options *o, const char *target, struct error *err) {
+    struct stat from, to;
+    if (!target || stat(o->path, &from) != 0 || stat(target, &to) != 0 ||
+        from.st_dev != to.st_dev || from.st_ino != to.st_ino)
+        return STATUS_OK;
+    return error_set(err, STATUS_USAGE, "this is the result itself: choose another name than %s",
+                     target);
+}
+
 static enum status write_views(const struct options *o, const struct record_run *run,
                                const struct trace *t, struct error *err) {
     const char *no_color = getenv("NO_COLOR");
@@ -66,8 +77,9 @@ static enum status write_views(const struct options *o, const struct record_run 
                                               isatty(STDOUT_FILENO),
                                      .verbose = o->verbose,
                                      .width = terminal_width(stdout, SHOW_WIDTH)};
-    enum status s = STATUS_OK;
-    if (o->perfetto) s = trace_perfetto(o->perfetto, run, t, err);
+    enum status s = check_target(o, o->perfetto, err);
+    if (s == STATUS_OK) s = check_target(o, o->sqlite, err);
+    if (s == STATUS_OK && o->perfetto) s = trace_perfetto(o->perfetto, run, t, err);
     if (s == STATUS_OK && o->sqlite) s = trace_sqlite(o->sqlite, run, t, err);
     if (s != STATUS_OK) return s;
     if (o->csv)

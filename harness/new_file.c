@@ -14,7 +14,10 @@ static enum status fail(const struct new_file *f, const char *step, struct error
 }
 
 enum status new_file_begin(struct new_file *f, const char *path, struct error *err) {
+    struct stat st;
     f->path = path;
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* it would be renamed away: /dev/stdout */
+        return error_set(err, STATUS_IO, "%s is not replaced: it is not a regular file", path);
     if ((size_t)snprintf(f->temporary, sizeof f->temporary, "%s.XXXXXX", path) >=
         sizeof f->temporary)
         return error_set(err, STATUS_IO, "%s: path too long", path);

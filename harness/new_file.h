@@ -10,7 +10,8 @@ struct new_file {
     char temporary[PATH_MAX_BYTES]; /* where it is written: an empty file */
 };
 
-/* STATUS_IO names the file and why it cannot be made. */
+/* STATUS_IO names the file and why it cannot be made. Only a regular file is replaced: no folder,
+ * device, pipe or link. */
 enum status new_file_begin(struct new_file *f, const char *path, struct error *err);
 /* Puts what stands under the temporary name to disk and in its place. */
 enum status new_file_end(struct new_file *f, struct error *err);

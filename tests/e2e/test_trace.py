@@ -3,6 +3,7 @@ the files that it writes are what their readers expect."""
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -332,6 +333,20 @@ class Trace(drive.BenchTest):
             if result.code != 5:
                 self.expect(result, 6, "/nowhere/at/all", "No such file")
         self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_only_a_regular_file_is_replaced_and_never_the_result(self):
+        pipe, link, copy = self.folder / "pipe", self.folder / "link", self.copy(lambda spans: None)
+        os.mkfifo(pipe)
+        link.symlink_to("/proc/self/fd/1")  # what /dev/stdout is
+        before = copy.read_bytes()
+        for option in ("--perfetto", "--sqlite"):
+            for target, reason, code in ((pipe, "not a regular file", 6), (link, "not a regular file", 6),
+                                         (copy, "the result itself", 2)):
+                result = self.bench("trace", copy, "--case", self.case, option, target)
+                if result.code != 5:
+                    self.expect(result, code, target.name, reason)
+        self.assertTrue(pipe.is_fifo() and link.is_symlink())
+        self.assertEqual(copy.read_bytes(), before)
 
 
 if __name__ == "__main__":
