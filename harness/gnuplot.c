@@ -37,6 +37,7 @@ static void run_child(const char *work, char **argv) {
     if (log < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(log, STDOUT_FILENO) < 0 ||
         dup2(log, STDERR_FILENO) < 0)
         _exit(126);
+    unsetenv("GNUTERM"); /* a terminal for a screen: a gnuplot that lacks it stops */
     alarm(TIME_LIMIT_S);
     execvp(argv[0], argv);
     _exit(127);

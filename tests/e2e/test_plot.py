@@ -147,6 +147,10 @@ class Plot(drive.BenchTest):
         self.assertIn("x?; system(?touch bad?)", " ".join(svg_texts(self.out / "speed.svg")))
 
     @needs_gnuplot
+    def test_a_terminal_that_this_gnuplot_does_not_have_is_not_asked_for(self):
+        self.expect(self.bench("plot", self.path, "-o", self.out, GNUTERM="no_such_terminal"), 0)
+
+    @needs_gnuplot
     def test_numbers_out_of_reason_are_drawn_or_left_out(self):
         """A file may say anything: gnuplot is never given what it stops at."""
         far = {"prompt_tokens": 2**31 - 1, "ttft": 2**63 - 1, "latency": 2**63 - 1, "peak": 2**62, "predicted": 1e300}
