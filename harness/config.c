@@ -4,6 +4,7 @@
  * reported. Comes after main's command line, before plan.c. */
 #include "harness/config.h"
 
+#include "harness/data_dir.h"
 #include "harness/options.h"
 #include "harness/sha256.h"
 
@@ -14,6 +15,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { FILE_MAX_BYTES = 1 << 20 };
 
@@ -302,13 +304,24 @@ static enum status parse_text_of_file(struct config *out, const char *text,
     return r.no_memory ? STATUS_NO_MEMORY : STATUS_OK;
 }
 
+/* A path that is not there, and where the program has brought a configuration of that name. */
+static void not_opened(const char *path, struct config_errors *errors) {
+    const int why = errno;
+    char data[PATH_MAX_BYTES], brought[2 * PATH_MAX_BYTES] = "";
+    const char *slash = strrchr(path, '/');
+    if (why == ENOENT && bench_data_dir(data, sizeof data))
+        snprintf(brought, sizeof brought, "%s/configs/%s", data, slash ? slash + 1 : path);
+    const bool found = *brought && access(brought, R_OK) == 0;
+    config_error(errors, FROM_DEFAULT, "cannot open the configuration %s: %s%s%s", path,
+                 strerror(why), found ? "; there is " : "", found ? brought : "");
+}
+
 /* The whole file, NUL-terminated and owned; NULL and an error otherwise. */
 static char *read_file(const char *path, enum status *status, struct config_errors *errors) {
     *status = STATUS_IO;
     FILE *file = fopen(path, "rbe");
     if (!file) {
-        config_error(errors, FROM_DEFAULT, "cannot open the configuration %s: %s", path,
-                     strerror(errno));
+        not_opened(path, errors);
         return NULL;
     }
     char *text = malloc(FILE_MAX_BYTES + 1);

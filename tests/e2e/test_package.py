@@ -103,6 +103,8 @@ class Package(drive.BenchTest):
         self.assertEqual(commit, revision.removesuffix("-dirty") or "unknown")
         installed = self.top / "share/chunkbench/configs/smoke.ini"
         self.expect(self.program("plan", installed), 0, "cases in 2 launches")
+        for name in ("configs/smoke.ini", "smoke.ini"):  # as the README of the source tree names them
+            self.expect(self.program("plan", name), 6, f"open the configuration {name}", str(installed))
 
     def test_its_doctor_says_where_its_data_is(self):
         found = {x["name"]: x for x in json.loads(self.program("doctor", "--json").out)["findings"]}
