@@ -4,9 +4,12 @@
 #include "harness/bench.h"
 #include "harness/describe.h"
 #include "harness/suggest.h"
+#include "harness/terminal.h"
 
 #include <stdio.h>
 #include <string.h>
+
+enum { HELP_COLUMN = 29 };
 
 static void print_help(const struct command_line *c) {
     printf("usage: bench %s [OPTION...]%s%s\n\n%s\n\noptions:\n", c->command,
@@ -16,7 +19,8 @@ static void print_help(const struct command_line *c) {
         char left[64];
         snprintf(left, sizeof left, "%s%s%s", a->name, a->value ? " " : "",
                  a->value ? a->value : "");
-        printf("  %-26s %s\n", left, a->help);
+        printf("  %-26s ", left);
+        print_wrapped(stdout, a->help, HELP_COLUMN);
     }
     printf("  %-26s %s\n", "--help", "print this and exit");
 }

@@ -26,7 +26,8 @@ struct argument {
 struct command_line {
     const char *command;  /* "run" */
     const char *operands; /* "CONFIG", "FILE...": for the help */
-    const char *purpose;  /* a sentence or two */
+    const char *purpose;  /* a sentence or two; lines of at most 78 columns, those that begin with a
+                             space stay as they are in the manual */
     const struct argument *arguments;
     int n;
     int least, most; /* operands that it takes */

@@ -41,12 +41,13 @@ static void print_exit_codes(FILE *out) {
 static void usage(FILE *out) {
     char where[PATH_MAX_BYTES] = ""; /* of the configurations, unless they are here */
     if (access("configs", F_OK) != 0) bench_data_dir(where, sizeof where);
-    fputs("bench: how long each prefill chunk of a long prompt takes, what it costs in memory,\n"
-          "and whether the answer is right\n\nusage: bench COMMAND [OPTION...]\n\ncommands:\n",
+    fputs("bench: how long each prefill chunk of a long prompt takes, what it costs in\n"
+          "memory, and whether the answer is right\n\nusage: bench COMMAND "
+          "[OPTION...]\n\ncommands:\n",
           out);
     for (int i = 0; i < SUBCOMMANDS; i++)
         fprintf(out, "  %-8s %s\n", subcommands[i].name, subcommands[i].text);
-    fputs("\n`bench COMMAND --help` explains one. Start with:  bench run ", out);
+    fputs("\n`bench COMMAND --help` explains one. Start with:\n  bench run ", out);
     fprintf(out, "%s%sconfigs/quickstart.ini\n\n", where, *where ? "/" : "");
     print_exit_codes(out);
 }

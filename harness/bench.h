@@ -20,7 +20,7 @@ struct bench_hooks {
     X(2, "usage or configuration: nothing ran")                                                    \
     X(3, "an output is wrong: the case and the first differing token are named")                   \
     X(4, "a result has nothing to draw, to trace or to export")                                    \
-    X(5, "a case failed, crashed or timed out; nothing could run, or no build or no gnuplot")      \
+    X(5, "a case failed, crashed or timed out; nothing ran; no build; no gnuplot")                 \
     X(6, "I/O or storage")                                                                         \
     X(130, "interrupted")
 

@@ -282,10 +282,9 @@ static int parse(struct request *r, int argc, char **argv) {
     const struct command_line line = {
         .command = "kernels",
         .operands = "",
-        .purpose =
-            "Runs ops alone, on normal operands, and tells their rates beside this machine's "
-            "ceilings.\nA card that sits at its power limit shows its true rate only after "
-            "seconds: --warmup 3.5 --seconds 7.",
+        .purpose = "Runs ops alone, on normal operands, and tells their rates beside this\n"
+                   "machine's ceilings. A card that sits at its power limit shows its true rate\n"
+                   "only after seconds: --warmup 3.5 --seconds 7.",
         .arguments = arguments,
         .n = sizeof arguments / sizeof *arguments,
     };

@@ -41,19 +41,6 @@ static int list_kernels(void) {
     return 0;
 }
 
-/* Words of text in lines of at most 80 columns, indented. */
-static void print_wrapped(const char *text) {
-    int column = 0;
-    while (*text) {
-        const int n = (int)strcspn(text, " ");
-        if (column && column + 1 + n > 76) putchar('\n'), column = 0;
-        printf("%s%.*s", column ? " " : "    ", n, text);
-        column += n + 1;
-        text += n + (text[n] == ' ');
-    }
-    putchar('\n');
-}
-
 static int list_options(bool markdown) {
     if (markdown) {
         char *page = config_reference_page();
@@ -69,7 +56,8 @@ static int list_options(bool markdown) {
         section = o.section;
         printf("  %s = %s   (%s%s%s%s)\n", o.key, o.fallback, o.type, *o.range ? ": " : "", o.range,
                o.axis ? "; axis" : "");
-        print_wrapped(o.help);
+        fputs("    ", stdout);
+        print_wrapped(stdout, o.help, 4);
     }
     return 0;
 }
@@ -121,10 +109,11 @@ int cmd_list(int argc, char **argv, const struct bench_hooks *hooks) {
     const struct command_line line = {
         .command = "list",
         .operands = "models|kernels|options|configs",
-        .purpose = "models:  models that need no download, for [model] path\n"
-                   "kernels: every kernel of this program, and which can run here\n"
-                   "options: every key of a configuration\n"
-                   "configs: the configurations of this folder, with the question each answers",
+        .purpose = "Lists one of these:\n"
+                   "  models   that need no download, for [model] path\n"
+                   "  kernels  of this program, and which can run here\n"
+                   "  options  every key of a configuration\n"
+                   "  configs  of this folder, with the question that each answers",
         .arguments = arguments,
         .n = 1,
         .least = 1,

@@ -56,14 +56,28 @@ static void option(const char *name, const char *value, const char *help) {
     putchar('\n');
 }
 
+/* Filled like all text, but for lines that begin with a space. */
+static void put_purpose(const char *text) {
+    bool as_it_is = false;
+    while (*text) {
+        char line[100];
+        const int n = (int)strcspn(text, "\n");
+        if (as_it_is != (*text == ' ')) fputs(as_it_is ? ".fi\n" : ".nf\n", stdout);
+        as_it_is = *text == ' ';
+        snprintf(line, sizeof line, "%.*s\n", n, text);
+        put(line);
+        text += n + (text[n] == '\n');
+    }
+    if (as_it_is) fputs(".fi\n", stdout);
+}
+
 static void part(const struct command_line *c) {
     printf(".SS bench %s", c->command);
     if (c->n > 0) fputs(" [OPTION...]", stdout);
     if (*c->operands) putchar(' ');
     put(c->operands);
-    fputs("\n.nf\n", stdout);
-    put(c->purpose);
-    fputs("\n.fi\n", stdout);
+    putchar('\n');
+    put_purpose(c->purpose);
     for (int i = 0; i < c->n; i++)
         option(c->arguments[i].name, c->arguments[i].value, c->arguments[i].help);
     option("--help", NULL, "print this and exit");
@@ -125,7 +139,7 @@ static void foot(void) {
            "finished case; `bench run --resume` continues from there");
     fputs(".SH EXAMPLES\n.nf\n", stdout);
     put("bench run configs/quickstart.ini\n"
-        "bench plan configs/sweep_chunks.ini --set engine.tensor_parallel_size=1,2,4\n"
+        "bench plan configs/sweep_chunks.ini --set run.time_budget=1h\n"
         "bench show run.h5 --case ID\n");
     fputs(".fi\n", stdout);
 }

@@ -2,6 +2,7 @@
 #include "harness/terminal.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 enum { NARROWEST = 20, WIDEST = 1000 };
@@ -12,4 +13,19 @@ int terminal_width(FILE *stream, int fallback) {
     const char *text = getenv("COLUMNS");
     const long columns = text ? strtol(text, NULL, 10) : 0;
     return columns >= NARROWEST && columns <= WIDEST ? (int)columns : fallback;
+}
+
+void print_wrapped(FILE *out, const char *text, int indent) {
+    enum { MOST = 80 };
+    for (int column = indent; *text;) {
+        const int n = (int)strcspn(text, " ");
+        if (column > indent && column + 1 + n > MOST)
+            column = indent, fprintf(out, "\n%*s", indent, "");
+        else if (column > indent)
+            column++, putc(' ', out);
+        fprintf(out, "%.*s", n, text);
+        column += n;
+        text += n + (text[n] == ' ');
+    }
+    putc('\n', out);
 }

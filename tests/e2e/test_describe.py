@@ -66,6 +66,17 @@ class Describe(drive.BenchTest):
         self.assertIn("BENCH(1)", done.stdout)
         self.assertNotIn("\\f", done.stdout)
 
+    def test_help_and_manual_fit_80_columns(self):
+        for command in [[], *([name] for name in self.options)]:
+            for line in self.bench(*command, "--help").out.splitlines():
+                if not line.endswith("configs/quickstart.ini"):  # as long as the way there
+                    self.assertLessEqual(len(line), 80, command)
+        groff = self.tool("groff")
+        done = subprocess.run([groff, "-man", "-Tutf8", "-rLL=80n", "-P-cbou", self.page("man")], capture_output=True,
+                              text=True)
+        self.assertEqual([line for line in done.stdout.splitlines() if len(line) > 80], [])
+        self.assertIn("  models   that need no download", done.stdout, "a table keeps its lines")
+
     def test_bash_completes_commands_and_options(self):
         self.assertEqual(self.complete("bench pl"), {"plan", "plot"})
         self.assertLessEqual(set(self.options), self.complete("bench "))
