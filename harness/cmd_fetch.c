@@ -78,7 +78,8 @@ static enum status source_of(const char *operand, char out[NAME_MAX_BYTES], stru
 /* ---- what is there */
 
 static void add_row(struct table *t, const struct cached_prompt *p) {
-    static const enum tone tones[] = {TONE_FAINT, TONE_DOUBTFUL, TONE_GOOD, TONE_GOOD, TONE_BAD};
+    static const enum tone tones[] = {TONE_FAINT, TONE_DOUBTFUL, TONE_GOOD,
+                                      TONE_GOOD,  TONE_BAD,      TONE_BAD};
     char bytes[FORMAT_BYTES];
     if (p->state == CACHED_PART && p->total_bytes > 0)
         table_add(t, TONE_DOUBTFUL, "part, %d %%",
@@ -113,6 +114,7 @@ static void put_prompt(struct jsondoc *d, const struct cached_prompt *p) {
     jsondoc_put_text(d, "url", p->url[0] ? p->url : NULL);
     jsondoc_put_text(d, "file", p->file);
     jsondoc_put_text(d, "state", cached_state_text(p->state));
+    jsondoc_put_text(d, "why", p->why.text[0] ? p->why.text : NULL);
     jsondoc_put_int(d, "bytes", known ? p->bytes : 0);
     jsondoc_put_text(d, "sha256", p->sha256[0] ? p->sha256 : NULL);
     jsondoc_put_text(d, "etag", p->etag[0] ? p->etag : NULL);
@@ -143,6 +145,8 @@ static enum status print_list(const struct request *r, const struct cached_promp
         return STATUS_OK;
     }
     const enum status s = print_table(list, n, err);
+    for (int i = 0; i < n; i++)
+        if (list[i].state == CACHED_UNUSABLE) printf("%s\n", list[i].why.text);
     if (s == STATUS_OK) printf("in %s\n", folder);
     return s;
 }

@@ -90,7 +90,8 @@ enum status fetch_prompt(const char *source, const struct config *c, bool anew,
                                      .waiting = on_waiting};
     enum status status = prompt_cache_look(source, out, NULL, err);
     if (status != STATUS_OK) return status;
-    if (anew || (out->state != CACHED_WHOLE && out->state != CACHED_BY_HAND))
+    if (anew || out->state == CACHED_NOTHING || out->state == CACHED_PART ||
+        out->state == CACHED_DAMAGED)
         say(&s, "fetching %s%s%s", out->url,
             out->state == CACHED_DAMAGED ? ": the file that is there is damaged" : "",
             out->state == CACHED_PART ? ", the rest of it" : "");

@@ -84,7 +84,8 @@ void prompt_cache_name(const char *url, char out[80]) {
 }
 
 const char *cached_state_text(enum cached_state s) {
-    static const char *const texts[] = {"absent", "part", "whole", "by hand", "damaged"};
+    static const char *const texts[] = {"absent",  "part",    "whole",
+                                        "by hand", "damaged", "unusable"};
     return texts[s];
 }
 
@@ -134,8 +135,13 @@ static bool read_record(struct cached_prompt *p, bool *agrees) {
     return true;
 }
 
-/* Everything but source, url, file and name, by what is there. */
-static enum status look(struct cached_prompt *p, struct text *text, struct error *err) {
+static void look_unusable(struct cached_prompt *p, enum status s) {
+    p->state = CACHED_UNUSABLE;
+    p->why_status = s;
+}
+
+/* Everything but source, url, file and name, by what is there. *text: as of prompt_cache_look. */
+static void look(struct cached_prompt *p, struct text *text) {
     char part[PATH_MAX_BYTES + 16];
     struct text own = {0};
     bool agrees;
@@ -144,19 +150,23 @@ static enum status look(struct cached_prompt *p, struct text *text, struct error
         p->state = p->url[0] && download_partial(part, p->url, &p->bytes, &p->total_bytes)
                        ? CACHED_PART
                        : CACHED_NOTHING;
-        return STATUS_OK;
+        return;
     }
-    const enum status s = text_read(p->file, text_max_bytes, &own, err);
-    if (s != STATUS_OK) return s;
+    enum status s = text_read(p->file, text_max_bytes, &own, &p->why);
+    if (s != STATUS_OK) {
+        look_unusable(p, s);
+        return;
+    }
     p->bytes = (int64_t)own.n;
     sha256_hex(own.data, own.n, p->sha256);
     const bool record = read_record(p, &agrees);
     p->state = !record ? CACHED_BY_HAND : agrees ? CACHED_WHOLE : CACHED_DAMAGED;
-    if (text && p->state != CACHED_DAMAGED)
+    if (p->state != CACHED_DAMAGED) s = text_check(&own, p->file, &p->why);
+    if (s != STATUS_OK) look_unusable(p, s);
+    if (text && (p->state == CACHED_WHOLE || p->state == CACHED_BY_HAND))
         *text = own;
     else
         text_free(&own);
-    return STATUS_OK;
 }
 
 static enum status place(struct cached_prompt *p, const char *folder, const char *name,
@@ -178,7 +188,8 @@ enum status prompt_cache_look(const char *source, struct cached_prompt *out, str
     source_of_url(out->url, out->source);
     prompt_cache_name(out->url, name);
     s = place(out, folder, name, err);
-    return s == STATUS_OK ? look(out, text, err) : s;
+    if (s == STATUS_OK) look(out, text);
+    return s;
 }
 
 enum status prompt_cache_read(const char *source, struct cached_prompt *out, struct text *text,
@@ -187,10 +198,8 @@ enum status prompt_cache_read(const char *source, struct cached_prompt *out, str
     if (s != STATUS_OK) return s;
     switch (out->state) {
     case CACHED_WHOLE:
-    case CACHED_BY_HAND:
-        s = text_check(text, out->file, err);
-        if (s != STATUS_OK) text_free(text);
-        return s;
+    case CACHED_BY_HAND: return STATUS_OK;
+    case CACHED_UNUSABLE: return error_set(err, out->why_status, "%s", out->why.text);
     case CACHED_DAMAGED:
         return error_set(
             err, STATUS_IO,
@@ -312,6 +321,9 @@ enum status prompt_cache_fetch(const char *source, const struct prompt_fetch *ho
     *fetched = false;
     enum status s = prompt_cache_look(source, out, NULL, err);
     if (s != STATUS_OK || (is_there(out) && !how->anew)) return s;
+    if (out->state == CACHED_UNUSABLE && !how->anew)
+        return error_set(err, out->why_status, "%s; remove it, or `bench fetch --force`",
+                         out->why.text);
     s = take_lock(out, how, &lock, err);
     if (s != STATUS_OK) return s;
     /* Another process may have fetched what was not there; that is as new as can be asked for. */
@@ -371,13 +383,13 @@ static enum status add_listed(struct cached_prompt **list, int *n, const char *f
     *list = grown;
     struct cached_prompt *p = &grown[*n];
     *p = (struct cached_prompt){.total_bytes = -1};
-    enum status s = place(p, folder, name, err);
+    const enum status s = place(p, folder, name, err);
     if (s != STATUS_OK) return s;
     find_url(p);
-    s = look(p, NULL, err);
+    look(p, NULL);
     if (p->url[0]) source_of_url(p->url, p->source);
-    *n += s == STATUS_OK && p->state != CACHED_NOTHING;
-    return s;
+    *n += p->state != CACHED_NOTHING;
+    return STATUS_OK;
 }
 
 enum status prompt_cache_list(struct cached_prompt **out, int *n, char *folder, struct error *err) {

@@ -19,10 +19,11 @@
 
 enum cached_state {
     CACHED_NOTHING,
-    CACHED_PART,    /* a fetch was cut off; the next one goes on from there */
-    CACHED_WHOLE,   /* as fetched: length and SHA-256 agree with its record */
-    CACHED_BY_HAND, /* a file without a record */
-    CACHED_DAMAGED, /* a file that its record does not agree with */
+    CACHED_PART,     /* a fetch was cut off; the next one goes on from there */
+    CACHED_WHOLE,    /* as fetched: length and SHA-256 agree with its record */
+    CACHED_BY_HAND,  /* a file without a record */
+    CACHED_DAMAGED,  /* a file that its record does not agree with */
+    CACHED_UNUSABLE, /* no text, or it cannot be read */
 };
 const char *cached_state_text(enum cached_state s);
 
@@ -35,6 +36,8 @@ struct cached_prompt {
     int64_t bytes, total_bytes;      /* total: of a part; -1: not known */
     char sha256[65];                 /* of the file as it is; "": there is none */
     char etag[256], fetched_utc[32]; /* from the record */
+    struct error why;                /* unusable: the reason */
+    enum status why_status;
 };
 
 /* Whether a prompt comes from the web. */
@@ -63,7 +66,8 @@ struct prompt_fetch {
     void (*waiting)(void *ctx); /* another process fetches it; NULL: not wanted. observer.ctx */
 };
 /* Makes the prompt be there. *fetched: false if it was. STATUS_USAGE (not UTF-8, empty), STATUS_IO
- * (the text names the file to put by hand), STATUS_INTERRUPTED. */
+ * (the text names the file to put by hand), STATUS_INTERRUPTED. An unusable file that was put there
+ * by hand is replaced only by `anew`. */
 enum status prompt_cache_fetch(const char *source, const struct prompt_fetch *how,
                                struct cached_prompt *out, bool *fetched, struct error *err);
 

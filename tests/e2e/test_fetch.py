@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 import unittest
+from pathlib import Path
 
 import drive
 import h5py
@@ -474,6 +475,33 @@ class CutOff(FetchTest):
                 self.assertIn(hashlib.sha256(short).hexdigest()[:16], shown.out)
         listed = json.loads(self.bench("fetch", "--json").out)["prompts"]
         self.assertIn(("qwen:64k", "by hand", len(short)), [(p["prompt"], p["state"], p["bytes"]) for p in listed])
+
+    def test_a_file_by_hand_that_is_no_text_is_told_and_kept(self):
+        url = self.serve_good()
+        self.expect(self.fetch(url), 0)
+        file = Path(self.entry(url)["file"])
+        Path(f"{file}.json").unlink()
+        for content in (b"", b"no \xff text"):
+            file.write_bytes(content)
+            self.expect(self.fetch(url), 2, str(file), "--force")
+            self.expect(self.bench("plan", self.write_config(prompt__source=f"url:{url}")), 2, "small.ini:", str(file))
+            listed = json.loads(self.bench("fetch", "--json").out)["prompts"]
+            self.assertEqual([(p["file"], p["state"]) for p in listed], [(str(file), "unusable")])
+            self.assertEqual(file.read_bytes(), content)
+        self.expect(self.fetch(url, "--force"), 0)
+        self.assert_whole(url)
+
+    def test_what_is_no_text_is_no_reason_to_list_nothing(self):
+        url = self.serve_good()
+        self.expect(self.fetch(url), 0)
+        folder = Path(self.entry(url)["file"]).parent
+        (folder / "folder.txt").mkdir()
+        os.mkfifo(folder / "pipe.txt")
+        (folder / "nothing.txt").touch()
+        result = self.expect(self.bench("fetch"), 0, "folder.txt", "directory", "pipe.txt", "nothing.txt", "empty")
+        self.assertEqual(result.out.count("unusable "), 3)
+        listed = json.loads(self.bench("fetch", "--json").out)["prompts"]
+        self.assertEqual(sorted(p["state"] for p in listed), 3 * ["unusable"] + ["whole"])
 
     def test_proxies_of_the_environment(self):
         target = "http://prompts.invalid/x.txt"

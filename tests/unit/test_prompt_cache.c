@@ -186,6 +186,13 @@ static void what_lies_in_the_cache_is_judged(void **state) {
     assert_int_equal(state_of_url(&p), CACHED_DAMAGED);
     write_beside(".json", NULL);
     assert_int_equal(state_of_url(&p), CACHED_BY_HAND);
+    write_beside("", "no \xff text");
+    assert_int_equal(state_of_url(&p), CACHED_UNUSABLE);
+    assert_non_null(strstr(p.why.text, "is not UTF-8: byte 0xff at offset 3"));
+    assert_int_equal(p.why_status, STATUS_USAGE);
+    write_beside("", "");
+    assert_int_equal(state_of_url(&p), CACHED_UNUSABLE);
+    write_beside("", "a text"); /* for the next test */
 }
 
 /* Goes on from the file of the test before. */
