@@ -54,20 +54,22 @@ class Plan(drive.BenchTest):
         self.assertLessEqual(plan["predicted_total_s"], 2)
 
     def test_a_budget_holds_even_where_the_predictions_are_wrong(self):
-        """Rates a hundred times too high: the plan promises everything, and the run ends in time all the same."""
+        """Rates a hundred times too high: the plan promises everything, and the run ends in time all the same. What the
+        first case leaves may be enough for one repeat of the next, not for two cases more."""
         cache = Path(self.folder) / "cache"
         ini = self.write_config(prompt__source="needle:8k", run__repeats="40", run__time_budget="8s",
-                                run__coverage="full")
+                                run__coverage="full", engine__max_num_batched_tokens="256, 512")
         self.expect(self.bench("plan", ini, XDG_CACHE_HOME=str(cache)), 0)
         for rates in cache.rglob("rates-*.json"):
             document = json.loads(rates.read_text())
             for key in ("linear_flops", "attention_flops", "copy_bytes", "roof_flops"):
                 document[key] *= 100
             rates.write_text(json.dumps(document))
-        self.expect(self.bench("plan", ini, XDG_CACHE_HOME=str(cache)), 0, "2 full")
+        self.expect(self.bench("plan", ini, XDG_CACHE_HOME=str(cache)), 0, "4 full")
         begin = time.monotonic()
         result = self.expect(self.bench("run", ini, "-o", "run.h5", XDG_CACHE_HOME=str(cache)), 0,
-                             "for time_budget allowed no more", "1 of 2 cases ran", "1 skipped", "time: ")
+                             "for time_budget allowed no more", "time: ")
+        self.assertRegex(result.out, r"[1-3] of 4 cases ran.*, [1-3] skipped")
         self.assertLess(time.monotonic() - begin, 60)
         self.assertRegex(result.err, r"time: \d+ of 40 repeats")
 
