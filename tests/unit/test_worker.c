@@ -232,28 +232,45 @@ static void time_that_is_up_ends_the_case_after_its_chunk(void **state) {
     result_free(&r);
 }
 
-/* The second of three repeats takes more than two seconds, and ends with less than two left. */
-static bool leave_less_than_a_repeat(void *ctx, const char *case_id, int repeat, int chunk) {
-    struct time_limit *limit = ctx;
+static int64_t now_ns(void) {
     struct timespec t;
-    (void)case_id;
-    if (repeat != 1 || chunk != 0) return false;
-    usleep(2000000);
     clock_gettime(CLOCK_MONOTONIC, &t);
-    limit->end_ns = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec + 1900000000;
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+struct squeeze {
+    struct time_limit *limit;
+    int64_t begin_ns; /* of the first repeat */
+};
+
+/* The second of three repeats sleeps three times what the first took, and then has that long to
+ * its end: it gets there, with less left than it took. */
+static bool leave_less_than_a_repeat(void *ctx, const char *case_id, int repeat, int chunk) {
+    struct squeeze *s = ctx;
+    (void)case_id;
+    if (chunk != 0 || repeat > 1) return false;
+    if (repeat == 0) {
+        s->begin_ns = now_ns();
+        return false;
+    }
+    const int64_t pause_ns = 3 * (now_ns() - s->begin_ns);
+    nanosleep(&(struct timespec){pause_ns / 1000000000, pause_ns % 1000000000}, NULL);
+    s->limit->end_ns = now_ns() + pause_ns;
     return false;
 }
 
 static void repeats_that_have_no_time_do_not_begin(void **state) {
     struct fixture *f = *state;
     struct listener l = {0};
+    struct squeeze squeeze = {.limit = &l.limit};
     struct bench_hooks hooks = {.before_chunk = leave_less_than_a_repeat,
-                                .before_chunk_ctx = &l.limit};
+                                .before_chunk_ctx = &squeeze};
     struct case_result r;
     const int64_t repeats = f->plan.config.repeats;
     f->plan.config.repeats = 3;
-    assert_int_equal(run(f, &f->plan.cases[0], &l, &hooks, &r), STATUS_OK);
+    const enum status s = run(f, &f->plan.cases[0], &l, &hooks, &r);
     f->plan.config.repeats = repeats;
+    assert_int_equal(s, STATUS_OK);
     assert_int_equal(r.status, CASE_OK);
     assert_int_equal(r.repeats, 2);
     assert_int_equal(r.n_ttft, 2);
