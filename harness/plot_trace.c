@@ -1,23 +1,33 @@
 /* Pictures of one case's spans, the only case of the plot: time of ops stacked over depth, and ops
- * against the measured ceilings. The most expensive ops have colours, the same in both pictures.
- * time_by_op.dat: middle of the chunk and half its bar's width (tokens), from, to, latency (s),
- * series. roofline.dat: FLOP a byte, FLOP a second, share of the time, series, chunk (0: all
- * together). labels.dat: FLOP a byte, FLOP a second where the name stands, name. */
+ * against the measured ceilings. The usual and the most expensive ops have colours, the same in all
+ * pictures. time_by_op.dat: middle of the chunk and half its bar's width (tokens), from, to,
+ * latency (s), series. roofline.dat: FLOP a byte, FLOP a second, share of the time, series, chunk
+ * (0: all together). labels.dat: FLOP a byte, FLOP a second where the name stands, whether it
+ * begins there, name. leaders.dat: lines to names that stand apart from their points. */
 #include "harness/plot.h"
+#include "harness/plot_labels.h"
 #include "harness/trace.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Series are the first ops by time, then all others together, then the time of no op. */
+/* Series are the first ops by time, then all others together, then the time of no op. Those that
+ * every model spends most in have the same colour, and place in a bar, in all pictures. */
 enum { NAMED = 6, OTHER = NAMED, NO_OP, SERIES };
+static const struct {
+    enum op op;
+    enum role role;
+} usual[] = {{OP_ATTENTION, ROLE_NONE},
+             {OP_LINEAR, ROLE_QKV},
+             {OP_LINEAR, ROLE_O},
+             {OP_LINEAR, ROLE_GATE_UP},
+             {OP_LINEAR, ROLE_DOWN}};
 
 /* What the series are: several kernels of one op in one role are one of them. */
 struct series {
     int of_op[OPS * ROLES]; /* OTHER: has none of its own */
-    int n;
-    int key[NAMED]; /* op * ROLES + role */
+    int key[NAMED];         /* op * ROLES + role; -1: no op has this colour */
     double ns[SERIES];
 };
 
@@ -25,20 +35,31 @@ static int key_of(int op, int role) {
     return op * ROLES + role;
 }
 
+static void give_series(struct series *s, int key, int i, double ns) {
+    s->of_op[key] = i;
+    s->key[i] = key;
+    s->ns[i] = ns;
+}
+
+/* The most expensive op that has no series yet; -1: none has taken time. */
+static int most_expensive(const struct series *s, const double ns[OPS * ROLES]) {
+    int best = -1;
+    for (int i = 0; i < OPS * ROLES; i++)
+        if (s->of_op[i] == OTHER && ns[i] > 0 && (best < 0 || ns[i] > ns[best])) best = i;
+    return best;
+}
+
 static void choose_series(const struct trace *t, struct series *s) {
     double ns[OPS * ROLES] = {0};
-    *s = (struct series){.n = 0};
+    *s = (struct series){.key = {-1, -1, -1, -1, -1, -1}};
     for (int i = 0; i < OPS * ROLES; i++) s->of_op[i] = OTHER;
     for (int i = 0; i < t->n_ops; i++) ns[key_of(t->ops[i].op, t->ops[i].role)] += t->ops[i].sum.ns;
-    for (; s->n < NAMED; s->n++) {
-        int best = -1;
-        for (int i = 0; i < OPS * ROLES; i++)
-            if (s->of_op[i] == OTHER && ns[i] > 0 && (best < 0 || ns[i] > ns[best])) best = i;
-        if (best < 0) break;
-        s->of_op[best] = s->n;
-        s->key[s->n] = best;
-        s->ns[s->n] = ns[best];
+    for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++) {
+        const int key = key_of(usual[i].op, usual[i].role);
+        if (ns[key] > 0) give_series(s, key, (int)i, ns[key]);
     }
+    for (int i = 0, key; i < NAMED; i++)
+        if (s->key[i] < 0 && (key = most_expensive(s, ns)) >= 0) give_series(s, key, i, ns[key]);
     for (int i = 0; i < OPS * ROLES; i++)
         if (s->of_op[i] == OTHER) s->ns[OTHER] += ns[i];
     s->ns[NO_OP] = t->latency_ns - t->all.ns + t->at_once_ns;
@@ -51,7 +72,8 @@ static void put_series(struct plot_files *f, const struct series *s) {
     snprintf(no_op, sizeof no_op, "no op: %.2g %%", 100 * s->ns[NO_OP] / all_ns);
     for (int i = 0; i < SERIES; i++) {
         const char *name = "";
-        if (i < s->n) name = trace_op_text(text, s->key[i] / ROLES, s->key[i] % ROLES);
+        if (i < NAMED && s->key[i] >= 0)
+            name = trace_op_text(text, s->key[i] / ROLES, s->key[i] % ROLES);
         if (i == OTHER && s->ns[OTHER] > 0) name = "other ops";
         if (i == NO_OP && s->ns[NO_OP] > 0) name = no_op;
         snprintf(key, sizeof key, "SERIES_%d", i);
@@ -141,20 +163,34 @@ struct point {
     double ns, flops, bytes;
 };
 struct mark {
-    double x, y;
+    double x, y, share;
     int key;
     bool colored; /* and named by the legend */
+};
+/* What is drawn of an op: least and most of its points. */
+struct extent {
+    int n;
+    double least_x, most_x, least_y, most_y;
 };
 struct roofline {
     FILE *out;
     const struct trace *t;
     const struct series *s;
+    const struct device_rates *rates;
     struct point points[OPS * ROLES];
-    double least_x, most_x, least_y, most_y;
-    int n, hidden;
+    struct extent of_op[OPS * ROLES], all;
+    int hidden;
     struct mark marks[OPS * ROLES]; /* of all chunks together */
     int n_marks;
+    struct extent page; /* the axes */
+    struct labels labels;
 };
+
+static void extend(struct extent *e, double x, double y) {
+    const bool first = e->n++ == 0;
+    e->least_x = first ? x : fmin(e->least_x, x), e->most_x = first ? x : fmax(e->most_x, x);
+    e->least_y = first ? y : fmin(e->least_y, y), e->most_y = first ? y : fmax(e->most_y, y);
+}
 
 static void add_spans(struct roofline *r, const struct trace_chunk *c) {
     for (int64_t i = 0; i < c->n; i++) {
@@ -178,70 +214,138 @@ static void put_points(struct roofline *r, int chunk) {
         const double x = p->flops / p->bytes, y = p->flops * 1e9 / p->ns;
         fprintf(r->out, "%.9g %.9g %.9g %d %d\n", x, y, p->ns / r->t->latency_ns, r->s->of_op[i],
                 chunk);
-        if (chunk == 0) r->marks[r->n_marks++] = (struct mark){x, y, i, r->s->of_op[i] != OTHER};
-        r->least_x = r->n ? fmin(r->least_x, x) : x, r->most_x = fmax(r->most_x, x);
-        r->least_y = r->n ? fmin(r->least_y, y) : y, r->most_y = fmax(r->most_y, y);
-        r->n++;
+        if (chunk == 0)
+            r->marks[r->n_marks++] =
+                (struct mark){x, y, p->ns / r->t->latency_ns, i, r->s->of_op[i] != OTHER};
+        extend(&r->of_op[i], x, y);
+        extend(&r->all, x, y);
     }
     memset(r->points, 0, sizeof r->points);
 }
 
+/* The axes: all points, and where the ceilings meet. */
+static void choose_page(struct roofline *r) {
+    const double roof = r->rates->roof_flops, ridge = roof / r->rates->copy_bytes;
+    r->page = (struct extent){.least_x = fmin(r->all.least_x, ridge) / 5,
+                              .most_x = fmax(r->all.most_x, ridge) * 4,
+                              .least_y = r->all.least_y / 2.5,
+                              .most_y = fmax(r->all.most_y, roof) * 2.5};
+}
+
+/* The page in letters and rows of its small text, and back. */
+enum { PAGE_LETTERS = 105, PAGE_ROWS = 20 };
+static double letter_of(const struct roofline *r, double x) {
+    return PAGE_LETTERS * log(x / r->page.least_x) / log(r->page.most_x / r->page.least_x);
+}
+static double row_of(const struct roofline *r, double y) {
+    return PAGE_ROWS * log(y / r->page.least_y) / log(r->page.most_y / r->page.least_y);
+}
+static double x_of(const struct roofline *r, double letter) {
+    return r->page.least_x * pow(r->page.most_x / r->page.least_x, letter / PAGE_LETTERS);
+}
+static double y_of(const struct roofline *r, double row) {
+    return r->page.least_y * pow(r->page.most_y / r->page.least_y, row / PAGE_ROWS);
+}
+
+/* Where the slanted ceiling has its name: high up, for ops with few operations stand below. */
+static double slope_of(const struct roofline *r) {
+    const double ridge = r->rates->roof_flops / r->rates->copy_bytes;
+    return ridge / pow(ridge / r->page.least_x, 0.3);
+}
+
+/* Of an op's point with all its time; roofline.gp draws it in this size. */
+static double radius_of(double share) {
+    return 0.4 + 1.7 * sqrt(share);
+}
+
+/* What no name may cover: points, ceilings, and the words of roofline.gp. */
+static void take_drawn(struct roofline *r) {
+    enum { PIECES = 210, NOTE_ROWS = 2, COPIED_LETTERS = 16 };
+    struct labels *l = &r->labels;
+    *l = (struct labels){.letters = PAGE_LETTERS, .rows = PAGE_ROWS};
+    for (int i = 0; i < OPS * ROLES; i++) {
+        const struct extent *e = &r->of_op[i];
+        if (e->n == 0) continue;
+        labels_take(l, (struct label_box){letter_of(r, e->least_x) - 0.4,
+                                          letter_of(r, e->most_x) + 0.4,
+                                          row_of(r, e->least_y) - 0.2, row_of(r, e->most_y) + 0.2});
+    }
+    for (int i = 0; i < r->n_marks; i++) {
+        const struct mark *m = &r->marks[i];
+        const double u = letter_of(r, m->x), v = row_of(r, m->y), d = radius_of(m->share);
+        labels_take(l, (struct label_box){u - d, u + d, v - d / 2, v + d / 2});
+    }
+    for (int i = 0; i < PIECES; i++) {
+        const double from = (double)i * PAGE_LETTERS / PIECES,
+                     to = (i + 1.0) * PAGE_LETTERS / PIECES;
+        const double low = fmin(r->rates->roof_flops, r->rates->copy_bytes * x_of(r, from));
+        const double high = fmin(r->rates->roof_flops, r->rates->copy_bytes * x_of(r, to));
+        labels_take(l, (struct label_box){from, to, row_of(r, low) - 0.1, row_of(r, high) + 0.1});
+    }
+    const double copied = letter_of(r, slope_of(r) / 1.2);
+    const double row = row_of(r, 1.5 * r->rates->copy_bytes * slope_of(r));
+    labels_take(l, (struct label_box){copied - COPIED_LETTERS, copied, row - 0.5, row + 0.5});
+    labels_take(l, (struct label_box){0, PAGE_LETTERS, PAGE_ROWS - NOTE_ROWS, PAGE_ROWS});
+    labels_take(l, (struct label_box){0.65 * PAGE_LETTERS, PAGE_LETTERS, 0, NOTE_ROWS});
+}
+
+/* Highest first, so that what moves aside moves down as often as up. */
 static int highest_first(const void *a, const void *b) {
     const double x = ((const struct mark *)a)->y, y = ((const struct mark *)b)->y;
     return (x < y) - (x > y);
 }
 
-/* How far a name reaches to the right of its point, as a factor. */
-static double reach(const struct roofline *r, const struct mark *m) {
-    enum { LETTERS_MOST = 110 }; /* beside each other */
-    char text[TRACE_TEXT];
-    const double decades = log10(r->most_x / r->least_x * 8);
-    trace_op_text(text, m->key / ROLES, m->key % ROLES);
-    return pow(10, decades * (double)(strlen(text) + 2) / LETTERS_MOST);
-}
-
-/* Whether a name at height y would run into a mark at height m_y: into its point, or, if it has one
- * beside it, into its name. `row` is the height of a name, as a factor. */
-static bool meets(const struct roofline *r, const struct mark *name, double y, const struct mark *m,
-                  double m_y, double row) {
-    const double rows = fabs(log10(y / m_y)) / log10(row);
-    if (rows >= (m->colored ? 0.6 : 0.99)) return false;
-    if (m->x > name->x) return m->x < name->x * reach(r, name);
-    return !m->colored && name->x < m->x * reach(r, m);
-}
-
-/* Names of the marks that have no colour stand at their points, or below what is there already. */
-static void put_labels(struct roofline *r, FILE *out) {
-    const double row = pow(10, 0.055 * log10(r->most_y / r->least_y * 6));
-    double place[OPS * ROLES];
+/* labels.dat: names of ops that have no colour. leaders.dat: from a point to a name that had to
+ * move away from it. */
+static void put_labels(struct roofline *r, FILE *labels, FILE *leaders) {
+    take_drawn(r);
     if (r->n_marks > 1) qsort(r->marks, (size_t)r->n_marks, sizeof *r->marks, highest_first);
     for (int i = 0; i < r->n_marks; i++) {
         const struct mark *m = &r->marks[i];
+        const double row = row_of(r, m->y);
+        struct label_place at;
         char text[TRACE_TEXT];
-        place[i] = m->y;
-        for (int k = 0; !m->colored && k < r->n_marks; k++) {
-            const bool placed = k < i || r->marks[k].colored;
-            const double there = k < i ? place[k] : r->marks[k].y;
-            if (k == i || !placed || !meets(r, m, place[i], &r->marks[k], there, row)) continue;
-            place[i] = fmin(place[i], there) / row;
-            k = -1; /* what was clear above may be in the way now; names only go down: this ends */
-        }
-        if (!m->colored)
-            fprintf(out, "%.9g %.9g \"%s\"\n", m->x, place[i],
-                    trace_op_text(text, m->key / ROLES, m->key % ROLES));
+        trace_op_text(text, m->key / ROLES, m->key % ROLES);
+        if (m->colored || !labels_place(&r->labels, letter_of(r, m->x), row, radius_of(m->share),
+                                        (int)strlen(text), &at))
+            continue;
+        const double x = x_of(r, at.letter), y = y_of(r, at.row);
+        fprintf(labels, "%.9g %.9g %d \"%s\"\n", x, y, at.right, text);
+        if (fabs(at.row - row) >= 1) fprintf(leaders, "%.9g %.9g\n%.9g %.9g\n\n", m->x, m->y, x, y);
     }
 }
 
-static void put_extent(struct plot_files *f, const struct device_rates *rates,
-                       const struct roofline *r) {
+static void put_page(struct plot_files *f, const struct roofline *r) {
     char text[80];
-    plot_set_number(f, "ROOF", rates->roof_flops);
-    plot_set_number(f, "COPY", rates->copy_bytes);
-    plot_set_number(f, "LEAST_X", r->least_x), plot_set_number(f, "MOST_X", r->most_x);
-    plot_set_number(f, "LEAST_Y", r->least_y), plot_set_number(f, "MOST_Y", r->most_y);
+    plot_set_number(f, "ROOF", r->rates->roof_flops);
+    plot_set_number(f, "COPY", r->rates->copy_bytes);
+    plot_set_number(f, "LOW_X", r->page.least_x), plot_set_number(f, "HIGH_X", r->page.most_x);
+    plot_set_number(f, "LOW_Y", r->page.least_y), plot_set_number(f, "HIGH_Y", r->page.most_y);
+    plot_set_number(f, "SLOPE", slope_of(r));
     snprintf(text, sizeof text, "%d that compute%s nothing: not shown", r->hidden,
              r->hidden == 1 ? "s" : "");
     plot_set_text(f, "HIDDEN", r->hidden > 0 ? text : "");
+}
+
+/* With the page and its names; or f->why says why there is none. */
+static void put_roofline(struct roofline *r, struct plot_files *f) {
+    for (int i = 0; i < r->t->n_chunks; i++) {
+        add_spans(r, &r->t->chunks[i]);
+        put_points(r, r->t->chunks[i].chunk + 1);
+    }
+    for (int i = 0; i < r->t->n_chunks; i++) add_spans(r, &r->t->chunks[i]);
+    put_points(r, 0);
+    if (r->all.n == 0)
+        snprintf(f->why, sizeof f->why, "no traced op computes anything");
+    else if (!(r->rates->roof_flops > 0 && r->rates->copy_bytes > 0))
+        snprintf(f->why, sizeof f->why, "the file has no measured ceilings");
+    if (f->why[0]) return;
+    choose_page(r);
+    FILE *labels = plot_data_open(f, "labels.dat"), *leaders = plot_data_open(f, "leaders.dat");
+    if (labels && leaders) put_labels(r, labels, leaders);
+    plot_data_close(f, labels, "labels.dat");
+    plot_data_close(f, leaders, "leaders.dat");
+    put_page(f, r);
 }
 
 void plot_roofline(const struct plot *p, struct plot_files *f) {
@@ -250,23 +354,12 @@ void plot_roofline(const struct plot *p, struct plot_files *f) {
     struct roofline *r = calloc(1, sizeof *r);
     if (!r) f->status = error_set(f->err, STATUS_NO_MEMORY, "no memory for the roofline");
     if (r && open_trace(p, f, &t, &s)) {
-        *r = (struct roofline){.out = plot_data_open(f, "roofline.dat"), .t = &t, .s = &s};
-        for (int i = 0; r->out && i < t.n_chunks; i++) {
-            add_spans(r, &t.chunks[i]);
-            put_points(r, t.chunks[i].chunk + 1);
-        }
-        for (int i = 0; i < t.n_chunks; i++) add_spans(r, &t.chunks[i]);
-        if (r->out) put_points(r, 0);
+        *r = (struct roofline){.out = plot_data_open(f, "roofline.dat"),
+                               .t = &t,
+                               .s = &s,
+                               .rates = record_rates(p->run, t.r)};
+        if (r->out) put_roofline(r, f);
         plot_data_close(f, r->out, "roofline.dat");
-        FILE *labels = plot_data_open(f, "labels.dat");
-        if (labels) put_labels(r, labels);
-        plot_data_close(f, labels, "labels.dat");
-        const struct device_rates *rates = record_rates(p->run, t.r);
-        put_extent(f, rates, r);
-        if (r->n == 0)
-            snprintf(f->why, sizeof f->why, "no traced op computes anything");
-        else if (!(rates->roof_flops > 0 && rates->copy_bytes > 0))
-            snprintf(f->why, sizeof f->why, "the file has no measured ceilings");
     }
     trace_close(&t);
     free(r);

@@ -1,7 +1,8 @@
 # Ops against the measured ceilings, both axes logarithmic: arithmetic on registers (flat), a copy through memory
 # (slanted). An op's point is as large as its share of the time; small ones are its single chunks.
 # roofline.dat: FLOP a byte, FLOP a second, share of the time, series, chunk (0: all together). labels.dat: FLOP a byte,
-# FLOP a second where the name stands, name; empty where every op has a colour.
+# FLOP a second where the name stands, 1: begins there, 0: ends there, name; empty where every op has a colour.
+# leaders.dat: a block per name that stands apart, from its point to it.
 OTHER = 6
 name(i) = value(sprintf('SERIES_%d', i))
 shade(i) = i == OTHER ? FAINT : color(i)
@@ -15,10 +16,7 @@ rate(r) = r < 999 ? sprintf('%g FLOP/s', r) : r < 999e3 ? sprintf('%g kFLOP/s', 
     r < 999e12 ? sprintf('%g TFLOP/s', r / 1e12) : sprintf('%g PFLOP/s', r / 1e15)
 memory(r) = r < 999e9 ? sprintf('%.3g GB/s', r / 1e9) : sprintf('%.3g TB/s', r / 1e12)
 ceiling(x) = COPY * x < ROOF ? COPY * x : ROOF
-RIDGE = ROOF / COPY
 
-LOW_X = (LEAST_X < RIDGE ? LEAST_X : RIDGE) / 2; HIGH_X = (MOST_X > RIDGE ? MOST_X : RIDGE) * 4
-LOW_Y = LEAST_Y / 2.5; HIGH_Y = (MOST_Y > ROOF ? MOST_Y : ROOF) * 2.5
 set logscale xy
 set samples 500
 set xrange [LOW_X : HIGH_X]
@@ -32,7 +30,6 @@ set lmargin 15
 set rmargin 3
 
 set label 110 rate(sprintf('%.3g', ROOF) + 0) at HIGH_X / 1.1, ROOF * 1.25 right font SMALL textcolor rgb INK
-SLOPE = sqrt(LOW_X * RIDGE) # in the middle of the slanted part
 set label 111 memory(COPY).' copied' at SLOPE / 1.2, ceiling(SLOPE) * 1.5 right font SMALL textcolor rgb INK
 set label 112 'size of a point: share of the time; small: single chunks; caches beat the slanted ceiling' \
     at graph 0.02, graph 0.955 left font SMALL textcolor rgb FAINT
@@ -42,4 +39,6 @@ plot ceiling(x) with lines lc rgb INK lw 1.5, \
      'roofline.dat' using ($5 > 0 ? $1 : NaN):2:(tint(shade($4), 0.35)) with points pt 7 ps 0.35 lc rgb variable, \
      '' using ($5 == 0 ? $1 : NaN):2:(0.7 + 3 * sqrt($3)):(tint(shade($4), 0.1)) \
          with points pt 7 ps variable lc rgb variable, \
-     'labels.dat' using 1:2:3 with labels left offset 0.9, 0 font SMALL textcolor rgb FAINT
+     'leaders.dat' using 1:2 with lines lc rgb FAINT lw 0.5, \
+     'labels.dat' using ($3 == 1 ? $1 : NaN):2:4 with labels left font SMALL textcolor rgb FAINT, \
+     '' using ($3 == 0 ? $1 : NaN):2:4 with labels right font SMALL textcolor rgb FAINT

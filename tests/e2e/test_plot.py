@@ -315,9 +315,18 @@ class TracePlot(drive.BenchTest):
             self.assertAlmostEqual(float(x) / (self.flops[mine].sum() / self.bytes[mine].sum()), 1, places=6)
             self.assertAlmostEqual(float(y) / (self.flops[mine].sum() * 1e9 / self.ns[mine].sum()), 1, places=6)
             self.assertAlmostEqual(float(share), self.ns[mine].sum() / self.chunks["latency_ns"].sum(), places=6)
-        named = {row[2] + " " + row[3] if len(row) > 3 else row[2] for row in self.data("roofline", "labels.dat")}
+        named = {" ".join(row[3:]) for row in self.data("roofline", "labels.dat")}
         shown = {name for name in set(self.name) if self.flops[self.name == name].sum() > 0}
         self.assertEqual({name.strip('"') for name in named}, shown - set(points))
+
+    @needs_gnuplot
+    def test_an_op_has_its_colour_in_every_picture(self):
+        self.plot("--case", self.cases[0], "--keep-data")
+        for picture in ("time_by_op", "roofline"):
+            names = self.series(picture)
+            self.assertEqual([names[i] for i in range(5)],
+                             ["attention", "linear qkv", "linear o", "linear gate_up", "linear down"])
+            self.assertEqual(names[6], "other ops")
 
     @needs_gnuplot
     def test_what_has_no_spans_is_not_drawn(self):
