@@ -234,7 +234,7 @@ int cmd_plot(int argc, char **argv, const struct bench_hooks *hooks) {
     struct options o = {.format = "png"};
     const struct argument arguments[] = {
         {"-o", ARGUMENT_VALUE, &o.folder, "DIR", "where the pictures go; else FILE-plots"},
-        {"--format", ARGUMENT_VALUE, &o.format, "LIST", "png, svg or png,svg; else png"},
+        {"--format", ARGUMENT_VALUE, &o.format, "png|svg|png,svg", "kinds of pictures; else png"},
         {"--trace", ARGUMENT_FLAG, &o.trace, NULL,
          "of every case with spans: time by op over depth, ops against the measured ceilings"},
         {"--case", ARGUMENT_VALUE, &o.id, "ID", "with --trace: this case alone"},

@@ -37,6 +37,7 @@ enum describe_kind describe_kind(const char *value, bool of_option) {
         {"DIR", DESCRIBE_FOLDER, DESCRIBE_FOLDER},
         {"CONFIG", DESCRIBE_CONFIG, DESCRIBE_CONFIG},
         {"RUN.h5", DESCRIBE_RESULT, DESCRIBE_RESULT},
+        {"PROMPT", DESCRIBE_PROMPT, DESCRIBE_PROMPT},
         {"SECTION.KEY=VALUE", DESCRIBE_KEY, DESCRIBE_KEY},
     };
     value += *value == '[';

@@ -27,6 +27,7 @@ enum describe_kind {
     DESCRIBE_CONFIG, /* *.ini */
     DESCRIBE_RESULT, /* *.h5 */
     DESCRIBE_KEY,    /* section.key=value */
+    DESCRIBE_PROMPT, /* a published prompt; an address is free text */
     DESCRIBE_WORDS,  /* one of "a|b|c" */
 };
 /* By its name in the help: "FILE", "RUN.h5...", "CONFIG", "models|kernels". of_option: of an option

@@ -93,6 +93,13 @@ class Describe(drive.BenchTest):
         self.assertEqual(self.complete("bench run --set=engine.device=au"), {"auto"})
         self.assertEqual(self.complete("bench run --set engine.enforce_eager="), {"", "true", "false"} - {""})
 
+    def test_bash_completes_words_of_options_and_names_of_prompts(self):
+        self.assertEqual(self.complete("bench plot --format "), {"png", "svg", "png,svg"})
+        self.assertEqual(self.complete("bench kernels --device=cu"), {"cuda"})
+        self.assertEqual(self.complete("bench fetch q"), {"qwen:64k", "qwen:200k", "qwen:600k", "qwen:1m"})
+        # readline broke the word at ":"
+        self.assertEqual(self.complete("bench fetch qwen:6"), {"64k", "600k"})
+
     def test_bash_completes_files_that_fit(self):
         for name in ("a b.ini", "run.h5", "run.log"):
             (self.folder / name).touch()
@@ -124,6 +131,7 @@ class Describe(drive.BenchTest):
         self.assertIn("--resume", complete("bench run --re"))
         self.assertIn("engine.device=cpu", complete("bench run --set engine.dev"))
         self.assertIn("run.h5", complete("bench show r"))
+        self.assertIn("qwen:1m", complete("bench fetch q"))
 
     def test_a_page_that_there_is_not(self):
         self.expect(self.bench("describe", "tcsh"), 2, "expected man, bash, zsh or fish", "tcsh")
