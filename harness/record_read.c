@@ -463,6 +463,7 @@ static enum status guard(const struct request *q, struct error *err) {
         return error_set(err, STATUS_IO, "%s: cannot make a pipe: %s", q->path, strerror(errno));
     fcntl(fds[0], F_SETFD, FD_CLOEXEC);
     fcntl(fds[1], F_SETFD, FD_CLOEXEC);
+    fflush(stdout); /* else both have it: _exit of the thread sanitizer writes it, too */
     pid_t child = fork();
     if (child == 0) run_reader(q, fds[1]);
     close(fds[1]);
