@@ -24,6 +24,7 @@ try:
     import pandas
 except ImportError:
     pandas = None
+needs_pandas = unittest.skipUnless(pandas, "pandas is not installed (package python3-pandas)")
 
 SCHEMA = json.loads((drive.source / "docs" / "show.schema.json").read_text())
 
@@ -45,17 +46,20 @@ KEYS = ("cpu_info gpu_info backends n_gpu_layers tensor_buft_overrides model_fil
 class Formats(drive.BenchTest):
     @classmethod
     def setUpClass(cls):
-        """Two cases measured twice, one in full and checked; a second file with the same cases sampled."""
+        """Two cases measured twice, one in full and checked; a second file with the same cases sampled; a third in which
+        one of them crashed before its first chunk was through."""
         cls.kept = Path(tempfile.mkdtemp(prefix="bench-test-"))
         cls.addClassCleanup(shutil.rmtree, cls.kept, ignore_errors=True)
-        cls.path, cls.sampled = cls.kept / "run.h5", cls.kept / "sampled.h5"
+        cls.path, cls.sampled, cls.crashed = (cls.kept / f"{name}.h5" for name in ("run", "sampled", "crashed"))
         runner = drive.BenchTest()
         runner.folder = cls.kept
         config = runner.write_config(run__repeats="2")
-        for path, more in ((cls.path, []), (cls.sampled, ["--set", "run.coverage=sample:3"])):
-            result = runner.bench("run", config, "-o", path, "--quiet", *more)
-            if result.code != 0:
-                raise AssertionError(f"the run failed: {result!r}")
+        broken = {"program": drive.faulty, "BENCH_TEST_FAULT": "abort:0", "BENCH_TEST_CASE": "*_eager_*"}
+        for path, code, words, more in ((cls.path, 0, [], {}), (cls.crashed, 5, [], broken),
+                                        (cls.sampled, 0, ["--set", "run.coverage=sample:3"], {})):
+            result = runner.bench("run", config, "-o", path, "--quiet", *words, **more)
+            if result.code != code:
+                raise AssertionError(f"the run ended otherwise: {result!r}")
 
     def setUp(self):
         super().setUp()
@@ -213,8 +217,8 @@ class Formats(drive.BenchTest):
         section = (drive.source / "README.md").read_text().split("## Reading a result", 1)[1].split("\n## ", 1)[0]
         return re.findall(r"```python\n(.*?)```", section, re.S)
 
-    def run_snippet(self, code):
-        shutil.copy(self.path, self.folder / "run.h5")
+    def run_snippet(self, code, result=None):
+        shutil.copy(result or self.path, self.folder / "run.h5")
         path = f"{drive.build}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run([sys.executable, "-c", code], cwd=self.folder, capture_output=True, text=True,
                               env=self.environment(PATH=path), timeout=120)
@@ -231,7 +235,20 @@ class Formats(drive.BenchTest):
         for line, group in zip(lines, self.groups):
             self.assertIn(drive.text(group.attrs["id"]), line)
 
-    @unittest.skipUnless(pandas, "pandas is not installed (package python3-pandas)")
+    def test_the_h5py_snippet_prints_a_case_that_did_not_run(self):
+        lines = self.run_snippet(self.snippets()[0], self.crashed).splitlines()
+        self.assertEqual(len(lines), len(self.groups))
+        self.assertEqual([("_eager_" in line, "crashed" in line) for line in lines if "no chunk ran" in line],
+                         [(True, True)])
+
+    @needs_pandas
+    def test_the_pandas_snippet_gives_no_speed_to_a_case_that_did_not_run(self):
+        out = self.run_snippet(self.snippets()[1], self.crashed)
+        self.assertRegex(out, r"mode +graph\n")
+        for group in self.groups:
+            self.assertIn(drive.text(group.attrs["id"]), out)
+
+    @needs_pandas
     def test_the_pandas_snippet_prints_tables(self):
         out = self.run_snippet(self.snippets()[1])
         for group in self.groups:
