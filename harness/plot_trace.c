@@ -266,27 +266,28 @@ static void take_drawn(struct roofline *r) {
     for (int i = 0; i < OPS * ROLES; i++) {
         const struct extent *e = &r->of_op[i];
         if (e->n == 0) continue;
-        labels_take(l, (struct label_box){letter_of(r, e->least_x) - 0.4,
-                                          letter_of(r, e->most_x) + 0.4,
-                                          row_of(r, e->least_y) - 0.2, row_of(r, e->most_y) + 0.2});
+        labels_take(
+            l, (struct label_box){letter_of(r, e->least_x) - 0.4, letter_of(r, e->most_x) + 0.4,
+                                  row_of(r, e->least_y) - 0.2, row_of(r, e->most_y) + 0.2, false});
     }
     for (int i = 0; i < r->n_marks; i++) {
         const struct mark *m = &r->marks[i];
         const double u = letter_of(r, m->x), v = row_of(r, m->y), d = radius_of(m->share);
-        labels_take(l, (struct label_box){u - d, u + d, v - d / 2, v + d / 2});
+        labels_take(l, (struct label_box){u - d, u + d, v - d / 2, v + d / 2, false});
     }
     for (int i = 0; i < PIECES; i++) {
         const double from = (double)i * PAGE_LETTERS / PIECES,
                      to = (i + 1.0) * PAGE_LETTERS / PIECES;
         const double low = fmin(r->rates->roof_flops, r->rates->copy_bytes * x_of(r, from));
         const double high = fmin(r->rates->roof_flops, r->rates->copy_bytes * x_of(r, to));
-        labels_take(l, (struct label_box){from, to, row_of(r, low) - 0.1, row_of(r, high) + 0.1});
+        labels_take(
+            l, (struct label_box){from, to, row_of(r, low) - 0.1, row_of(r, high) + 0.1, false});
     }
     const double copied = letter_of(r, slope_of(r) / 1.2);
     const double row = row_of(r, 1.5 * r->rates->copy_bytes * slope_of(r));
-    labels_take(l, (struct label_box){copied - COPIED_LETTERS, copied, row - 0.5, row + 0.5});
-    labels_take(l, (struct label_box){0, PAGE_LETTERS, PAGE_ROWS - NOTE_ROWS, PAGE_ROWS});
-    labels_take(l, (struct label_box){0.65 * PAGE_LETTERS, PAGE_LETTERS, 0, NOTE_ROWS});
+    labels_take(l, (struct label_box){copied - COPIED_LETTERS, copied, row - 0.5, row + 0.5, true});
+    labels_take(l, (struct label_box){0, PAGE_LETTERS, PAGE_ROWS - NOTE_ROWS, PAGE_ROWS, true});
+    labels_take(l, (struct label_box){0.65 * PAGE_LETTERS, PAGE_LETTERS, 0, NOTE_ROWS, true});
 }
 
 /* Highest first, so that what moves aside moves down as often as up. */
@@ -311,7 +312,7 @@ static void put_labels(struct roofline *r, FILE *labels, FILE *leaders) {
             continue;
         const double x = x_of(r, at.letter), y = y_of(r, at.row);
         fprintf(labels, "%.9g %.9g %d \"%s\"\n", x, y, at.right, text);
-        if (fabs(at.row - row) >= 1) fprintf(leaders, "%.9g %.9g\n%.9g %.9g\n\n", m->x, m->y, x, y);
+        if (at.apart) fprintf(leaders, "%.9g %.9g\n%.9g %.9g\n\n", m->x, m->y, x, y);
     }
 }
 
