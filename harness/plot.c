@@ -235,6 +235,20 @@ enum status plot_files_close(struct plot_files *f) {
     return f->status;
 }
 
+/* A path or an address in as many letters as fit: its beginning and its end, which names the file.
+ */
+static void put_prompt(FILE *out, const char *prompt) {
+    enum { MOST = 44, BEGINNING = 16 };
+    char text[MOST + 1];
+    const size_t n = strlen(prompt);
+    if (n <= MOST)
+        snprintf(text, sizeof text, "%s", prompt);
+    else
+        snprintf(text, sizeof text, "%.*s...%s", BEGINNING, prompt,
+                 prompt + n - (MOST - BEGINNING - 3));
+    plot_put_text(out, text);
+}
+
 void plot_put_rows(struct plot_files *f, const struct plot *p) {
     char text[PLOT_NAME_BYTES];
     FILE *rows = plot_data_open(f, "rows.dat"), *headers = plot_data_open(f, "headers.dat");
@@ -247,7 +261,7 @@ void plot_put_rows(struct plot_files *f, const struct plot *p) {
         if (!c->first) continue;
         fprintf(headers, "%g \"prompt of %s tokens: ", c->y - 1,
                 plot_tokens(text, r->prompt_tokens));
-        plot_put_text(headers, r->prompt);
+        put_prompt(headers, r->prompt);
         fputs("\"\n", headers);
     }
     plot_data_close(f, rows, "rows.dat");

@@ -56,15 +56,19 @@ static int by_depth(const void *a, const void *b) {
     return (x->latency_ns > y->latency_ns) - (x->latency_ns < y->latency_ns);
 }
 
-/* Whole chunks alone: a shorter last one has another law. */
+/* A last chunk that is much shorter has another law. Where the answer takes a few tokens from a
+ * round length it is as good as whole, and the deepest there is. */
+static bool is_whole(const struct chunk_row *c, const struct case_result *r) {
+    return c->n_tokens <= r->chunk_tokens && c->n_tokens >= r->chunk_tokens - r->chunk_tokens / 16;
+}
+
 static void gather(const struct plot *p, struct series *s) {
     s->n = 0;
     for (int i = 0; i < p->n; i++) {
         const struct case_result *r = p->cases[i].r;
         for (int64_t k = 0; same_series(r, s->r) && k < r->n_chunks; k++) {
             const struct chunk_row *c = &r->chunks[k];
-            if (c->n_tokens != r->chunk_tokens || c->latency_ns <= 0 || c->start_token < 0)
-                continue;
+            if (!is_whole(c, r) || c->latency_ns <= 0 || c->start_token < 0) continue;
             s->samples[s->n++] = (struct sample){{c->start_token, c->n_tokens, c->latency_ns},
                                                  r->coverage == COVER_SAMPLED};
         }

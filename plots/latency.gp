@@ -3,8 +3,9 @@
 name(i) = value(sprintf('SERIES_%d', i))
 shade(i) = color(value(sprintf('COLOR_%d', i)))
 is_graph(i) = value(sprintf('GRAPH_%d', i))
+point(i) = shape(value(sprintf('COLOR_%d', i)), is_graph(i))
 LEGEND_STEP = 380
-do for [k = 1 : SERIES] { eval entry(POINT + (is_graph(k) ? 9 : 7), name(k), shade(k)) }
+do for [k = 1 : SERIES] { eval entry(POINT + point(k), name(k), shade(k)) }
 HEIGHT = 300
 eval open_page
 
@@ -26,11 +27,11 @@ set rmargin 3
 LAW = 'lines: affine fit, latency at depth 0 + growth per 1k tokens of depth; dashed: graph'
 WHERE = !SAMPLED ? '' : FULL ? 'filled: within a whole prefill; open: alone, on a synthetic cache' : \
     'every chunk alone, on a synthetic cache'
-set label 104 LAW at graph 0.02, graph 0.95 left font SMALL textcolor rgb FAINT
-set label 105 WHERE at graph 0.02, graph 0.89 left font SMALL textcolor rgb FAINT
+set label 104 LAW at graph 0.02, graph 0.95 left boxed font SMALL textcolor rgb FAINT
+set label 105 WHERE at graph 0.02, graph 0.89 left boxed font SMALL textcolor rgb FAINT
 
 plot for [i = 1 : SERIES] 'fit.dat' index i - 1 with lines lc rgb shade(i) lw 1.5 dt 1 + is_graph(i), \
      for [i = 1 : SERIES] 'latency.dat' index i - 1 using 1:($3 == 0 ? $2 : NaN) with points \
-         pt (is_graph(i) ? 9 : 7) ps 0.6 lc rgb shade(i), \
+         pt point(i) ps 0.6 lc rgb shade(i), \
      for [i = 1 : SERIES] 'latency.dat' index i - 1 using 1:($3 == 1 ? $2 : NaN) with points \
-         pt (is_graph(i) ? 8 : 6) ps 0.9 lw 1.5 lc rgb shade(i)
+         pt point(i) - 1 ps 0.9 lw 1.5 lc rgb shade(i)

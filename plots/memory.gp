@@ -16,7 +16,7 @@ STEP = step2(MOST_DEVICE, 5)
 set xtics ()
 do for [i = 0 : 20] { if (i * STEP <= MOST_DEVICE * 1.03) { set xtics add (bytes(i * STEP) i * STEP) } }
 plot 'rows.dat' using (NaN):1:ytic(2), \
-     'headers.dat' using (0):1:2 with labels left offset 0.6, 0 textcolor rgb FAINT, \
+     'headers.dat' using (0):1:2 with labels left boxed offset 0.6, 0 textcolor rgb FAINT, \
      'device.dat' using 3:1:2:3:($1 - half):($1 + half):(tint(color($4), $5 > 0 ? 0.55 : 0)) with boxxyerror \
          fs solid 1 noborder lc rgb variable, \
      'system.dat' using 2:($1 - 0.5):(0):(1) with vectors nohead lw 2 lc rgb INK

@@ -2,9 +2,12 @@
 # that was right. time.dat, space.dat: predicted, measured, least, most, colour, graph, estimated.
 name(i) = value(sprintf('SERIES_%d', i))
 shade(i) = color(value(sprintf('COLOR_%d', i)))
-do for [k = 1 : SERIES] { eval entry(BOX, 'chunk '.name(k), shade(k)) }
-if (EAGER) { eval entry(POINT + 7, 'eager', FAINT) }
-if (GRAPH) { eval entry(POINT + 9, 'graph', FAINT) }
+# With more than one shape a chunk size shows the one of its eager points.
+SHAPED = value(sprintf('COLOR_%d', SERIES)) >= 7
+kind(k) = SHAPED ? POINT + shape(value(sprintf('COLOR_%d', k)), 0) : BOX
+do for [k = 1 : SERIES] { eval entry(kind(k), 'chunk '.name(k), shade(k)) }
+if (EAGER && !SHAPED) { eval entry(POINT + 7, 'eager', FAINT) }
+if (GRAPH) { eval entry(POINT + 9, SHAPED ? 'graph (triangles, pentagon)' : 'graph', FAINT) }
 if (ESTIMATED) { eval entry(POINT + 6, 'estimated (open)', FAINT) }
 HEIGHT = 300
 eval open_page
@@ -31,13 +34,12 @@ do for [i = -9 : 6] {
 }
 set xlabel 'prefill, predicted'
 set ylabel 'measured'
-set label 110 worst(WORST_S) at graph 0.03, 0.95 left font SMALL textcolor rgb FAINT
+set label 110 worst(WORST_S) at graph 0.03, 0.95 left boxed font SMALL textcolor rgb FAINT
 plot x with lines lc rgb FAINT dt 2, \
      'time.dat' using ($4 > $3 ? $1 : NaN):2:3:4 with yerrorbars pt -1 ps 0 lc rgb FAINT, \
-     '' using ($7 == 0 && $6 == 0 ? $1 : NaN):2:(color($5)) with points pt 7 ps 0.9 lc rgb variable, \
-     '' using ($7 == 0 && $6 == 1 ? $1 : NaN):2:(color($5)) with points pt 9 ps 0.9 lc rgb variable, \
-     '' using ($7 == 1 && $6 == 0 ? $1 : NaN):2:(color($5)) with points pt 6 ps 1 lw 1.5 lc rgb variable, \
-     '' using ($7 == 1 && $6 == 1 ? $1 : NaN):2:(color($5)) with points pt 8 ps 1 lw 1.5 lc rgb variable
+     '' using ($7 == 0 ? $1 : NaN):2:(shape($5, $6)):(color($5)) with points pt variable ps 0.9 lc rgb variable, \
+     '' using ($7 == 1 ? $1 : NaN):2:(shape($5, $6) - 1):(color($5)) \
+         with points pt variable ps 1 lw 1.5 lc rgb variable
 
 eval page_is_labelled
 set lmargin at screen 0.60
@@ -53,8 +55,7 @@ do for [i = 0 : 50 : SPAN] {
     if (v < HIGH / 1.1) { set xtics add (bytes(v) v) }
 }
 set xlabel 'memory of the device, predicted'
-set label 110 worst(WORST_BYTES) at graph 0.03, 0.95 left font SMALL textcolor rgb FAINT
+set label 110 worst(WORST_BYTES) at graph 0.03, 0.95 left boxed font SMALL textcolor rgb FAINT
 plot x with lines lc rgb FAINT dt 2, \
-     'space.dat' using ($6 == 0 ? $1 : NaN):2:(color($5)) with points pt 7 ps 0.9 lc rgb variable, \
-     '' using ($6 == 1 ? $1 : NaN):2:(color($5)) with points pt 9 ps 0.9 lc rgb variable
+     'space.dat' using 1:2:(shape($5, $6)):(color($5)) with points pt variable ps 0.9 lc rgb variable
 unset multiplot

@@ -13,7 +13,7 @@ set lmargin at screen LEFT / BASE
 set rmargin at screen 0.975
 
 plot 'rows.dat' using (NaN):1:ytic(2), \
-     'headers.dat' using (0):1:2 with labels left offset 0.6, 0 textcolor rgb FAINT, \
+     'headers.dat' using (0):1:2 with labels left boxed offset 0.6, 0 textcolor rgb FAINT, \
      'speed.dat' using ($7 > 0 ? NaN : $2):1:(0):2:($1 - half):($1 + half):(tint(color($5), $6 > 0 ? 0.5 : 0)) \
          with boxxyerror fs solid 1 noborder lc rgb variable, \
      '' using ($7 > 0 ? $2 : NaN):1:(0):2:($1 - half):($1 + half):(color($5)) with boxxyerror fs empty lw 1.5 \

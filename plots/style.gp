@@ -13,6 +13,11 @@ mixed(v, s) = int(v + (255 - v) * s)
 tint(c, s) = (mixed(part(c, 16), s) << 16) + (mixed(part(c, 8), s) << 8) + mixed(part(c, 0), s)
 INK = 0x222222
 FAINT = 0x777777
+# Points of the i-th colour, in eager and in graph mode: what comes after seven colours has other shapes. One less: open.
+array SHAPES[6] = [7, 9, 5, 11, 13, 15]
+shape(i, graph) = SHAPES[2 * ((int(i) / 7) % 3) + int(graph) + 1]
+# Words within a picture stand clear of the grid.
+set style textbox opaque noborder fillcolor rgb 'white' margins 0.3, 0.3
 
 set encoding utf8
 set style line 100 lc rgb 0xDDDDDD lw 1 dt solid # grid

@@ -131,6 +131,39 @@ class Plot(drive.BenchTest):
         self.assertIn("256 eager TP 1", values["SERIES_1"])
 
     @needs_gnuplot
+    def test_more_series_than_colours_differ_in_shape(self):
+        sizes = range(64, 320, 32)
+        config = self.write_config(engine__max_num_batched_tokens=", ".join(map(str, sizes)))
+        self.expect(self.bench("run", config, "-o", self.file, "--quiet"), 0)
+        self.expect(self.bench("plot", self.file, "-o", self.out, "--format", "svg"), 0)
+        for picture in ("latency", "prediction"):
+            uses = xml.parse(self.out / f"{picture}.svg").iter("{http://www.w3.org/2000/svg}use")
+            looks = {(use.get("{http://www.w3.org/1999/xlink}href"), use.get("color")) for use in uses}
+            colored = {look for look in looks if look[1] not in (None, "rgb(119, 119, 119)")}
+            self.assertEqual(len(colored), 2 * len(sizes), picture)
+
+    @needs_gnuplot
+    def test_the_deepest_chunk_is_drawn_though_the_answer_took_some_of_its_tokens(self):
+        for tokens, chunks in ((1020, 4), (900, 3)):
+            config = self.write_config(prompt__source=f"random:{tokens}", engine__enforce_eager="true")
+            self.expect(self.bench("run", config, "-o", self.file, "--quiet", "--force"), 0)
+            self.expect(self.bench("plot", self.file, "-o", self.out, "--keep-data"), 0)
+            depths = {float(row[0]) for row in self.data("latency", "latency.dat")}
+            self.assertEqual(depths, {128.0, 384.0, 640.0, *([(768 + tokens) / 2] if chunks == 4 else [])})
+
+    @needs_gnuplot
+    def test_a_long_path_is_shown_by_its_beginning_and_its_end(self):
+        text = self.folder / ("long" * 12) / "the prompt.txt"
+        text.parent.mkdir()
+        text.write_text("x" * 600)
+        self.expect(self.bench("run", self.write_config(prompt__source=f"file:{text}"), "-o", self.file, "--quiet"), 0)
+        self.expect(self.bench("plot", self.file, "-o", self.out, "--format", "svg"), 0)
+        for picture in ("speed", "memory"):
+            header, = {t for t in svg_texts(self.out / f"{picture}.svg") if t.startswith("prompt of 600 tokens: file:/")}
+            self.assertRegex(header, r"^prompt of 600 tokens: .{16}\.\.\..{25}$")
+            self.assertTrue(header.endswith("long/the prompt.txt"), header)
+
+    @needs_gnuplot
     def test_pictures_go_beside_the_file_and_replace_older_ones(self):
         for _ in range(2):
             self.expect(self.bench("plot", self.copy), 0)
