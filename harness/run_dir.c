@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
-#include <glob.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +18,9 @@
 #include <unistd.h>
 
 #define RAW_RESULTS "results/raw"
+#define D2 "[0-9][0-9]"
+#define D6 D2 D2 D2
+#define D8 D6 D2
 
 /* ---- names ---- */
 
@@ -38,18 +40,29 @@ static bool replace_ending(const char *path, const char *ending, const char *by,
     return snprintf(out, PATH_MAX_BYTES, "%.*s%s", (int)n, path, by) < PATH_MAX_BYTES;
 }
 
+/* Whether a file is NAME-TIME.partial; NAME may itself hold what looks like a pattern, and another
+ * configuration may be called NAME-more. */
+static bool is_unfinished(const char *file, const char *name) {
+    static const char times[] = "-" D8 "-" D6 ".partial";
+    const size_t n = strlen(name);
+    return strncmp(file, name, n) == 0 && fnmatch(times, file + n, 0) == 0;
+}
+
 static enum status newest_unfinished(const char *name, char *out, struct error *err) {
-    char pattern[PATH_MAX_BYTES];
-    snprintf(pattern, sizeof pattern, RAW_RESULTS "/%.200s-*.partial", name);
-    glob_t found = {0};
-    enum status s = STATUS_OK;
-    if (glob(pattern, 0, NULL, &found) != 0 || found.gl_pathc == 0)
-        s = error_set(err, STATUS_USAGE,
-                      "nothing to resume: there is no %s; name the result with -o FILE", pattern);
-    else /* sorted, and the names end with the time */
-        replace_ending(found.gl_pathv[found.gl_pathc - 1], ".partial", ".h5", out);
-    globfree(&found);
-    return s;
+    char newest[256] = "", path[PATH_MAX_BYTES];
+    DIR *dir = opendir(RAW_RESULTS);
+    for (const struct dirent *e; dir && (e = readdir(dir));)
+        if (is_unfinished(e->d_name, name) && strcmp(e->d_name, newest) > 0)
+            snprintf(newest, sizeof newest, "%s", e->d_name);
+    if (dir) closedir(dir);
+    if (!newest[0])
+        return error_set(err, STATUS_USAGE,
+                         "nothing to resume: there is no " RAW_RESULTS
+                         "/%s-TIME.partial; name the result with -o FILE",
+                         name);
+    snprintf(path, sizeof path, RAW_RESULTS "/%s", newest);
+    replace_ending(path, ".partial", ".h5", out);
+    return STATUS_OK;
 }
 
 static void folder_of(const char *file, char out[PATH_MAX_BYTES]) {

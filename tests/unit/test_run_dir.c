@@ -296,10 +296,16 @@ static void resume_without_a_name_takes_the_newest_unfinished_run(void **state) 
     assert_int_equal(run_dir_file(&f->config, NULL, RUN_RESUME, file, &f->err), STATUS_USAGE);
     assert_int_equal(system("mkdir -p results/raw/sweep-20260101-000000.partial "
                             "results/raw/sweep-20260102-000000.partial "
-                            "results/raw/other-20260103-000000.partial"),
+                            "results/raw/other-20260103-000000.partial "
+                            "results/raw/sweep-more-20260103-000000.partial "
+                            "results/raw/sweep-20260103-000000.partial.old "
+                            "'results/raw/s[w]eep-20260104-000000.partial'"),
                      0);
     assert_int_equal(run_dir_file(&f->config, NULL, RUN_RESUME, file, &f->err), STATUS_OK);
     assert_string_equal(file, "results/raw/sweep-20260102-000000.h5");
+    snprintf(f->config.file, sizeof f->config.file, "s[w]eep.ini");
+    assert_int_equal(run_dir_file(&f->config, NULL, RUN_RESUME, file, &f->err), STATUS_OK);
+    assert_string_equal(file, "results/raw/s[w]eep-20260104-000000.h5");
     assert_int_equal(chdir(here), 0);
 }
 
