@@ -327,11 +327,10 @@ int cmd_doctor(int argc, char **argv, const struct bench_hooks *hooks) {
     look_at_engine(f);
     doctor_look_at_gpu_engine(f, gpus, &signs);
     for (int i = 0; i < f->n; i++) usable = usable && f->f[i].level != LEVEL_PROBLEM;
-    const char *off = getenv("NO_COLOR");
     if (json)
         print_json(f, usable, gpu);
     else
-        print_text(f, usable, gpu, !no_color && !(off && off[0]) && isatty(STDOUT_FILENO));
+        print_text(f, usable, gpu, terminal_colored(stdout, no_color));
     free(f);
     return usable ? 0 : status_exit_code(STATUS_RUN_FAILED);
 }

@@ -7,10 +7,10 @@
 #include "harness/jsondoc.h"
 #include "harness/options.h"
 #include "harness/table.h"
+#include "harness/terminal.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 struct request {
     struct argument_list prompts;
@@ -99,11 +99,10 @@ static enum status print_table(const struct cached_prompt *list, int n, struct e
         {"state", "", true, false},  {"size", "bytes", false, false}, {"fetched", "", true, false},
         {"sha256", "", true, false}, {"file", "", true, false},       {"prompt", "", true, false},
     };
-    const char *no_color = getenv("NO_COLOR");
     struct table *t = table_open(columns, sizeof columns / sizeof columns[0]);
     if (!t) return error_set(err, STATUS_NO_MEMORY, "no memory for the table");
     for (int i = 0; i < n; i++) add_row(t, &list[i]);
-    table_print(stdout, t, "", 0, isatty(STDOUT_FILENO) && !(no_color && *no_color));
+    table_print(stdout, t, "", 0, terminal_colored(stdout, false));
     table_close(t);
     return STATUS_OK;
 }
@@ -166,7 +165,7 @@ static enum status list_all(const struct request *r, struct error *err) {
 /* All of them, though one fails: its error is said at once, and the worst status is returned. */
 static enum status fetch_all(const struct request *r, char (*sources)[NAME_MAX_BYTES],
                              struct cached_prompt *list, const volatile int *interrupts) {
-    const struct fetch_screen screen = {"fetch", stderr, isatty(STDERR_FILENO)};
+    const struct fetch_screen screen = {"fetch", stderr, terminal_obeys(stderr)};
     enum status worst = STATUS_OK;
     for (int i = 0; i < r->prompts.n && worst != STATUS_INTERRUPTED; i++) {
         struct error err = {""};

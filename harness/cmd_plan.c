@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 struct request {
     const char *config;
@@ -200,11 +199,9 @@ static void print_totals(const struct plan *p) {
 }
 
 static enum status print_plan(const struct request *r, const struct plan *p, struct error *err) {
-    const char *no_color = getenv("NO_COLOR");
-    const bool color = !r->no_color && !(no_color && *no_color) && isatty(STDOUT_FILENO);
     print_machine(p);
     print_rates(p);
-    const enum status s = print_cases(p, color, err);
+    const enum status s = print_cases(p, terminal_colored(stdout, r->no_color), err);
     if (s != STATUS_OK) return s;
     print_reasons(p);
     for (int i = 0; r->verbose && i < p->n; i++) print_memory(&p->cases[i]);
@@ -218,7 +215,7 @@ static enum status print_plan(const struct request *r, const struct plan *p, str
 /* Ctrl-C ends `bench plan` as it ends any program, but for a prompt that is being fetched: that is
  * let go of in good order. */
 static enum status fetch_prompts(struct config *c, struct config_errors *errors) {
-    const struct fetch_screen screen = {"plan", stderr, isatty(STDERR_FILENO)};
+    const struct fetch_screen screen = {"plan", stderr, terminal_obeys(stderr)};
     const volatile int *interrupts = interrupt_catch();
     const enum status s = fetch_prompts_of(c, &screen, interrupts, errors);
     interrupt_release();

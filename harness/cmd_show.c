@@ -10,17 +10,11 @@
 #include <locale.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 struct options {
     const char *path, *id;
     bool json, csv, verbose, no_color;
 };
-
-static bool colored(const struct options *o) {
-    const char *no_color = getenv("NO_COLOR");
-    return !o->no_color && !(no_color && no_color[0]) && isatty(STDOUT_FILENO);
-}
 
 /* Whether the user's locale can show block characters. */
 static bool has_blocks(void) {
@@ -47,7 +41,7 @@ static enum status unknown_case(const struct record_run *run, const struct optio
 }
 
 static struct show_style style_of(const struct options *o) {
-    return (struct show_style){.color = colored(o),
+    return (struct show_style){.color = terminal_colored(stdout, o->no_color),
                                .bars = has_blocks(),
                                .verbose = o->verbose,
                                .width = terminal_width(stdout, SHOW_WIDTH)};

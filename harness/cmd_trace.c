@@ -72,9 +72,7 @@ static enum status check_target(const struct options *o, const char *target, str
 
 static enum status write_views(const struct options *o, const struct record_run *run,
                                const struct trace *t, struct error *err) {
-    const char *no_color = getenv("NO_COLOR");
-    const struct show_style style = {.color = !o->no_color && !(no_color && no_color[0]) &&
-                                              isatty(STDOUT_FILENO),
+    const struct show_style style = {.color = terminal_colored(stdout, o->no_color),
                                      .verbose = o->verbose,
                                      .width = terminal_width(stdout, SHOW_WIDTH)};
     enum status s = check_target(o, o->perfetto, err);

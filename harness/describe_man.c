@@ -112,6 +112,7 @@ static void foot(void) {
         const char *name, *text;
     } variables[] = {
         {"NO_COLOR", "not empty: nothing is printed in colour"},
+        {"TERM", "dumb: neither colour nor a line that is redrawn"},
         {"XDG_CACHE_HOME", "where measured rates and prompts are kept, in a folder `chunkbench`; "
                            "otherwise in `~/.cache`"},
         {"https_proxy",

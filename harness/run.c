@@ -35,7 +35,7 @@ enum status run_load_config(struct run *r, struct error *err) {
 
 /* Before the plan, which needs their lengths, and before workers, which only read. */
 static enum status fetch_prompts(struct run *r, struct error *err) {
-    const struct fetch_screen screen = {"run", r->quiet ? NULL : stderr, isatty(STDERR_FILENO)};
+    const struct fetch_screen screen = {"run", r->quiet ? NULL : stderr, terminal_obeys(stderr)};
     const enum status s = fetch_prompts_of(&r->config, &screen, r->interrupts, &r->config_errors);
     if (s == STATUS_OK) return s;
     if (s != STATUS_INTERRUPTED) plan_check(&r->config, &r->config_errors);
@@ -138,11 +138,6 @@ enum status run_choose_cases(struct run *r, struct error *err) {
 
 /* ---- launches ---- */
 
-static bool colored(const struct run *r, FILE *stream) {
-    const char *no_color = getenv("NO_COLOR");
-    return !r->no_color && !(no_color && no_color[0]) && isatty(fileno(stream));
-}
-
 /* From now on the time budget runs. */
 static struct time_limit limit_of(const struct config *c) {
     struct timespec now;
@@ -158,8 +153,8 @@ enum status run_launches(struct run *r, struct error *err) {
         return error_set(err, STATUS_INTERRUPTED, "interrupted before anything ran");
     r->started = true;
     const struct progress_opts on = {.stream = stderr,
-                                     .live = isatty(STDERR_FILENO) && !r->quiet,
-                                     .color = colored(r, stderr),
+                                     .live = terminal_obeys(stderr) && !r->quiet,
+                                     .color = terminal_colored(stderr, r->no_color),
                                      .quiet = r->quiet};
     const struct launch_opts opts = {.dir = r->dir.path,
                                      .watchdog_s = r->config.watchdog_s,
@@ -230,7 +225,7 @@ enum status run_show(struct run *r, struct error *err) {
     struct record_run run;
     enum status s = record_read_run(r->dir.file, &run, err);
     if (s != STATUS_OK) return s;
-    const struct show_style style = {.color = colored(r, stdout),
+    const struct show_style style = {.color = terminal_colored(stdout, r->no_color),
                                      .width = terminal_width(stdout, SHOW_WIDTH)};
     if (r->json)
         show_json(stdout, &run, r->dir.file);

@@ -4,8 +4,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 enum { NARROWEST = 20, WIDEST = 1000 };
+
+bool terminal_obeys(FILE *stream) {
+    const char *term = getenv("TERM");
+    return isatty(fileno(stream)) && !(term && strcmp(term, "dumb") == 0);
+}
+
+bool terminal_colored(FILE *stream, bool no_color) {
+    const char *off = getenv("NO_COLOR");
+    return !no_color && !(off && off[0]) && terminal_obeys(stream);
+}
 
 int terminal_width(FILE *stream, int fallback) {
     struct winsize size;

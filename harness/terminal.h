@@ -1,8 +1,14 @@
-/* How wide the screen is that a stream writes to, and text that fits any. */
+/* What the screen can do that a stream writes to, how wide it is, and text that fits any. */
 #ifndef HARNESS_TERMINAL_H
 #define HARNESS_TERMINAL_H
 
+#include <stdbool.h>
 #include <stdio.h>
+
+/* Whether the stream is a terminal that obeys escape sequences: one with TERM=dumb does not. */
+bool terminal_obeys(FILE *stream);
+/* Whether it is to be coloured: not by an option (`no_color`) or NO_COLOR in the environment. */
+bool terminal_colored(FILE *stream, bool no_color);
 
 /* Columns of the terminal behind the stream; of a pipe or a file COLUMNS in the environment, else
  * `fallback`. */

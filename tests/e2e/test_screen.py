@@ -77,11 +77,11 @@ class Screen(drive.BenchTest):
                 self.assertEqual("run.spans=all" in text, not values)
                 self.assertEqual("of ceiling" in text, bool(values))
 
-    def on_terminal(self, width, *args):
+    def on_terminal(self, width, *args, code=0, **more):
         """What a program prints on a terminal of that width, all streams together."""
         here, there = pty.openpty()
         fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-        env = {k: v for k, v in self.environment().items() if k not in ("COLUMNS", "NO_COLOR")}
+        env = {k: v for k, v in self.environment().items() if k not in ("COLUMNS", "NO_COLOR", "TERM")} | more
         process = subprocess.Popen([str(drive.bench), *map(str, args)], stdin=there, stdout=there, stderr=there,
                                    env=env, cwd=self.folder, start_new_session=True)
         os.close(there)
@@ -95,7 +95,7 @@ class Screen(drive.BenchTest):
                 break
             text += more
         os.close(here)
-        self.assertEqual(process.wait(60), 0, text)
+        self.assertEqual(process.wait(60), code, text)
         return text.decode()
 
     def table(self, text):
@@ -126,6 +126,18 @@ class Screen(drive.BenchTest):
         for text in (self.show(COLUMNS="200"), self.show(COLUMNS="80")):
             self.assertIn("where its time went: bench show FILE --case ID\n", text)
             self.assertEqual("of plan:" in text, "time/mem" in text)  # only what is there is explained
+
+    def test_a_dumb_terminal_gets_plain_lines(self):
+        config = self.write_config()
+        text = self.on_terminal(100, "run", config, "-o", self.file, TERM="dumb")
+        self.assertIn("begins, predicted ", text)
+        for args in (("plan", config), ("show", self.file), ("doctor",), ("fetch",),
+                     ("trace", self.file, "--case", next(iter(self.cases())))):
+            with self.subTest(args):
+                code = 4 if args[0] == "trace" else 0
+                text += self.on_terminal(100, *args, code=code, TERM="dumb")
+        self.assertNotIn("\x1b", text)
+        self.assertNotIn("\r[", text)
 
     def test_a_crashed_case_shows_what_is_known_of_it(self):
         result = self.bench("run", self.write_config(run__repeats="2", run__warmup="2"), "-o", self.file,
