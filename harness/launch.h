@@ -25,13 +25,15 @@ enum event_kind {
                      done, latency, bytes held on the device */
     EVENT_DECODE, /* after a token: chunk is its number, chunks the most there can be */
     EVENT_HEARTBEAT, /* kernels made progress since the last one */
-    EVENT_CASE_END,  /* fragment is on disk; enum case_status in `value`, reason in `text` */
+    EVENT_CASE_END,  /* fragment is on disk; enum case_status in `value`, reason in `text`; `wrong`:
+                        a check failed, which the text tells instead */
     EVENT_ERROR,     /* the worker ends, and why: text; enum status in `value` */
 };
 struct event {
     int32_t kind, case_index; /* place of the id on the worker's command line */
     int32_t repeat, chunk, chunks, n_tokens;
     int64_t tokens_done, tokens_total, latency_ns, resident_bytes, value;
+    bool wrong;
     char text[600];
 };
 

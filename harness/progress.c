@@ -21,7 +21,7 @@ struct progress {
     const struct case_plan *c;
     struct event last; /* chunk or token */
     int64_t resident_bytes;
-    bool loading, drawn;
+    bool loading, drawn, wrong; /* wrong: a check of the case at work failed */
     int64_t drawn_ns, logged_ns, case_begin_ns;
     /* what the ETA is made of, in predicted and in real seconds */
     double predicted_all_s, predicted_done_s, real_done_s; /* of finished cases */
@@ -166,6 +166,7 @@ static void log_state(struct progress *s, int64_t now_ns) {
 
 static const char *colour(const struct progress *s, enum case_status status) {
     if (!s->opts.color) return "";
+    if (s->wrong) return "\033[31m";
     return status == CASE_OK ? "\033[32m" : status == CASE_SKIPPED ? "\033[33m" : "\033[31m";
 }
 
@@ -183,6 +184,7 @@ void progress_event(struct progress *s, int64_t now_ns, const struct case_plan *
         s->c = c;
         s->case_begin_ns = s->heard_ns = now_ns;
         s->predicted_case_s = 0;
+        s->wrong = false;
         s->last = (struct event){0};
         log_begin(s, now_ns);
         break;
@@ -198,6 +200,7 @@ void progress_event(struct progress *s, int64_t now_ns, const struct case_plan *
         s->last = *e;
         log_state(s, now_ns);
         break;
+    case EVENT_CASE_END: s->wrong = e->wrong; break;
     default: break;
     }
     draw(s, now_ns);
@@ -209,17 +212,19 @@ void progress_case_done(struct progress *s, int64_t now_ns, const struct case_pl
         s->number++;
         s->c = c;
         s->case_begin_ns = now_ns;
+        s->wrong = false;
     }
-    bool wrong = status != CASE_OK && status != CASE_SKIPPED;
-    if (wrong || (!s->opts.live && !s->opts.quiet)) {
+    bool bad = s->wrong || (status != CASE_OK && status != CASE_SKIPPED);
+    if (bad || (!s->opts.live && !s->opts.quiet)) {
         char took[FORMAT_BYTES], text[1200];
         bool sampled = status == CASE_OK && c->coverage == COVER_SAMPLED;
         if (strcmp(reason, c->reason) == 0 && status == CASE_OK)
             reason = ""; /* why it was planned so: the plan's matter */
         format_ns(took, now_ns - s->case_begin_ns);
         snprintf(text, sizeof text, "%s%s%s in %s%s%s%s", colour(s, status),
-                 case_status_text(status), s->opts.color ? "\033[0m" : "", took,
-                 sampled ? ", sampled" : "", reason[0] ? ": " : "", reason);
+                 s->wrong ? verdict_text(VERDICT_FAILED) : case_status_text(status),
+                 s->opts.color ? "\033[0m" : "", took, sampled ? ", sampled" : "",
+                 reason[0] ? ": " : "", reason);
         log_line(s, now_ns, text);
     }
     s->predicted_done_s += c->predicted_total_s;

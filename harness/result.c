@@ -40,6 +40,16 @@ const char *check_name(enum check c) {
     return "unknown";
 }
 
+enum check result_failed_check(const struct case_result *r) {
+    static const enum check roots_first[] = {CHECK_COUNT,     CHECK_FINITE, CHECK_TOKENS,
+                                             CHECK_LOGITS,    CHECK_SPOT,   CHECK_MEMORY,
+                                             CHECK_INVARIANCE};
+    _Static_assert(sizeof roots_first / sizeof *roots_first == CHECKS, "every check has its place");
+    for (int i = 0; i < CHECKS; i++)
+        if (r->check[roots_first[i]].verdict == VERDICT_FAILED) return roots_first[i];
+    return CHECKS;
+}
+
 static void copy_text(char *out, size_t size, const char *text) {
     size_t n = text ? strnlen(text, size - 1) : 0;
     if (n) memcpy(out, text, n);

@@ -153,6 +153,9 @@ struct case_result {
     struct check_result check[CHECKS];
 };
 
+/* Of a case's failed checks the one that explains the others; CHECKS: none failed. */
+enum check result_failed_check(const struct case_result *r);
+
 /* From the plan. The status is CASE_SKIPPED for a skipped case, else CASE_FAILED with a reason:
  * whoever runs the case to its end says CASE_OK and clears the reason. All checks: not checked, for
  * that reason. */

@@ -235,18 +235,10 @@ enum status run_show(struct run *r, struct error *err) {
     return STATUS_OK;
 }
 
-/* The first case with a failed check, and of its failed checks the one that explains the others. */
-static const struct case_result *failed_check(const struct run *r, enum check *check) {
-    static const enum check roots_first[] = {CHECK_COUNT,     CHECK_FINITE, CHECK_TOKENS,
-                                             CHECK_LOGITS,    CHECK_SPOT,   CHECK_MEMORY,
-                                             CHECK_INVARIANCE};
-    _Static_assert(sizeof roots_first / sizeof *roots_first == CHECKS, "every check has its place");
+/* The first case with a failed check, or NULL. */
+static const struct case_result *first_wrong(const struct run *r) {
     for (int i = 0; i < r->n_found; i++)
-        for (int k = 0; k < CHECKS; k++)
-            if (r->found[i]->check[roots_first[k]].verdict == VERDICT_FAILED) {
-                *check = roots_first[k];
-                return r->found[i];
-            }
+        if (result_failed_check(r->found[i]) != CHECKS) return r->found[i];
     return NULL;
 }
 
@@ -281,11 +273,12 @@ enum status run_verdict(struct run *r, enum status launched, struct error *err) 
     const struct tally t = count_cases(r);
     const int left = r->n_wanted - t.ran - t.skipped;
     r->finished = launched == STATUS_OK && left == 0 && r->n_lost == 0;
-    enum check check;
-    const struct case_result *wrong = failed_check(r, &check);
-    if (wrong)
+    const struct case_result *wrong = first_wrong(r);
+    if (wrong) {
+        const enum check check = result_failed_check(wrong);
         return error_set(err, STATUS_MISMATCH, "%s: %s check: %s", wrong->id, check_name(check),
                          wrong->check[check].detail);
+    }
     if (r->n_lost > 0)
         return error_set(err, STATUS_IO, "%d of %d cases cannot be read back; the first: %.800s",
                          r->n_lost, r->n_wanted, r->first_lost.text);

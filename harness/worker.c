@@ -151,7 +151,13 @@ static void in_step(void *ctx, bool inside) {
 static enum status finish_case(struct worker *w, const struct case_result *r, struct error *err) {
     enum status s = record_write_case(w->dir, r, err);
     struct event e = {.kind = EVENT_CASE_END, .value = r->status};
-    snprintf(e.text, sizeof e.text, "%s", r->reason);
+    const enum check failed = result_failed_check(r);
+    e.wrong = failed != CHECKS;
+    if (e.wrong)
+        snprintf(e.text, sizeof e.text, "%s check: %s", check_name(failed),
+                 r->check[failed].detail);
+    else
+        snprintf(e.text, sizeof e.text, "%s", r->reason);
     if (s == STATUS_OK) send_event(w, &e);
     w->case_index = -1;
     return s;

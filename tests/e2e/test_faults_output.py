@@ -36,6 +36,9 @@ class FaultsInTheOutput(drive.BenchTest):
                 result = self.bench("run", config, "-o", self.file, "--force", program=drive.faulty,
                                     BENCH_TEST_FAULT=fault, BENCH_TEST_CASE="*_eager_*")
                 self.expect(result, 3, "_eager_", f"{sorted(failing)[0]} check FAILED")
+                self.assertRegex(result.err, r"_eager_\S*: FAILED in \S+ \S+: \w+ check: ")
+                self.assertNotRegex(result.err, r"_eager_\S*: ok in")
+                self.assertRegex(result.err, r"_graph_\S*: ok in")
                 for case, checks in self.verdicts().items():
                     broken = "_eager_" in case
                     failed = {name for name, verdict in checks.items() if verdict == "FAILED"} - {"invariance"}

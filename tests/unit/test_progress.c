@@ -324,9 +324,27 @@ static void eta_within_a_case_follows_its_chunks(void **state) {
     close_screen(&s);
 }
 
+static void a_failed_check_is_not_called_ok(void **state) {
+    (void)state;
+    for (int quiet = 0; quiet < 2; quiet++) {
+        struct screen s;
+        open_screen(&s, (struct progress_opts){.quiet = quiet, .live = quiet, .color = true});
+        const struct event end = {.kind = EVENT_CASE_END, .wrong = true};
+        begin(&s, 0, 0);
+        progress_event(s.progress, 5 * second, &s.cases[0], &end);
+        progress_case_done(s.progress, 5 * second, &s.cases[0], CASE_OK, "tokens check: other");
+        assert_non_null(strstr(shown(&s), "\033[31mFAILED\033[0m in 5.00 s: tokens check: other"));
+        begin(&s, 5 * second, 1);
+        progress_case_done(s.progress, 6 * second, &s.cases[1], CASE_OK, "");
+        assert_int_equal(strstr(shown(&s), "\033[32mok\033[0m in 1.00 s") != NULL, !quiet);
+        close_screen(&s);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(less_than_a_second_is_said_once),
+        cmocka_unit_test(a_failed_check_is_not_called_ok),
         cmocka_unit_test(plain_lines_say_begin_and_end),
         cmocka_unit_test(within_a_case_one_plain_line_in_ten_seconds),
         cmocka_unit_test(quiet_shows_only_what_went_wrong),
