@@ -39,12 +39,17 @@ static double chunk_s(const struct progress *s, const struct case_plan *c, const
 }
 
 double progress_eta_s(const struct progress *s, int64_t now_ns, bool *measured) {
-    double predicted = s->predicted_done_s + s->predicted_case_s, real = s->real_done_s;
-    if (s->c && s->predicted_case_s > 0) real += (double)(s->heard_ns - s->case_begin_ns) / 1e9;
+    double predicted = s->predicted_done_s + s->predicted_case_s, real = s->real_done_s, beside = 0;
+    if (s->c && s->predicted_case_s > 0) {
+        real += (double)(s->heard_ns - s->case_begin_ns) / 1e9;
+        /* The real time holds opening and checks, too, the chunks' prediction does not. Their
+         * predicted time on both sides keeps the first chunks from seeming slow for it. */
+        beside = s->c->predicted_fixed_s;
+    }
     *measured = predicted > 0 && real > 0;
     double left = s->predicted_all_s - predicted;
     if (left < 0) left = 0;
-    left *= *measured ? real / predicted : 1;
+    left *= *measured ? (real + beside) / (predicted + beside) : 1;
     if (s->c) left -= (double)(now_ns - s->heard_ns) / 1e9;
     return left > 0 ? left : 0;
 }

@@ -324,6 +324,24 @@ static void eta_within_a_case_follows_its_chunks(void **state) {
     close_screen(&s);
 }
 
+/* Opening and first chunk took what was predicted; the chunks' prediction alone is a tenth of it.
+ */
+static void eta_does_not_take_the_opening_for_a_slow_chunk(void **state) {
+    (void)state;
+    struct screen s;
+    bool measured;
+    open_screen(&s, (struct progress_opts){0});
+    struct chunk_cost cost = engine_chunk_cost(&s.plan.model, &s.cases[0].engine, 0, 1000, false);
+    const double first = predict_chunk_s(&cost, &s.cases[0].rates), all = 200;
+    s.cases[0].predicted_fixed_s = 9 * first;
+    const int64_t heard = (int64_t)(10 * first * 1e9);
+    begin(&s, 0, 0);
+    chunk(&s, heard, 0, 1);
+    const double eta = progress_eta_s(s.progress, heard, &measured);
+    assert_true(measured && eta > 0.9 * all && eta < 2 * all);
+    close_screen(&s);
+}
+
 static void a_failed_check_is_not_called_ok(void **state) {
     (void)state;
     for (int quiet = 0; quiet < 2; quiet++) {
@@ -344,6 +362,7 @@ static void a_failed_check_is_not_called_ok(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(less_than_a_second_is_said_once),
+        cmocka_unit_test(eta_does_not_take_the_opening_for_a_slow_chunk),
         cmocka_unit_test(a_failed_check_is_not_called_ok),
         cmocka_unit_test(plain_lines_say_begin_and_end),
         cmocka_unit_test(within_a_case_one_plain_line_in_ten_seconds),
