@@ -74,6 +74,14 @@ class MovedTree(drive.BenchTest):
         return self.bench("list", "configs", program=self.tree / "bench", BENCH_NO_INSTALL="1",
                           CMAKE_CALLS=str(self.calls), PATH=f"{tools}:{os.environ['PATH']}")
 
+    def test_ci_runs_the_tier_that_there_is_time_for(self):
+        shutil.copytree(drive.source / ".ci", self.tree / ".ci")
+        (self.tree / "bench").write_text('#!/bin/sh\necho "$CI: $*"\n')
+        for tiers, args in (("", "test"), ("1", "test --all")):
+            out = subprocess.run([self.tree / ".ci/run"], env=self.environment(CI_ALL_TIERS=tiers),
+                                 capture_output=True, text=True, check=True).stdout
+            self.assertEqual(out, f"true: {args}\n")
+
     def test_the_wrapper_builds_anew_though_no_source_is_newer(self):
         for path in (self.build / "CMakeFiles", self.build / "tests" / "CMakeFiles", self.build / "asan"):
             path.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """bench plan and bench list: what they print, as table and as JSON, and how they end."""
 import json
+import re
 import time
 import unittest
 from pathlib import Path
@@ -113,6 +114,15 @@ class Plan(drive.BenchTest):
     def test_shipped_configurations_plan(self):
         for name in ("smoke", "quickstart", "sweep_chunks", "qwen2.5-7b-1m"):
             self.expect(self.bench("plan", drive.source / "configs" / f"{name}.ini"), 0, "Predicted time")
+
+    def test_the_reference_run_needs_the_memory_that_it_names(self):
+        path = drive.source / "configs" / "qwen2.5-7b-1m.ini"
+        named = re.search(r"about (\d+) GiB of memory, with 1m tokens (\d+)", path.read_text()).groups()
+        for source, gib in zip(("random:600k", "random:1m"), named):
+            result = self.expect(self.bench("plan", path, "--json", "--set", "engine.device=cpu", "--set",
+                                            f"prompt.source={source}"), 0)
+            case, = json.loads(result.out)["cases"]
+            self.assertEqual(round(case["predicted_memory"]["total_bytes"] / 2**30), int(gib))
 
 
 class List(drive.BenchTest):
