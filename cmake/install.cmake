@@ -56,6 +56,7 @@ install(CODE [[
 
 # ---- the archive
 set(CPACK_GENERATOR TGZ)
+set(CPACK_PACKAGE_DIRECTORY ${CMAKE_BINARY_DIR}) # not whatever folder it is called in: that is the source's
 set(CPACK_PACKAGE_FILE_NAME chunkbench-${PROJECT_VERSION}-${CMAKE_SYSTEM_PROCESSOR})
 if(HAVE_CUDA)
   string(APPEND CPACK_PACKAGE_FILE_NAME -cuda${CUDAToolkit_VERSION_MAJOR})

@@ -66,6 +66,10 @@ class Package(drive.BenchTest):
         sections = subprocess.run(["readelf", "-S", self.top / "bin/bench"], capture_output=True, text=True).stdout
         self.assertNotIn(".debug_info", sections)
 
+    def test_it_lands_in_the_build_folder(self):
+        settings = (drive.build / "CPackConfig.cmake").read_text()
+        self.assertIn(f'set(CPACK_PACKAGE_DIRECTORY "{drive.build.resolve()}")', settings)
+
     def test_no_library_of_our_packages_is_taken_from_the_system(self):
         done = subprocess.run(["ldd", self.top / "bin/bench"], capture_output=True, text=True)
         ours = 0
