@@ -111,8 +111,9 @@ static bool is_text(const struct source *src) {
 
 /* The whole text of a file or from the cache, at most `most` bytes of it plus one. */
 static enum status read_text(const struct source *src, int64_t most, struct text *out,
-                             struct cached_prompt *cached, struct error *err) {
-    if (src->kind == SOURCE_REMOTE) return prompt_cache_read(src->text, cached, out, err);
+                             struct error *err) {
+    struct cached_prompt cached;
+    if (src->kind == SOURCE_REMOTE) return prompt_cache_read(src->text, &cached, out, err);
     enum status s = text_read(src->path, most, out, err);
     if (s != STATUS_OK) return s;
     if ((int64_t)out->n <= most) s = text_check(out, src->path, err);
@@ -155,8 +156,7 @@ enum status prompt_length(const char *source, const struct model_config *m, int6
     if (s != STATUS_OK) return s;
     if (is_text(&src)) {
         struct text text;
-        struct cached_prompt cached;
-        s = read_text(&src, room > 0 ? room : 0, &text, &cached, err);
+        s = read_text(&src, room > 0 ? room : 0, &text, err);
         if (s != STATUS_OK) return s;
         src.length = (int64_t)text.n;
         text_free(&text);
@@ -182,11 +182,10 @@ enum status prompt_length(const char *source, const struct model_config *m, int6
 enum status prompt_text_sha256(const char *source, char out[65], struct error *err) {
     struct source src;
     struct text text;
-    struct cached_prompt cached;
     out[0] = 0;
     enum status s = parse_source(source, &src, err);
     if (s != STATUS_OK || !is_text(&src)) return s;
-    s = read_text(&src, INT32_MAX, &text, &cached, err);
+    s = read_text(&src, INT32_MAX, &text, err);
     if (s != STATUS_OK) return s;
     sha256_hex(text.data, text.n, out);
     text_free(&text);
@@ -222,10 +221,8 @@ static enum status make_random(struct prompt *out, const struct model_config *m,
 static enum status make_from_text(struct prompt *out, const struct source *src, int32_t length,
                                   struct error *err) {
     struct text text;
-    struct cached_prompt cached = {.state = CACHED_NOTHING};
-    enum status s = read_text(src, length, &text, &cached, err);
+    enum status s = read_text(src, length, &text, err);
     if (s != STATUS_OK) return s;
-    memcpy(out->url, cached.url, sizeof cached.url);
     sha256_hex(text.data, text.n, out->file_sha256);
     if (text.n != (size_t)length)
         s = error_set(err, STATUS_IO,

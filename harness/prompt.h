@@ -19,7 +19,6 @@ struct prompt {
     struct needle_prompt needle; /* for needle:...; tokens alias it */
     bool has_answer;
     char sha256[65];      /* of the ids as little-endian int32 */
-    char url[256];        /* where a text from the web came from; or "" */
     char file_sha256[65]; /* of the bytes of a text, from a file or the web; or "" */
 };
 

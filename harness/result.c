@@ -3,6 +3,7 @@
  * Owns the arrays of a case_result. Before it: worker.c fills one; after it: record.c, show.c. */
 #include "harness/result.h"
 
+#include "harness/prompt_cache.h"
 #include "harness/stats.h"
 
 #include <math.h>
@@ -57,9 +58,14 @@ static void copy_text(char *out, size_t size, const char *text) {
 }
 
 void result_init(struct case_result *r, const struct case_plan *c) {
+    char url[URL_MAX_BYTES];
     memset(r, 0, sizeof *r);
     copy_text(r->id, sizeof r->id, c->id);
     copy_text(r->prompt, sizeof r->prompt, c->prompt);
+    if (prompt_is_remote(c->prompt) && prompt_url(c->prompt, url, NULL) == STATUS_OK) {
+        copy_text(r->prompt_url, sizeof r->prompt_url, url);
+        copy_text(r->prompt_file_sha256, sizeof r->prompt_file_sha256, c->text_sha256);
+    }
     r->status = c->coverage == COVER_SKIPPED ? CASE_SKIPPED : CASE_FAILED;
     copy_text(r->reason, sizeof r->reason,
               c->coverage == COVER_SKIPPED ? c->reason : "the case did not run to its end");

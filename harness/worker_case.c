@@ -624,10 +624,6 @@ static enum status open_prompt(struct case_run *k, struct error *err) {
                          "%s has changed since the run was planned: its sha256 was %s, is %s",
                          k->c->prompt, k->c->text_sha256, k->prompt.file_sha256);
     memcpy(k->out->prompt_sha256, k->prompt.sha256, sizeof k->out->prompt_sha256);
-    if (k->prompt.url[0]) {
-        memcpy(k->out->prompt_url, k->prompt.url, sizeof k->out->prompt_url);
-        memcpy(k->out->prompt_file_sha256, k->prompt.file_sha256, sizeof k->prompt.file_sha256);
-    }
     if (!k->prompt.has_answer) return STATUS_OK;
     size_t n = (size_t)k->prompt.needle.answer_length;
     k->out->expected = malloc(n * sizeof *k->out->expected);

@@ -575,6 +575,15 @@ class PlanAndRun(FetchTest):
         self.expect(self.bench("show", self.file, "--case", name), 0, f"{url}, sha256 of the file {digest[:16]}")
         self.assertEqual(len(self.server.requests), 1)
 
+    def test_a_case_that_crashed_names_its_text(self):
+        url = self.serve_good(body=short)
+        self.expect(self.bench("run", self.config_of(f"url:{url}"), "-o", self.file, program=drive.faulty,
+                               BENCH_TEST_FAULT="abort:0"), 5)
+        with h5py.File(self.file) as f:
+            group, = f["case"].values()
+            self.assertEqual([drive.text(group["prompt"].attrs[name]) for name in ("url", "file_sha256")],
+                             [url, hashlib.sha256(short).hexdigest()])
+
     def test_a_run_is_not_resumed_with_another_text_from_the_web(self):
         url = self.serve_good(body=short)
         config = self.config_of(f"url:{url}")

@@ -51,6 +51,20 @@ static void init_of_a_skipped_case_keeps_its_reason(void **state) {
     result_free(&r);
 }
 
+static void init_names_the_text_from_the_web(void **state) {
+    (void)state;
+    struct case_plan p = small_plan(COVER_FULL);
+    struct case_result r;
+    strcpy(p.text_sha256, "9f86d0");
+    result_init(&r, &p);
+    assert_string_equal(r.prompt_url, "");
+    assert_string_equal(r.prompt_file_sha256, "");
+    strcpy(p.prompt, "url:http://host/x.txt");
+    result_init(&r, &p);
+    assert_string_equal(r.prompt_url, "http://host/x.txt");
+    assert_string_equal(r.prompt_file_sha256, "9f86d0");
+}
+
 static void added_rows_keep_their_order_across_growth(void **state) {
     (void)state;
     struct case_result r = {.tp = 1};
@@ -229,6 +243,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(init_takes_the_plan_and_claims_nothing),
         cmocka_unit_test(init_of_a_skipped_case_keeps_its_reason),
+        cmocka_unit_test(init_names_the_text_from_the_web),
         cmocka_unit_test(added_rows_keep_their_order_across_growth),
         cmocka_unit_test(capacity_doubles_and_never_falls_short),
         cmocka_unit_test(more_rows_than_memory_can_name_are_refused),
