@@ -29,8 +29,13 @@ static void place_activations(struct buffers *b, const struct buffer_sizes *s, s
 
 static void place_comm(struct buffers *b, const struct buffer_sizes *s, struct layout *l) {
     if (s->ranks.tp == 1) return;
-    for (int rank = s->ranks.begin; rank < s->ranks.end; rank++)
-        b->partial[rank] = layout_take(l, rank, matrix_bytes(s->block_rows, s->m->C, s->dtype));
+    const int32_t slice = rows_slice(s->block_rows, ranks_devices(s->ranks), 0).n;
+    for (int rank = 0; rank < s->ranks.tp; rank++) {
+        const bool mine = rank >= s->ranks.begin && rank < s->ranks.end;
+        b->partial[rank] =
+            layout_take(l, mine ? rank : SHARED_RANK,
+                        matrix_bytes(mine ? s->block_rows : slice, s->m->C, s->dtype));
+    }
 }
 
 static void place_kv(struct buffers *b, const struct buffer_sizes *s, struct layout *l) {

@@ -29,7 +29,9 @@ struct buffers {
     void *qkv;                 /* [T][(H+2K)*D] */
     void *q[Q_COPIES];         /* [T][H*D], rotated; NULL beyond `copies` */
     void *attended[MAX_RANKS]; /* [T][H*D] */
-    void *partial[MAX_RANKS];  /* [B][C]: a rank's part of a sum; the sum is left in the first */
+    void *partial[MAX_RANKS];  /* [B][C]: a rank's part of a sum; the sum is left in the first. Of
+                                  another device's rank: [B / devices][C], the rows that are summed
+                                  here */
     void *gate_up;             /* [B][2F] */
     void *activated;           /* [B][F] */
     float *logits;             /* [V] */
@@ -62,6 +64,16 @@ void buffers_close(struct buffers *b); /* zeroed struct is legal */
 
 /* The keys and values of one layer of one rank. */
 struct kv_view buffers_kv(const struct buffers *b, int rank, int layer);
+
+/* Rows [begin, begin + n) of `rows` that device number i of n sums for all; the first device has
+ * the most. */
+struct rows_slice {
+    int32_t begin, n;
+};
+static inline struct rows_slice rows_slice(int32_t rows, int devices, int i) {
+    const int32_t most = (rows + devices - 1) / devices, begin = most * i < rows ? most * i : rows;
+    return (struct rows_slice){begin, rows - begin < most ? rows - begin : most};
+}
 
 /* Bytes of a row-major matrix, widened first. */
 static inline size_t matrix_bytes(int64_t rows, int64_t cols, enum dtype dtype) {

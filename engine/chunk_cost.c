@@ -15,6 +15,8 @@ static enum status add_cost(void *ctx, const struct op_call *call,
     sum->bytes += c.bytes;
     if (call->op == OP_LINEAR) {
         sum->cost.linear_flops += c.flops;
+    } else if (call->op == OP_EXCHANGE) {
+        sum->cost.exchange_bytes += c.bytes;
     } else if (call->op == OP_ATTENTION) {
         sum->cost.attention_flops += c.flops;
     } else {
@@ -30,8 +32,7 @@ struct op_sink cost_sink(struct cost_sum *sum) {
 
 /* A forward without weights or memory. */
 static struct forward imagine(const struct model_config *m, const struct engine_opts *eo,
-                              int32_t rows, struct buffers *b) {
-    const struct ranks ranks = {eo->tensor_parallel_size, 0, eo->tensor_parallel_size};
+                              struct ranks ranks, int32_t rows, struct buffers *b) {
     const struct attention_pattern pattern =
         eo->dual_chunk_attention ? m->dual_chunk : (struct attention_pattern){0, 0};
     const struct buffer_sizes sizes = {.m = m,
@@ -47,7 +48,7 @@ static struct forward imagine(const struct model_config *m, const struct engine_
                             .dtype = eo->dtype,
                             .pattern = pattern,
                             .buffers = b,
-                            .comm = &comm_local};
+                            .comm = comm_of(ranks)};
 }
 
 static struct step_params params_at(int64_t start, int64_t n) {
@@ -61,13 +62,14 @@ static struct step_params params_at(int64_t start, int64_t n) {
     return p;
 }
 
-struct chunk_cost engine_chunk_cost(const struct model_config *m, const struct engine_opts *eo,
-                                    int64_t start, int64_t n, bool last) {
+static void add_chunk(struct cost_sum *sum, const struct model_config *m,
+                      const struct engine_opts *eo, struct ranks ranks, int64_t start, int64_t n,
+                      bool last) {
     struct buffers b;
-    const struct forward f = imagine(m, eo, (int32_t)n, &b);
+    const struct forward f = imagine(m, eo, ranks, (int32_t)n, &b);
     const struct step_params chunk = params_at(start, n), row = params_at(start + n - 1, 1);
-    struct cost_sum sum = {.step = &chunk};
-    const struct op_sink sink = cost_sink(&sum);
+    const struct op_sink sink = cost_sink(sum);
+    sum->step = &chunk;
     struct step step = {.params = b.params[STEP_BODY],
                         .ids = b.ids,
                         .h = b.h,
@@ -76,19 +78,30 @@ struct chunk_cost engine_chunk_cost(const struct model_config *m, const struct e
                         .prune = eo->prune_last_layer};
     forward_body(&f, &step, &sink, NULL);
     if (last) {
-        sum.step = &row;
+        sum->step = &row;
         step.rows = 1;
         forward_finish(&f, &step, &sink, NULL);
     }
+}
+
+struct chunk_cost engine_chunk_cost(const struct model_config *m, const struct engine_opts *eo,
+                                    int64_t start, int64_t n, bool last) {
+    struct cost_sum sum = {.step = NULL};
+    int devices;
+    if (engine_devices(eo, &devices, NULL) != STATUS_OK) devices = 1;
+    const int counted = eo->device == DEVICE_CPU ? devices : 1;
+    for (int i = 0; i < counted; i++)
+        add_chunk(&sum, m, eo, ranks_of(eo->tensor_parallel_size, devices, i), start, n, last);
     return sum.cost;
 }
 
 void session_graph_calls(const struct model_config *m, const struct engine_opts *eo,
-                         const struct session_opts *so, int64_t *body, int64_t *decode) {
+                         const struct session_opts *so, struct ranks ranks, int64_t *body,
+                         int64_t *decode) {
     struct buffers b;
     const int32_t rows =
         so->chunk_tokens < so->prompt_tokens ? so->chunk_tokens : so->prompt_tokens;
-    const struct forward f = imagine(m, eo, rows, &b);
+    const struct forward f = imagine(m, eo, ranks, rows, &b);
     const struct step_params params = params_at(0, rows), row = params_at(0, 1);
     struct cost_sum of_body = {.step = &params}, of_decode = {.step = &row};
     const struct op_sink body_sink = cost_sink(&of_body), decode_sink = cost_sink(&of_decode);

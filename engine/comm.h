@@ -1,6 +1,6 @@
-/* Sums over all tensor-parallel ranks. Two stages: the ranks of a device by OP_ALL_REDUCE, f32 in
- * rank order; then a collective between devices. Which second stage there is, is what a struct comm
- * says: none (comm_local.c), NCCL, MPI. */
+/* Sums over all tensor-parallel ranks, and what else the devices of a run owe each other. One
+ * device sums its ranks' parts by OP_ALL_REDUCE, f32 in rank order (comm_local.c); several exchange
+ * their parts first, so that the order and the bits are the same (comm_group.c). */
 #ifndef ENGINE_COMM_H
 #define ENGINE_COMM_H
 
@@ -20,8 +20,15 @@ struct comm {
      * its walk. Not called when tp is 1. */
     enum status (*all_reduce)(const struct forward *f, const struct reduction *r,
                               const struct op_sink *sink, struct error *err);
+    /* Makes logits [V] whole, of which each device has computed its ranks' part. NULL: they are. */
+    enum status (*gather_logits)(const struct forward *f, float *logits, const struct op_sink *sink,
+                                 struct error *err);
 };
 
-extern const struct comm comm_local;
+extern const struct comm comm_local, comm_group;
+
+static inline const struct comm *comm_of(struct ranks ranks) {
+    return ranks_devices(ranks) == 1 ? &comm_local : &comm_group;
+}
 
 #endif

@@ -16,4 +16,4 @@ static enum status reduce_locally(const struct forward *f, const struct reductio
     return sink->emit(sink->ctx, &call, NULL, err);
 }
 
-const struct comm comm_local = {"local", reduce_locally};
+const struct comm comm_local = {.name = "local", .all_reduce = reduce_locally};

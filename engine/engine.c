@@ -1,8 +1,8 @@
-/* A loaded model on its devices: checks options, opens the device, has the weights loaded, answers
- * questions about both. Today's placement is every rank on one device; comm.h is where more
- * devices would meet. Before it: the harness; after it: session.c. */
+/* A loaded model on its devices: checks options, opens the devices, has the weights loaded, answers
+ * questions about both. Before it: the harness; after it: session.c. */
 #include "engine/engine_core.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -46,11 +46,20 @@ static enum status check_options(const struct engine_opts *opts, const struct mo
     return s;
 }
 
+/* Of n devices that share the cores of the process. */
+static int threads_of_one(int threads, int n) {
+    cpu_set_t cores;
+    if (threads == 0 && sched_getaffinity(0, sizeof cores, &cores) == 0)
+        threads = CPU_COUNT(&cores);
+    return threads > n ? threads / n : 1;
+}
+
 enum status engine_device_open(struct device **out, const struct engine_opts *opts,
-                               const struct model_config *m, struct error *err) {
+                               const struct model_config *m, int i, int n, struct error *err) {
     struct device_opts d = device_opts_defaults();
     d.kind = opts->device;
-    d.threads = opts->threads;
+    d.index = opts->device == DEVICE_CPU ? 0 : i;
+    d.threads = n == 1 ? opts->threads : threads_of_one(opts->threads, n);
     d.isa = opts->isa;
     d.attention = opts->attention_backend;
     d.linear = opts->linear_backend;
@@ -58,7 +67,7 @@ enum status engine_device_open(struct device **out, const struct engine_opts *op
     d.head_dim = m->D;
     d.interpose = opts->interpose;
     d.interpose_ctx = opts->interpose_ctx;
-    d.nvtx = opts->nvtx;
+    d.nvtx = i == 0 ? opts->nvtx : NULL; /* ranges are one thread's */
     return device_open(out, &d, err);
 }
 
@@ -70,40 +79,52 @@ static void fill_info(struct engine *e, const struct model_config *m) {
     const int tp = e->opts.tensor_parallel_size;
     e->info = (struct engine_info){.model = *m,
                                    .ranks = tp,
-                                   .devices = 1,
+                                   .devices = e->devices.n,
+                                   .memories = e->opts.device == DEVICE_CPU ? 1 : e->devices.n,
                                    .kv_heads_per_rank = shard_of(m, tp, 0).K,
                                    .kv_replicas = tp > m->K ? tp / m->K : 1,
                                    .parameters = model_parameters(m)};
-    device_info(e->dev, &e->info.device[0]);
+    for (int i = 0; i < e->devices.n; i++) {
+        const struct ranks r = e->devices.ranks[i];
+        device_info(e->devices.dev[i], &e->info.device[i]);
+        for (int rank = r.begin; rank < r.end; rank++) e->info.rank_device[rank] = i;
+    }
 }
 
-static enum status load(struct engine *e, struct model_source *source, struct error *err) {
+/* A device's shards, from a source of its own: sources are not made for several threads. */
+static enum status load_one(void *ctx, int i, struct error *err) {
+    struct engine *e = ctx;
     const struct engine_opts *o = &e->opts;
-    enum status s = check_options(o, &source->config, err);
-    if (s == STATUS_OK) s = engine_device_open(&e->dev, o, &source->config, err);
+    struct model_source *source;
+    enum status s = model_source_open(&source, o->model, o->seed, err);
     if (s != STATUS_OK) return s;
-    e->ranks = (struct ranks){o->tensor_parallel_size, 0, o->tensor_parallel_size};
+    s = weights_load(&e->weights[i], e->devices.dev[i], source, e->devices.ranks[i], o->dtype,
+                     o->stop, err);
+    model_source_close(source);
+    return s;
+}
+
+static enum status load(struct engine *e, struct error *err) {
+    const struct engine_opts *o = &e->opts;
+    struct model_config m;
+    enum status s = engine_model_config(o->model, &m, err);
+    if (s == STATUS_OK) s = check_options(o, &m, err);
+    if (s == STATUS_OK) s = devices_open(&e->devices, o, &m, err);
+    if (s != STATUS_OK) return s;
     const int64_t begin = now_ns();
-    s = weights_load(&e->weights, e->dev, source, e->ranks, o->dtype, o->stop, err);
+    s = devices_each(&e->devices, load_one, e, err);
     if (s != STATUS_OK) return s;
-    fill_info(e, &source->config);
+    fill_info(e, &m);
     e->info.load_ns = now_ns() - begin;
     return STATUS_OK;
 }
 
 enum status engine_open(struct engine **out, const struct engine_opts *opts, struct error *err) {
-    struct model_source *source;
     *out = NULL;
-    enum status s = model_source_open(&source, opts->model, opts->seed, err);
-    if (s != STATUS_OK) return s;
     struct engine *e = calloc(1, sizeof *e);
-    if (e) {
-        e->opts = *opts;
-        s = load(e, source, err);
-    } else {
-        s = error_set(err, STATUS_NO_MEMORY, "no memory for an engine");
-    }
-    model_source_close(source);
+    if (!e) return error_set(err, STATUS_NO_MEMORY, "no memory for an engine");
+    e->opts = *opts;
+    const enum status s = load(e, err);
     if (s == STATUS_OK)
         *out = e;
     else
@@ -114,8 +135,8 @@ enum status engine_open(struct engine **out, const struct engine_opts *opts, str
 void engine_close(struct engine *e) {
     if (!e) return;
     assert(!e->in_session && "sessions go before their engine");
-    weights_close(e->weights);
-    device_close(e->dev);
+    for (int i = 0; i < e->devices.n; i++) weights_close(e->weights[i]);
+    devices_close(&e->devices);
     free(e);
 }
 
@@ -128,7 +149,7 @@ enum status engine_measure(const struct engine_opts *eo, struct device_rates *ou
     struct model_config m;
     struct device *dev;
     enum status s = engine_model_config(eo->model, &m, err);
-    if (s == STATUS_OK) s = engine_device_open(&dev, eo, &m, err);
+    if (s == STATUS_OK) s = engine_device_open(&dev, eo, &m, 0, 1, err);
     if (s != STATUS_OK) return s;
     s = device_measure(dev, out, err);
     device_info(dev, info);
@@ -136,31 +157,75 @@ enum status engine_measure(const struct engine_opts *eo, struct device_rates *ou
     return s;
 }
 
+static enum status check_one(void *ctx, int i, struct error *err) {
+    return device_sync(((struct engine *)ctx)->devices.dev[i], err);
+}
+
 enum status engine_check(struct engine *e, struct error *err) {
-    return device_sync(e->dev, err);
+    return devices_each(&e->devices, check_one, e, err);
+}
+
+/* ---- memory */
+
+static void add_use(struct memory_use *sum, const struct memory_use *one) {
+    for (int c = 0; c < MEMORY_CATEGORIES; c++) {
+        sum->bytes[c] += one->bytes[c];
+        sum->high_water[c] += one->high_water[c];
+    }
 }
 
 void engine_memory(struct engine *e, int rank, struct memory_use *out) {
-    device_memory(e->dev, rank, out);
+    *out = (struct memory_use){.bytes = {0}};
+    for (int i = 0; i < e->devices.n; i++) {
+        struct memory_use one;
+        if (rank != SHARED_RANK && e->info.rank_device[rank] != i) continue;
+        device_memory(e->devices.dev[i], rank, &one);
+        add_use(out, &one);
+    }
 }
 
-void engine_memory_driver(struct engine *e, int device, int64_t *bytes, int64_t *high_water) {
-    (void)device; /* there is one */
-    device_memory_driver(e->dev, bytes, high_water);
+/* Of the device alone. */
+static int64_t accounted_on(const struct devices *d, int i) {
+    struct memory_use use, sum = {.bytes = {0}};
+    int64_t bytes = 0;
+    device_memory(d->dev[i], SHARED_RANK, &sum);
+    for (int rank = d->ranks[i].begin; rank < d->ranks[i].end; rank++) {
+        device_memory(d->dev[i], rank, &use);
+        add_use(&sum, &use);
+    }
+    for (int c = 0; c < MEMORY_CATEGORIES; c++) bytes += sum.bytes[c];
+    return bytes;
+}
+
+int64_t engine_memory_accounted(struct engine *e, int memory) {
+    int64_t bytes = 0;
+    for (int i = 0; i < e->devices.n; i++)
+        if (e->info.memories == 1 || i == memory) bytes += accounted_on(&e->devices, i);
+    return bytes;
+}
+
+void engine_memory_driver(struct engine *e, int memory, int64_t *bytes, int64_t *high_water) {
+    device_memory_driver(e->devices.dev[memory], bytes, high_water);
 }
 
 void engine_memory_reset_high_water(struct engine *e) {
-    device_memory_reset_high_water(e->dev);
+    for (int i = 0; i < e->devices.n; i++) device_memory_reset_high_water(e->devices.dev[i]);
 }
 
 int64_t engine_allocations(struct engine *e) {
-    return device_allocations(e->dev);
+    int64_t n = 0;
+    for (int i = 0; i < e->devices.n; i++) n += device_allocations(e->devices.dev[i]);
+    return n;
 }
 
+/* ---- observation */
+
 void engine_profile(struct engine *e, bool on) {
-    device_profile(e->dev, on);
+    for (int i = 0; i < e->devices.n; i++) device_profile(e->devices.dev[i], on);
 }
 
 uint64_t engine_progress(const struct engine *e) {
-    return device_progress(e->dev);
+    uint64_t sum = 0;
+    for (int i = 0; i < e->devices.n; i++) sum += device_progress(e->devices.dev[i]);
+    return sum;
 }

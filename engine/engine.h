@@ -38,7 +38,8 @@ struct engine_opts {
     int tensor_parallel_size;
     enum dtype dtype;
     enum device_kind device;
-    int threads; /* 0: all cores of this process */
+    int devices; /* that the ranks are spread over, equally many on each; 0: as engine_devices() */
+    int threads; /* of all devices together; 0: all cores of this process */
     const char *isa, *attention_backend,
         *linear_backend;   /* "auto" or a name of `bench list kernels` */
     uint64_t seed;         /* of random weights */
@@ -60,6 +61,7 @@ struct engine_info {
     int devices;
     struct device_info device[MAX_RANKS];
     int rank_device[MAX_RANKS];
+    int memories; /* of the GPUs, each its own; or the host's, one for all */
     int kv_heads_per_rank, kv_replicas;
     int64_t parameters;
     int64_t load_ns;
@@ -73,6 +75,11 @@ int64_t engine_model_parameters(const struct model_config *m);
 /* Whether tp divides what it must (heads, kv heads or replicas, F, V): STATUS_USAGE with the
  * arithmetic. */
 enum status engine_check_parallel(const struct model_config *m, int tp, struct error *err);
+
+/* Devices that the ranks are spread over: opts->devices, or where that is 0 on GPUs as many as
+ * there are and tp is a multiple of, on the CPU one. Makes no CUDA context. STATUS_USAGE: no
+ * divisor of tp; STATUS_UNSUPPORTED: more than there are. */
+enum status engine_devices(const struct engine_opts *opts, int *n, struct error *err);
 
 /* Loads the model. Errors: STATUS_USAGE (options), STATUS_UNSUPPORTED, STATUS_NO_MEMORY, STATUS_IO,
  * STATUS_INTERRUPTED (opts->stop). */
@@ -126,10 +133,12 @@ enum status engine_planner_predict(struct engine_planner *p, const struct sessio
                                    struct memory_prediction *out, struct error *err);
 void engine_planner_close(struct engine_planner *p); /* NULL is legal */
 
-/* What one chunk [start, start + n) of a prompt executes, all ranks together. */
+/* What one chunk [start, start + n) of a prompt executes: on one of the GPUs, or on all devices of
+ * the CPU together, since those share its cores. */
 struct chunk_cost {
     int64_t linear_flops, attention_flops, other_flops;
-    int64_t bytes; /* of everything but linears and attention */
+    int64_t bytes;          /* of everything but linears, attention and exchanges */
+    int64_t exchange_bytes; /* sent and received */
     int64_t ops;
 };
 struct chunk_cost engine_chunk_cost(const struct model_config *m, const struct engine_opts *eo,
@@ -213,8 +222,11 @@ enum status session_kv_read(struct session *s, int layer, int rank, int kv_head,
 
 /* ---- observation
  * ------------------------------------------------------------------------------------ */
-void engine_memory(struct engine *e, int rank, struct memory_use *out); /* rank or SHARED_RANK */
-void engine_memory_driver(struct engine *e, int device, int64_t *bytes,
+/* rank, or SHARED_RANK: all devices together */
+void engine_memory(struct engine *e, int rank, struct memory_use *out);
+/* What is accounted for a memory (0 .. info.memories - 1), ranks' and shared. */
+int64_t engine_memory_accounted(struct engine *e, int memory);
+void engine_memory_driver(struct engine *e, int memory, int64_t *bytes,
                           int64_t *high_water); /* or NULL, which is cheaper */
 void engine_memory_reset_high_water(struct engine *e);
 int64_t engine_allocations(struct engine *e);

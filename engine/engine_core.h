@@ -1,31 +1,33 @@
-/* The inside of struct engine, for engine.c, session.c and memory_prediction.c. */
+/* The inside of struct engine, for the files that it is cut into. */
 #ifndef ENGINE_ENGINE_CORE_H
 #define ENGINE_ENGINE_CORE_H
 
 #include "engine/comm.h"
+#include "engine/devices.h"
 #include "engine/forward.h"
 
 struct engine {
     struct engine_opts opts; /* its texts are the caller's, unused after opening */
     struct engine_info info;
-    struct device *dev;      /* owned */
-    struct weights *weights; /* owned */
-    struct ranks ranks;      /* of the device */
+    struct devices devices;
+    struct weights *weights[MAX_RANKS]; /* of each device, owned */
     bool in_session;
 };
 
-/* Opens the device that the options ask for. */
+/* Opens number i of n devices that the options ask for. */
 enum status engine_device_open(struct device **out, const struct engine_opts *opts,
-                               const struct model_config *m, struct error *err);
+                               const struct model_config *m, int i, int n, struct error *err);
 
 /* Which keys a query sees under these options; STATUS_USAGE when the model has no such pattern. */
 enum status engine_pattern(const struct model_config *m, const struct engine_opts *opts,
                            struct attention_pattern *out, struct error *err);
 
-/* Sizes of a session's buffers; checks session_opts against the model. */
+/* Sizes of a session's buffers on the device that holds these ranks; checks session_opts against
+ * the model. */
 enum status session_sizes(const struct model_config *m, const struct engine_opts *eo,
-                          const struct session_opts *so, const struct kv_layout *kv_layout,
-                          struct buffer_sizes *out, struct error *err);
+                          const struct session_opts *so, struct ranks ranks,
+                          const struct kv_layout *kv_layout, struct buffer_sizes *out,
+                          struct error *err);
 
 /* Whether the last layer may be pruned: the engine's option, unless logits of other rows are
  * wanted. */
@@ -33,9 +35,11 @@ static inline bool session_prunes(const struct engine_opts *eo, const struct ses
     return eo->prune_last_layer && so->logits_at_count == 0;
 }
 
-/* Op calls of a body (chunk_tokens rows) and of a decode step: the nodes of the two graphs. */
+/* Op calls of a body (chunk_tokens rows) and of a decode step on the device that holds these ranks:
+ * the nodes of its two graphs. */
 void session_graph_calls(const struct model_config *m, const struct engine_opts *eo,
-                         const struct session_opts *so, int64_t *body, int64_t *decode);
+                         const struct session_opts *so, struct ranks ranks, int64_t *body,
+                         int64_t *decode);
 
 /* Adds up what calls cost; ctx of its sink. step: host copy of what the calls will read. */
 struct cost_sum {

@@ -340,6 +340,8 @@ static void logits(struct walk *w, const void *y, float *out) {
                        .dtype = f->dtype}};
         emit(w, &call, NULL);
     }
+    if (f->comm->gather_logits && w->status == STATUS_OK)
+        w->status = f->comm->gather_logits(f, out, w->sink, w->err);
 }
 
 static void sample(struct walk *w) {

@@ -1,7 +1,6 @@
-/* One sequence on an engine: its memory, its position, its steps. A step writes what changes
- * (tokens, position, DCA's factors) into device memory, then runs a walk of forward.c or replays
- * the recorded one; it allocates nothing. Before it: the harness; after it: forward.c. */
-#include "engine/engine_core.h"
+/* One sequence on an engine: its position, what has been seen and asked for, and a part on every
+ * device that takes its steps (part.c). Before it: the harness. */
+#include "engine/part.h"
 #include "kernels/bf16.h"
 
 #include <math.h>
@@ -12,11 +11,9 @@
 struct session {
     struct engine *e; /* borrowed */
     struct session_opts opts;
-    struct forward forward;
-    struct buffers buffers; /* owned */
-    struct op_sink device_sink;
-    struct device_graph *body_graph, *decode_graph; /* owned; NULL in eager mode */
-    uint32_t *seen;                                 /* bit set of [V]: the prompt so far; owned */
+    const struct model_config *m; /* borrowed */
+    struct part part[MAX_RANKS];  /* of each device, owned */
+    uint32_t *seen;               /* bit set of [V]: the prompt so far; owned */
     int32_t position, generated;
     bool prune;
     bool synthetic;                                 /* the cache holds values that no token gave */
@@ -62,8 +59,9 @@ static enum status check_session_opts(const struct session_opts *so, struct erro
 }
 
 enum status session_sizes(const struct model_config *m, const struct engine_opts *eo,
-                          const struct session_opts *so, const struct kv_layout *kv_layout,
-                          struct buffer_sizes *out, struct error *err) {
+                          const struct session_opts *so, struct ranks ranks,
+                          const struct kv_layout *kv_layout, struct buffer_sizes *out,
+                          struct error *err) {
     struct attention_pattern pattern;
     enum status s = check_session_opts(so, err);
     if (s == STATUS_OK) s = engine_pattern(m, eo, &pattern, err);
@@ -72,7 +70,7 @@ enum status session_sizes(const struct model_config *m, const struct engine_opts
     const int32_t rows =
         so->chunk_tokens < so->prompt_tokens ? so->chunk_tokens : so->prompt_tokens;
     *out = (struct buffer_sizes){.m = m,
-                                 .ranks = {eo->tensor_parallel_size, 0, eo->tensor_parallel_size},
+                                 .ranks = ranks,
                                  .dtype = eo->dtype,
                                  .copies = pattern.chunk > 0 ? Q_COPIES : 1,
                                  .rows = rows,
@@ -86,143 +84,28 @@ enum status session_sizes(const struct model_config *m, const struct engine_opts
 
 /* ---- opening */
 
-static enum status run_call(void *ctx, const struct op_call *call,
-                            const struct weight_shape *linear, struct error *err) {
-    (void)linear;
-    return device_run(ctx, call, err);
+struct session_job {
+    struct session *s;
+    const struct chunk *chunk;       /* of a prefill */
+    const struct step_params *token; /* of a decode step, or NULL */
+    int32_t begin, end;              /* of a skip */
+    uint64_t seed;
+};
+
+static enum status open_part(void *ctx, int i, struct error *err) {
+    struct session *s = ((struct session_job *)ctx)->s;
+    return part_open(&s->part[i], s->e, i, &s->opts, err);
 }
 
-/* Inverse frequencies in f64, theta^(-2i/D). */
-static enum status write_constants(struct session *s, struct error *err) {
-    const struct model_config *m = s->forward.m;
-    const struct sampling_opts *o = &s->opts.sampling;
-    const struct sample_params sampling = {o->temperature, o->top_p, o->repetition_penalty,
-                                           o->top_k, o->seed};
-    const size_t half = (size_t)m->D / 2;
-    double *inv_freq = malloc(half * sizeof *inv_freq);
-    if (!inv_freq) return error_set(err, STATUS_NO_MEMORY, "no memory for %zu frequencies", half);
-    for (size_t i = 0; i < half; i++) inv_freq[i] = pow(m->rope_theta, -2.0 * (double)i / m->D);
-    device_write(s->e->dev, s->buffers.inv_freq, inv_freq, half * sizeof *inv_freq);
-    device_write(s->e->dev, (void *)s->buffers.sample.params, &sampling, sizeof sampling);
-    free(inv_freq);
-    return device_sync(s->e->dev, err);
+static enum status get_part_ready(void *ctx, int i, struct error *err) {
+    return part_get_ready(&((struct session_job *)ctx)->s->part[i], err);
 }
 
-static struct step body_step(const struct session *s, int32_t rows) {
-    const struct buffers *b = &s->buffers;
-    return (struct step){.params = b->params[STEP_BODY],
-                         .ids = b->ids,
-                         .h = b->h,
-                         .y = b->y,
-                         .rows = rows,
-                         .prune = s->prune,
-                         .taps = s->opts.taps};
-}
-
-/* The newest token, whose id the sampling left on the device. */
-static struct step decode_step(const struct session *s) {
-    const struct buffers *b = &s->buffers;
-    return (struct step){.params = b->params[STEP_DECODE],
-                         .ids = b->sample.id,
-                         .h = b->h,
-                         .y = b->y,
-                         .rows = 1,
-                         .decode = true};
-}
-
-/* Row of the newest chunk in h or y. */
-static void *chunk_row(const struct session *s, void *base, int32_t row) {
-    return (char *)base + matrix_bytes(row, s->forward.m->C, s->forward.dtype);
-}
-
-static struct step finish_step(const struct session *s, int32_t last_row) {
-    struct step step = body_step(s, 1);
-    step.params = s->buffers.params[STEP_FINISH];
-    step.ids = NULL;
-    step.h = chunk_row(s, s->buffers.h, last_row);
-    step.y = chunk_row(s, s->buffers.y, last_row);
-    return step;
-}
-
-typedef enum status forward_function(const struct forward *f, const struct step *step,
-                                     const struct op_sink *sink, struct error *err);
-
-static enum status capture(struct session *s, struct device_graph **out, forward_function *walk,
-                           struct step step, struct error *err) {
-    enum status status = device_capture_begin(s->e->dev, err);
-    if (status != STATUS_OK) return status;
-    status = walk(&s->forward, &step, &s->device_sink, err);
-    const enum status end = device_capture_end(s->e->dev, out, status == STATUS_OK ? err : NULL);
-    return status == STATUS_OK ? end : status;
-}
-
-/* Every kernel once, on one token, where the first run would be slower than the others. What it
- * leaves behind is overwritten: keys and values by the first chunk, the rest by session_reset(). */
-static enum status warm_up(struct session *s, struct error *err) {
-    const struct step step = decode_step(s);
-    const struct step_params p = {.n_tokens = 1,
-                                  .kv_len = 1,
-                                  .prompt_tokens = 1,
-                                  .key_factor = 1,
-                                  .query_factor = 1,
-                                  .tap_row = {-1, -1, -1, -1, -1, -1, -1, -1}};
-    if (!device_loads_lazily(s->e->dev)) return STATUS_OK;
-    device_write(s->e->dev, s->buffers.params[STEP_DECODE], &p, sizeof p);
-    enum status status = forward_decode(&s->forward, &step, &s->device_sink, err);
-    return status == STATUS_OK ? device_sync(s->e->dev, err) : status;
-}
-
-static enum status prepare_call(void *ctx, const struct op_call *call,
-                                const struct weight_shape *linear, struct error *err) {
-    (void)linear;
-    return device_prepare(ctx, call, err);
-}
-
-/* Whole chunks, the ragged one at the end, and the last row of a pruned prompt: what kernels of
- * libraries need for them is made here and not in a chunk. */
-static enum status prepare_steps(struct session *s, struct error *err) {
-    const struct op_sink sink = {prepare_call, s->e->dev};
-    const int32_t rest = s->opts.prompt_tokens % s->opts.chunk_tokens;
-    const struct step whole = body_step(s, s->opts.chunk_tokens), ragged = body_step(s, rest);
-    const struct step last = finish_step(s, 0);
-    enum status status = forward_body(&s->forward, &whole, &sink, err);
-    if (status == STATUS_OK && rest > 0) status = forward_body(&s->forward, &ragged, &sink, err);
-    return status == STATUS_OK ? forward_finish(&s->forward, &last, &sink, err) : status;
-}
-
-/* What the attention kernel would only be found to lack in the middle of a run. */
-static enum status check_kernel(const struct session *s, struct error *err) {
-    const char *name;
-    const unsigned lacks = device_attention_lacks(s->e->dev, &name);
-    if (s->opts.graph && lacks & LACKS_GRAPHS)
-        return error_set(err, STATUS_UNSUPPORTED,
-                         "attention = %s runs op by op alone, not in a recorded step", name);
-    if (s->forward.pattern.chunk > 0 && lacks & LACKS_DUAL_CHUNK)
-        return error_set(err, STATUS_UNSUPPORTED, "attention = %s has no dual chunk attention",
-                         name);
-    return STATUS_OK;
-}
-
-static enum status capture_steps(struct session *s, struct error *err) {
-    if (!s->opts.graph) return STATUS_OK;
-    const int32_t rows = s->opts.chunk_tokens;
-    enum status status = capture(s, &s->body_graph, forward_body, body_step(s, rows), err);
-    if (status == STATUS_OK && s->opts.max_tokens > 1)
-        status = capture(s, &s->decode_graph, forward_decode, decode_step(s), err);
+static enum status open_parts(struct session *s, struct error *err) {
+    struct session_job job = {.s = s};
+    enum status status = devices_each(&s->e->devices, open_part, &job, err);
+    if (status == STATUS_OK) status = devices_together(&s->e->devices, get_part_ready, &job, err);
     return status;
-}
-
-static enum status allocate(struct session *s, struct error *err) {
-    struct engine *e = s->e;
-    struct buffer_sizes sizes;
-    enum status status =
-        session_sizes(&e->info.model, &e->opts, &s->opts, device_kv_layout(e->dev), &sizes, err);
-    if (status != STATUS_OK) return status;
-    s->opts.chunk_tokens = sizes.rows;
-    s->prune = session_prunes(&e->opts, &s->opts);
-    s->seen = calloc(((size_t)e->info.model.V + 31) / 32, sizeof *s->seen);
-    if (!s->seen) return error_set(err, STATUS_NO_MEMORY, "no memory for a set of tokens");
-    return buffers_open(&s->buffers, e->dev, &sizes, err);
 }
 
 enum status session_open(struct session **out, struct engine *e, const struct session_opts *opts,
@@ -230,26 +113,20 @@ enum status session_open(struct session **out, struct engine *e, const struct se
     *out = NULL;
     if (e->in_session)
         return error_set(err, STATUS_USAGE, "the engine is serving a session already");
+    enum status status = check_session_opts(opts, err);
+    if (status != STATUS_OK) return status;
     struct session *s = calloc(1, sizeof *s);
     if (!s) return error_set(err, STATUS_NO_MEMORY, "no memory for a session");
     e->in_session = true;
     s->e = e;
+    s->m = &e->info.model;
     s->opts = *opts;
-    s->device_sink = (struct op_sink){run_call, e->dev};
-    s->forward = (struct forward){.m = &e->info.model,
-                                  .ranks = e->ranks,
-                                  .dtype = e->opts.dtype,
-                                  .weights = e->weights,
-                                  .buffers = &s->buffers,
-                                  .comm = &comm_local};
-    enum status status = engine_pattern(&e->info.model, &e->opts, &s->forward.pattern, err);
-    if (status == STATUS_OK) status = check_kernel(s, err);
-    if (status == STATUS_OK) status = allocate(s, err);
-    if (status == STATUS_OK) status = write_constants(s, err);
-    if (status == STATUS_OK) status = prepare_steps(s, err);
-    if (status == STATUS_OK) status = warm_up(s, err);
+    if (s->opts.chunk_tokens > opts->prompt_tokens) s->opts.chunk_tokens = opts->prompt_tokens;
+    s->prune = session_prunes(&e->opts, &s->opts);
+    s->seen = calloc(((size_t)s->m->V + 31) / 32, sizeof *s->seen);
+    status = s->seen ? open_parts(s, err)
+                     : error_set(err, STATUS_NO_MEMORY, "no memory for a set of tokens");
     if (status == STATUS_OK) status = session_reset(s, err);
-    if (status == STATUS_OK) status = capture_steps(s, err);
     if (status == STATUS_OK)
         *out = s;
     else
@@ -257,12 +134,15 @@ enum status session_open(struct session **out, struct engine *e, const struct se
     return status;
 }
 
+static enum status close_part(void *ctx, int i, struct error *err) {
+    (void)err;
+    part_close(&((struct session_job *)ctx)->s->part[i]);
+    return STATUS_OK;
+}
+
 void session_close(struct session *s) {
     if (!s) return;
-    device_graph_close(s->e->dev, s->body_graph);
-    device_graph_close(s->e->dev, s->decode_graph);
-    device_spans_enable(s->e->dev, 0, NULL);
-    buffers_close(&s->buffers);
+    devices_each(&s->e->devices, close_part, &(struct session_job){.s = s}, NULL);
     s->e->in_session = false;
     free(s->seen);
     free(s);
@@ -272,23 +152,25 @@ static void forget_taps(int32_t positions[TAP_ROWS]) {
     for (int i = 0; i < TAP_ROWS; i++) positions[i] = -1;
 }
 
+static enum status reset_part(void *ctx, int i, struct error *err) {
+    return part_reset(&((struct session_job *)ctx)->s->part[i], err);
+}
+
 enum status session_reset(struct session *s, struct error *err) {
-    const int32_t draw = 0;
     s->position = s->generated = 0;
     s->synthetic = false;
-    memset(s->seen, 0, ((size_t)s->forward.m->V + 31) / 32 * sizeof *s->seen);
+    memset(s->seen, 0, ((size_t)s->m->V + 31) / 32 * sizeof *s->seen);
     forget_taps(s->tap_wanted);
     forget_taps(s->tapped);
-    device_write(s->e->dev, s->buffers.sample.draw, &draw, sizeof draw);
-    return device_sync(s->e->dev, err);
+    return devices_each(&s->e->devices, reset_part, &(struct session_job){.s = s}, err);
 }
 
 /* ---- steps */
 
 /* DCA's f for a sequence of S tokens. */
 static float length_factor(const struct session *s, int32_t S) {
-    if (s->forward.pattern.chunk == 0) return 1;
-    const double f = 0.1 * log((double)S / s->forward.m->dual_chunk_original_max) + 1;
+    if (s->part[0].forward.pattern.chunk == 0) return 1;
+    const double f = 0.1 * log((double)S / s->m->dual_chunk_original_max) + 1;
     return f > 1 ? (float)f : 1;
 }
 
@@ -306,72 +188,15 @@ static struct step_params params_of(const struct session *s, int32_t start, int3
     return p;
 }
 
-static void write_params(struct session *s, enum step_kind kind, const struct step_params *p) {
-    device_write(s->e->dev, s->buffers.params[kind], p, sizeof *p);
-}
-
-static enum status run_step(struct session *s, struct device_graph *g, forward_function *walk,
-                            const struct step *step, struct error *err) {
-    return g ? device_graph_launch(s->e->dev, g, err)
-             : walk(&s->forward, step, &s->device_sink, err);
-}
-
-/* Logits of the positions in [start, start + n) that were asked for. */
-static enum status wanted_logits(struct session *s, int32_t start, int32_t n,
-                                 const struct op_sink *sink, struct error *err) {
-    enum status status = STATUS_OK;
-    for (int32_t i = 0; status == STATUS_OK && i < s->opts.logits_at_count; i++) {
-        const int32_t row = s->opts.logits_at[i] - start;
-        if (row < 0 || row >= n) continue;
-        status =
-            forward_logits(&s->forward, chunk_row(s, s->buffers.y, row),
-                           s->buffers.logits_at + (size_t)i * (size_t)s->forward.m->V, sink, err);
-    }
-    return status;
-}
-
-struct chunk {
-    int32_t start, n;
-    bool last;
-    struct device_graph *graph; /* NULL: op by op */
-    struct step_params params, finish_params;
-};
-
-static struct chunk next_chunk(const struct session *s, int32_t n) {
+static struct chunk next_chunk(const struct session *s, const int32_t *tokens, int32_t n) {
     const int32_t S = s->opts.prompt_tokens, start = s->position;
     return (struct chunk){.start = start,
                           .n = n,
                           .last = start + n == S,
-                          .graph = n == s->opts.chunk_tokens ? s->body_graph : NULL,
+                          .tokens = tokens,
+                          .seen = s->seen,
                           .params = params_of(s, start, n, S),
                           .finish_params = params_of(s, start + n - 1, 1, S)};
-}
-
-static enum status issue_chunk(struct session *s, const struct chunk *c, const int32_t *tokens,
-                               struct error *err) {
-    const struct step body = body_step(s, c->n), finish = finish_step(s, c->n - 1);
-    const size_t seen_bytes = ((size_t)s->forward.m->V + 31) / 32 * sizeof *s->seen;
-    device_write(s->e->dev, s->buffers.ids, tokens, (size_t)c->n * sizeof *tokens);
-    write_params(s, STEP_BODY, &c->params);
-    enum status status = run_step(s, c->graph, forward_body, &body, err);
-    if (status == STATUS_OK) status = wanted_logits(s, c->start, c->n, &s->device_sink, err);
-    if (status != STATUS_OK || !c->last) return status;
-    device_write(s->e->dev, s->buffers.sample.seen, s->seen, seen_bytes);
-    write_params(s, STEP_FINISH, &c->finish_params);
-    return forward_finish(&s->forward, &finish, &s->device_sink, err);
-}
-
-/* What the chunk executed, by walking it once more without running it. */
-static void count_work(struct session *s, const struct chunk *c, struct chunk_result *out) {
-    const struct step body = body_step(s, c->n), finish = finish_step(s, c->n - 1);
-    struct cost_sum sum = {.step = &c->params};
-    const struct op_sink sink = cost_sink(&sum);
-    forward_body(&s->forward, &body, &sink, NULL);
-    wanted_logits(s, c->start, c->n, &sink, NULL);
-    sum.step = &c->finish_params;
-    if (c->last) forward_finish(&s->forward, &finish, &sink, NULL);
-    out->flops = sum.flops;
-    out->bytes = sum.bytes;
 }
 
 static enum status check_failed(const struct session *s, struct error *err) {
@@ -382,7 +207,7 @@ static enum status check_failed(const struct session *s, struct error *err) {
 
 static enum status check_tokens(const struct session *s, const int32_t *tokens, int32_t n,
                                 struct error *err) {
-    const int32_t left = s->opts.prompt_tokens - s->position, V = s->forward.m->V;
+    const int32_t left = s->opts.prompt_tokens - s->position, V = s->m->V;
     if (n < 1 || n > s->opts.chunk_tokens || n > left)
         return error_set(err, STATUS_USAGE,
                          "a chunk of %d tokens: expected 1 to %d, and %d are left of the prompt", n,
@@ -391,7 +216,7 @@ static enum status check_tokens(const struct session *s, const int32_t *tokens, 
         if (tokens[i] < 0 || tokens[i] >= V)
             return error_set(err, STATUS_USAGE,
                              "token %d of the prompt is %d: expected 0 to %d, the vocabulary of %s",
-                             s->position + i, tokens[i], V - 1, s->forward.m->name);
+                             s->position + i, tokens[i], V - 1, s->m->name);
     return STATUS_OK;
 }
 
@@ -404,6 +229,11 @@ static void choose_taps(struct session *s, int32_t n) {
     forget_taps(s->tap_wanted);
 }
 
+static enum status prefill_part(void *ctx, int i, struct error *err) {
+    const struct session_job *job = ctx;
+    return part_prefill(&job->s->part[i], job->chunk, err);
+}
+
 enum status session_prefill(struct session *s, const int32_t *tokens, int32_t n,
                             struct chunk_result *out, struct error *err) {
     enum status status = check_failed(s, err);
@@ -411,28 +241,31 @@ enum status session_prefill(struct session *s, const int32_t *tokens, int32_t n,
     if (status != STATUS_OK) return status;
     for (int32_t i = 0; i < n; i++) s->seen[tokens[i] / 32] |= 1u << (tokens[i] % 32);
     choose_taps(s, n);
-    const struct chunk c = next_chunk(s, n);
-
+    const struct chunk c = next_chunk(s, tokens, n);
+    struct session_job job = {.s = s, .chunk = &c};
     const int64_t begin = now_ns();
-    device_clock_begin(s->e->dev);
-    status = issue_chunk(s, &c, tokens, err);
-    device_clock_end(s->e->dev);
-    const int64_t issued = now_ns();
-    if (status == STATUS_OK) status = device_sync(s->e->dev, err);
+    status = devices_together(&s->e->devices, prefill_part, &job, err);
     const int64_t end = now_ns();
     s->failed = status != STATUS_OK;
     if (s->failed) return status;
-
     s->position += n;
     *out = (struct chunk_result){.start_token = c.start,
                                  .n_tokens = n,
                                  .begin_ns = begin,
                                  .latency_ns = end - begin,
-                                 .host_ns = issued - begin,
-                                 .device_latency_ns = {device_clock_ns(s->e->dev)},
-                                 .replayed = c.graph != NULL};
-    count_work(s, &c, out);
+                                 .replayed = part_replays(&s->part[0], &c)};
+    for (int i = 0; i < s->e->devices.n; i++) {
+        const int64_t host_ns = s->part[i].issued_ns - begin;
+        if (host_ns > out->host_ns) out->host_ns = host_ns;
+        out->device_latency_ns[i] = device_clock_ns(s->part[i].dev);
+        part_count(&s->part[i], &c, &out->flops, &out->bytes);
+    }
     return STATUS_OK;
+}
+
+static enum status skip_part(void *ctx, int i, struct error *err) {
+    const struct session_job *job = ctx;
+    return part_skip(&job->s->part[i], job->begin, job->end, job->seed, err);
 }
 
 enum status session_skip_to(struct session *s, int32_t position, uint64_t seed, struct error *err) {
@@ -441,17 +274,10 @@ enum status session_skip_to(struct session *s, int32_t position, uint64_t seed, 
     if (position < s->position || position >= s->opts.prompt_tokens)
         return error_set(err, STATUS_USAGE, "cannot skip from token %d to %d of %d", s->position,
                          position, s->opts.prompt_tokens);
-    for (int rank = s->e->ranks.begin; rank < s->e->ranks.end; rank++) {
-        const uint64_t head = (uint64_t)shard_of(s->forward.m, s->e->ranks.tp, rank).kv_begin;
-        for (int layer = 0; layer < s->forward.m->layers; layer++) {
-            const struct kv_view view = buffers_kv(&s->buffers, rank, layer);
-            device_kv_fill(s->e->dev, &view, s->position, position,
-                           seed + ((uint64_t)layer << 32) + (head << 48));
-        }
-    }
+    struct session_job job = {.s = s, .begin = s->position, .end = position, .seed = seed};
     s->synthetic = s->synthetic || position > s->position;
     s->position = position;
-    return device_sync(s->e->dev, err);
+    return devices_each(&s->e->devices, skip_part, &job, err);
 }
 
 enum status session_rewind(struct session *s, int32_t position, struct error *err) {
@@ -484,14 +310,9 @@ static enum status check_generate(const struct session *s, struct error *err) {
     return check_failed(s, err);
 }
 
-/* The first token is sampled from the logits that the prompt left; later ones run the one before
- * through the model. */
-static enum status issue_token(struct session *s, struct error *err) {
-    if (s->generated == 0) return forward_sample(&s->forward, &s->device_sink, err);
-    const struct step step = decode_step(s);
-    const struct step_params p = params_of(s, s->position, 1, s->position + 1);
-    write_params(s, STEP_DECODE, &p);
-    return run_step(s, s->decode_graph, forward_decode, &step, err);
+static enum status generate_part(void *ctx, int i, struct error *err) {
+    const struct session_job *job = ctx;
+    return part_generate(&job->s->part[i], job->token, err);
 }
 
 static bool is_eos(const struct model_config *m, int32_t id) {
@@ -503,15 +324,18 @@ static bool is_eos(const struct model_config *m, int32_t id) {
 enum status session_generate(struct session *s, struct token_result *out, struct error *err) {
     enum status status = check_generate(s, err);
     if (status != STATUS_OK) return status;
+    const struct step_params step = params_of(s, s->position, 1, s->position + 1);
+    struct session_job job = {.s = s, .token = s->generated > 0 ? &step : NULL};
     const int64_t begin = now_ns();
-    status = issue_token(s, err);
-    if (status == STATUS_OK) status = device_sync(s->e->dev, err);
+    status = devices_together(&s->e->devices, generate_part, &job, err);
     s->failed = status != STATUS_OK;
     if (s->failed) return status;
-    device_read(s->e->dev, &out->id, s->buffers.sample.id, sizeof out->id);
-    device_read(s->e->dev, &out->logprob, s->buffers.sample.logprob, sizeof out->logprob);
+    /* every device sampled the same token from the same logits */
+    const struct part *first = &s->part[0];
+    device_read(first->dev, &out->id, first->buffers.sample.id, sizeof out->id);
+    device_read(first->dev, &out->logprob, first->buffers.sample.logprob, sizeof out->logprob);
     out->latency_ns = now_ns() - begin;
-    out->stop = is_eos(s->forward.m, out->id);
+    out->stop = is_eos(s->m, out->id);
     if (s->generated > 0) s->position++;
     s->generated++;
     return STATUS_OK;
@@ -522,7 +346,8 @@ enum status session_logits(struct session *s, float *out, struct error *err) {
         return error_set(err, STATUS_USAGE,
                          "no logits yet: %d of %d prompt tokens have been prefilled", s->position,
                          s->opts.prompt_tokens);
-    device_read(s->e->dev, out, s->buffers.logits, matrix_bytes(1, s->forward.m->V, DTYPE_F32));
+    device_read(s->part[0].dev, out, s->part[0].buffers.logits,
+                matrix_bytes(1, s->m->V, DTYPE_F32));
     return STATUS_OK;
 }
 
@@ -531,27 +356,37 @@ enum status session_logits_at(struct session *s, int32_t i, float *out, struct e
         return error_set(err, STATUS_USAGE,
                          "logits %d of %d that were asked for: not there at token %d", i,
                          s->opts.logits_at_count, s->position);
-    const size_t bytes = matrix_bytes(1, s->forward.m->V, DTYPE_F32);
-    device_read(s->e->dev, out, (const char *)s->buffers.logits_at + (size_t)i * bytes, bytes);
+    const size_t bytes = matrix_bytes(1, s->m->V, DTYPE_F32);
+    device_read(s->part[0].dev, out, (const char *)s->part[0].buffers.logits_at + (size_t)i * bytes,
+                bytes);
     return STATUS_OK;
 }
 
 /* ---- looking inside */
 
+static void add_graph(struct graph_info *sum, const struct device_graph *g) {
+    struct device_graph_info one;
+    if (!g) return;
+    device_graph_info(g, &one);
+    sum->graphs++;
+    sum->nodes += one.nodes;
+    sum->bytes += one.bytes;
+    sum->capture_ns += one.capture_ns;
+    sum->instantiate_ns += one.instantiate_ns;
+    sum->upload_ns += one.upload_ns;
+}
+
 void session_graph_info(const struct session *s, struct graph_info *out) {
-    const struct device_graph *const graphs[] = {s->body_graph, s->decode_graph};
     *out = (struct graph_info){0};
-    for (int i = 0; i < 2; i++) {
-        struct device_graph_info one;
-        if (!graphs[i]) continue;
-        device_graph_info(graphs[i], &one);
-        out->graphs++;
-        out->nodes += one.nodes;
-        out->bytes += one.bytes;
-        out->capture_ns += one.capture_ns;
-        out->instantiate_ns += one.instantiate_ns;
-        out->upload_ns += one.upload_ns;
+    for (int i = 0; i < s->e->devices.n; i++) {
+        add_graph(out, s->part[i].body_graph);
+        add_graph(out, s->part[i].decode_graph);
     }
+}
+
+/* The part that holds a rank. */
+static const struct part *part_of(const struct session *s, int rank) {
+    return &s->part[s->e->info.rank_device[rank]];
 }
 
 enum status session_tap(struct session *s, const int32_t *positions, int n, struct error *err) {
@@ -566,11 +401,12 @@ enum status session_tap(struct session *s, const int32_t *positions, int n, stru
 }
 
 /* D elements from device memory, widened in place: the narrow ones wait at the end of out. */
-static void read_widened(struct session *s, const void *src, int32_t n, float *out) {
-    const size_t bytes = matrix_bytes(1, n, s->forward.dtype);
+static void read_widened(const struct part *p, const void *src, int32_t n, float *out) {
+    const enum dtype dtype = p->forward.dtype;
+    const size_t bytes = matrix_bytes(1, n, dtype);
     char *narrow = (char *)out + (size_t)n * sizeof *out - bytes;
-    device_read(s->e->dev, narrow, src, bytes);
-    if (s->forward.dtype == DTYPE_F32) return;
+    device_read(p->dev, narrow, src, bytes);
+    if (dtype == DTYPE_F32) return;
     for (int32_t i = 0; i < n; i++) {
         bf16 x;
         memcpy(&x, narrow + (size_t)i * sizeof x, sizeof x);
@@ -583,37 +419,38 @@ static int64_t tap_row(const struct session *s, int layer, int32_t position) {
     int slot = 0;
     while (slot < TAP_ROWS && s->tapped[slot] != position) slot++;
     const bool there = s->opts.taps && slot < TAP_ROWS && position >= 0 && position < s->position &&
-                       layer >= 0 && layer < s->forward.m->layers;
+                       layer >= 0 && layer < s->m->layers;
     return there ? (int64_t)layer * TAP_ROWS + slot : -1;
 }
 
 enum status session_tap_read(struct session *s, int layer, int head, int32_t position, float *query,
                              float *output, struct error *err) {
-    const struct model_config *m = s->forward.m;
+    const struct model_config *m = s->m;
     const bool exists = layer < m->layers - 1 || !s->prune || position == s->opts.prompt_tokens - 1;
     const int64_t tapped = tap_row(s, layer, position);
     if (tapped < 0 || head < 0 || head >= m->H || !exists)
         return error_set(err, STATUS_USAGE,
                          "layer %d, head %d, token %d was not tapped in the newest chunk", layer,
                          head, position);
-    const int H = m->H / s->e->ranks.tp, rank = head / H;
-    const size_t at = matrix_bytes(tapped * H + head % H, m->D, s->forward.dtype);
-    read_widened(s, (const char *)s->buffers.tap_query[rank] + at, m->D, query);
-    read_widened(s, (const char *)s->buffers.tap_output[rank] + at, m->D, output);
+    const int H = m->H / s->e->info.ranks, rank = head / H;
+    const struct part *p = part_of(s, rank);
+    const size_t at = matrix_bytes(tapped * H + head % H, m->D, p->forward.dtype);
+    read_widened(p, (const char *)p->buffers.tap_query[rank] + at, m->D, query);
+    read_widened(p, (const char *)p->buffers.tap_output[rank] + at, m->D, output);
     return STATUS_OK;
 }
 
 /* Place of a global kv head among those of a rank, or -1. */
 static int kv_head_of(const struct session *s, int rank, int kv_head) {
-    const bool is_rank = rank >= 0 && rank < s->e->ranks.tp;
-    const struct shard r = shard_of(s->forward.m, s->e->ranks.tp, is_rank ? rank : 0);
+    const bool is_rank = rank >= 0 && rank < s->e->info.ranks;
+    const struct shard r = shard_of(s->m, s->e->info.ranks, is_rank ? rank : 0);
     return is_rank && kv_head >= r.kv_begin && kv_head < r.kv_begin + r.K ? kv_head - r.kv_begin
                                                                           : -1;
 }
 
 enum status session_tap_read_kv(struct session *s, int layer, int rank, int kv_head,
                                 int32_t position, float *key, float *value, struct error *err) {
-    const struct model_config *m = s->forward.m;
+    const struct model_config *m = s->m;
     const int64_t tapped = tap_row(s, layer, position);
     const int head = kv_head_of(s, rank, kv_head);
     if (tapped < 0 || head < 0)
@@ -621,36 +458,39 @@ enum status session_tap_read_kv(struct session *s, int layer, int rank, int kv_h
                          "layer %d, kv head %d, token %d was not tapped on rank %d in the newest "
                          "chunk",
                          layer, kv_head, position, rank);
-    const int K = shard_of(m, s->e->ranks.tp, rank).K;
-    const char *row = (const char *)s->buffers.tap_kv[rank] +
-                      matrix_bytes(tapped * 2 * K, m->D, s->forward.dtype);
-    read_widened(s, row + matrix_bytes(head, m->D, s->forward.dtype), m->D, key);
-    read_widened(s, row + matrix_bytes(K + head, m->D, s->forward.dtype), m->D, value);
+    const int K = shard_of(m, s->e->info.ranks, rank).K;
+    const struct part *p = part_of(s, rank);
+    const char *row = (const char *)p->buffers.tap_kv[rank] +
+                      matrix_bytes(tapped * 2 * K, m->D, p->forward.dtype);
+    read_widened(p, row + matrix_bytes(head, m->D, p->forward.dtype), m->D, key);
+    read_widened(p, row + matrix_bytes(K + head, m->D, p->forward.dtype), m->D, value);
     return STATUS_OK;
 }
 
 enum status session_kv_read(struct session *s, int layer, int rank, int kv_head, int32_t begin,
                             int32_t n, float *k, float *v, struct error *err) {
     const int head = kv_head_of(s, rank, kv_head);
-    if (layer < 0 || layer >= s->forward.m->layers || head < 0 || begin < 0 || n < 0 ||
+    if (layer < 0 || layer >= s->m->layers || head < 0 || begin < 0 || n < 0 ||
         n > s->position - begin)
         return error_set(err, STATUS_USAGE,
                          "no keys and values of layer %d, kv head %d, tokens [%d, %d) on rank %d",
                          layer, kv_head, begin, begin + n, rank);
-    const struct kv_view view = buffers_kv(&s->buffers, rank, layer);
-    device_kv_read(s->e->dev, &view, head, begin, n, k, v);
+    const struct kv_view view = buffers_kv(&part_of(s, rank)->buffers, rank, layer);
+    device_kv_read(part_of(s, rank)->dev, &view, head, begin, n, k, v);
     return STATUS_OK;
 }
 
 enum status session_spans_enable(struct session *s, int64_t capacity, struct error *err) {
-    return device_spans_enable(s->e->dev, capacity, err);
+    enum status status = STATUS_OK;
+    for (int i = 0; i < s->e->devices.n && status == STATUS_OK; i++)
+        status = device_spans_enable(s->part[i].dev, capacity, err);
+    return status;
 }
 
 const struct span *session_spans(struct session *s, int device, int64_t *n, int64_t *dropped) {
-    (void)device; /* there is one */
-    return device_spans(s->e->dev, n, dropped);
+    return device_spans(s->part[device].dev, n, dropped);
 }
 
 void session_spans_reset(struct session *s) {
-    device_spans_reset(s->e->dev);
+    for (int i = 0; i < s->e->devices.n; i++) device_spans_reset(s->part[i].dev);
 }

@@ -16,6 +16,18 @@ struct ranks {
     int tp, begin, end;
 };
 
+/* Each of `devices`, a divisor of tp, holds equally many. */
+static inline struct ranks ranks_of(int tp, int devices, int device) {
+    const int n = tp / devices;
+    return (struct ranks){tp, device * n, (device + 1) * n};
+}
+static inline int ranks_devices(struct ranks r) {
+    return r.tp / (r.end - r.begin);
+}
+static inline int ranks_device(struct ranks r) {
+    return r.begin / (r.end - r.begin);
+}
+
 /* tp must have passed engine_check_parallel(). With tp > K several ranks hold the same kv head. */
 struct shard shard_of(const struct model_config *m, int tp, int rank);
 

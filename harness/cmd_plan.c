@@ -114,12 +114,22 @@ static enum status print_cases(const struct plan *p, bool color, struct error *e
 
 /* ---- what stands around it */
 
+/* Of any case. */
+static int most_devices(const struct plan *p) {
+    int n, most = 1;
+    for (int i = 0; i < p->n; i++)
+        if (engine_devices(&p->cases[i].engine, &n, NULL) == STATUS_OK && n > most) most = n;
+    return most;
+}
+
 static void print_machine(const struct plan *p) {
     printf("%s on %s (%s", plan_model_path(&p->config, p->device), p->device_info.name,
            p->device_info.isa);
     if (p->device_info.threads)
         printf(", %d thread%s", p->device_info.threads, p->device_info.threads == 1 ? "" : "s");
-    printf(")\n");
+    printf(")");
+    if (most_devices(p) > 1) printf(", ranks on up to %d devices", most_devices(p));
+    printf("\n");
 }
 
 static bool same_kernels(const struct case_plan *a, const struct case_plan *b) {

@@ -242,6 +242,13 @@ static bool uses_cudnn(const struct plan *p) {
     return false;
 }
 
+static bool uses_nccl(const struct plan *p) {
+    int n;
+    for (int i = 0; i < p->n; i++)
+        if (engine_devices(&p->cases[i].engine, &n, NULL) == STATUS_OK && n > 1) return true;
+    return false;
+}
+
 static bool is_plain(const char *text) {
     return *text && text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
                                       "0123456789_-+=:,./@%")] == 0;
@@ -410,6 +417,8 @@ void machine_facts_open(struct machine_facts *out, const struct plan *p, int arg
         add_version(f->libraries, sizeof f->libraries, "cuBLASLt", cuda_blas_version());
     if (p->device == DEVICE_CUDA && uses_cudnn(p))
         add_version(f->libraries, sizeof f->libraries, "cuDNN", cuda_dnn_version());
+    if (p->device == DEVICE_CUDA && uses_nccl(p))
+        add_version(f->libraries, sizeof f->libraries, "NCCL", cuda_nccl_version());
 }
 
 void machine_facts_close(struct machine_facts *m) {

@@ -44,6 +44,11 @@ static const struct option options[] = {
      NULL},
     {"engine", "tensor_parallel_size", AXIS_INT, AT(tensor_parallel_size), 1, MAX_RANKS, NULL, "1",
      "Ranks that the model is split over.", "tp|tensor_parallel|tp_size"},
+    {"engine", "devices", OPTION_INT, AT(devices), 0, MAX_RANKS, NULL, "0",
+     "GPUs that the ranks are spread over, equally many on each: a divisor of "
+     "`tensor_parallel_size`. 0: as many as there are, at most one a rank. On the CPU, where 0 is "
+     "1, each takes its share of the threads.",
+     "num_devices|gpus|num_gpus"},
     {"engine", "max_num_batched_tokens", AXIS_INT, AT(max_num_batched_tokens), 1, TOKENS_MAX, NULL,
      "8192", "The chunk size: prompt tokens per prefill step.",
      "chunk_size|chunk|chunk_tokens|max_batched_tokens"},

@@ -229,6 +229,18 @@ static void check_kernels(struct making *m) {
         check_kernel(m, OP_LINEAR, c->linear_backend, "linear_backend", isa_usable);
 }
 
+static void check_devices(struct making *m, int tp) {
+    struct engine_opts o = engine_opts_defaults();
+    struct error err = {""};
+    int n;
+    if (!has(m, "engine", "devices")) return;
+    o.device = m->p->device;
+    o.tensor_parallel_size = tp;
+    o.devices = (int)m->p->config.devices;
+    const enum status s = engine_devices(&o, &n, &err);
+    if (s != STATUS_OK) finding(m, s, "engine", "devices", "%s", err.text);
+}
+
 static void check_parallel(struct making *m) {
     const struct config *c = &m->p->config;
     struct error err = {""};
@@ -237,6 +249,7 @@ static void check_parallel(struct making *m) {
         const int tp = (int)c->tensor_parallel_size.v[i];
         const enum status s = engine_check_parallel(&m->p->model, tp, &err);
         if (s != STATUS_OK) finding(m, s, "engine", "tensor_parallel_size", "%s", err.text);
+        check_devices(m, tp);
     }
 }
 
@@ -382,6 +395,7 @@ static struct engine_opts launch_opts_of(const struct plan *p, int dtype, int tp
     o.tensor_parallel_size = (int)c->tensor_parallel_size.v[tp];
     o.dtype = strcmp(c->dtype.v[dtype], "float32") != 0 ? DTYPE_BF16 : DTYPE_F32;
     o.device = p->device;
+    o.devices = (int)c->devices;
     o.threads = (int)c->threads;
     o.isa = c->isa;
     o.attention_backend = c->attention_backend.v[attention];

@@ -58,12 +58,13 @@ static void find_peaks(const struct case_result *r, struct peaks *out) {
         rank_peaks(r, rank, own);
         for (int c = 0; c < MEMORY_CATEGORIES; c++) {
             sum += own[c];
-            out->all[c] += own[c] / (r->devices > 0 ? r->devices : 1);
+            out->all[c] += own[c] / result_memories(r);
         }
         if (sum > largest) memcpy(out->own, own, sizeof own);
         largest = fmax(largest, sum);
     }
     rank_peaks(r, SHARED_RANK, out->shared);
+    for (int c = 0; c < MEMORY_CATEGORIES; c++) out->shared[c] /= result_memories(r);
 }
 
 /* One segment after the other; returns where the last one ends. */
@@ -104,7 +105,7 @@ void plot_memory(const struct plot *p, struct plot_files *f) {
         struct peaks peaks;
         if (c->r->n_memory == 0) continue;
         measured++;
-        devices = c->r->devices > devices ? c->r->devices : devices;
+        devices = result_memories(c->r) > devices ? result_memories(c->r) : devices;
         find_peaks(c->r, &peaks);
         double end = put_stack(device, c->y, 0, peaks.all, 0, seen);
         end = put_stack(device, c->y, end, peaks.shared, 1, seen);

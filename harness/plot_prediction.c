@@ -47,7 +47,8 @@ void plot_prediction(const struct plot *p, struct plot_files *f) {
         put_point(seconds, &time, r->predicted_prefill_s, (double)s->ttft_median_ns / 1e9,
                   (double)s->ttft_min_ns / 1e9, (double)s->ttft_max_ns / 1e9, p, r);
         const double peak = (double)s->peak_bytes_device;
-        put_point(bytes, &space, (double)r->predicted_memory.total_bytes, peak, peak, peak, p, r);
+        put_point(bytes, &space, (double)r->predicted_memory.total_bytes / result_memories(r), peak,
+                  peak, peak, p, r);
         estimated = estimated || r->ttft_estimated;
         graph = graph || r->graph, eager = eager || !r->graph;
     }

@@ -16,6 +16,7 @@ struct unit_costs {
     /* A CPU's attention kernels work on whole groups of query rows: one row costs about as much as
      * these. */
     double decode_rows;
+    double exchange_bytes; /* a second, sent and received together; 0: as fast as a copy */
 };
 static const struct unit_costs unit_costs[] = {
     [DEVICE_CPU] = {.load_ns_per_parameter = 8,
@@ -26,7 +27,8 @@ static const struct unit_costs unit_costs[] = {
                      .open_ns_per_byte = 0.001,
                      .fill_ns_per_value = 0.004,
                      .open_s = 2,
-                     .decode_rows = 1},
+                     .decode_rows = 1,
+                     .exchange_bytes = 500e9},
 };
 /* On the host, whatever the device: a plain loop in float64 over one key element. */
 static const double SPOT_NS_PER_KEY_VALUE = 4;
@@ -37,10 +39,13 @@ int64_t predict_parameters(const struct model_config *m) {
     return layer * m->layers + C + (int64_t)m->V * C * (m->tie_word_embeddings ? 1 : 2);
 }
 
-double predict_chunk_s(const struct chunk_cost *cost, const struct device_rates *rates) {
+double predict_chunk_s(const struct chunk_cost *cost, enum device_kind device,
+                       const struct device_rates *rates) {
+    const double exchange = unit_costs[device].exchange_bytes;
     return (double)cost->linear_flops / rates->linear_flops +
            (double)cost->attention_flops / rates->attention_flops +
            (double)cost->bytes / rates->copy_bytes +
+           (double)cost->exchange_bytes / (exchange > 0 ? exchange : rates->copy_bytes) +
            (double)cost->ops * rates->op_overhead_ns * 1e-9;
 }
 
@@ -52,7 +57,7 @@ static double chunk_at(const struct case_work *w, int64_t start) {
     const int64_t left = w->session->prompt_tokens - start, chunk = w->session->chunk_tokens;
     const int64_t n = left < chunk ? left : chunk;
     const struct chunk_cost cost = engine_chunk_cost(w->model, w->engine, start, n, n == left);
-    return predict_chunk_s(&cost, w->rates);
+    return predict_chunk_s(&cost, w->engine->device, w->rates);
 }
 
 /* The cost of equal chunks is affine in where they start, so their sum needs only the first and the
@@ -92,7 +97,7 @@ static double decode_token(const struct case_work *w) {
     const double bytes =
         (double)(predict_parameters(w->model) + at * kv_values_per_token(w->model)) *
         (double)dtype_bytes(w->engine->dtype);
-    return predict_chunk_s(&cost, w->rates) + bytes / w->rates->copy_bytes;
+    return predict_chunk_s(&cost, w->engine->device, w->rates) + bytes / w->rates->copy_bytes;
 }
 
 static double spot_check(const struct case_work *w) {

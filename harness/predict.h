@@ -13,7 +13,8 @@ enum { STEADY_STATE_S = 4 };
 int64_t predict_parameters(const struct model_config *m);
 
 /* One chunk: its work over the rates of its kinds, one after another. */
-double predict_chunk_s(const struct chunk_cost *cost, const struct device_rates *rates);
+double predict_chunk_s(const struct chunk_cost *cost, enum device_kind device,
+                       const struct device_rates *rates);
 
 struct case_time {
     double full_prefill_s;    /* every chunk once */

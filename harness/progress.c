@@ -35,7 +35,7 @@ static double chunk_s(const struct progress *s, const struct case_plan *c, const
     int64_t start = e->tokens_done - e->n_tokens;
     struct chunk_cost cost = engine_chunk_cost(&s->plan->model, &c->engine, start, e->n_tokens,
                                                e->tokens_done >= c->session.prompt_tokens);
-    return predict_chunk_s(&cost, &c->rates);
+    return predict_chunk_s(&cost, c->engine.device, &c->rates);
 }
 
 double progress_eta_s(const struct progress *s, int64_t now_ns, bool *measured) {

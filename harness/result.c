@@ -226,6 +226,11 @@ static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
+int result_memories(const struct case_result *r) {
+    const bool host = strcmp(r->device, device_kind_name(DEVICE_CPU)) == 0;
+    return host || r->devices < 1 ? 1 : r->devices;
+}
+
 static void summarise_memory(const struct case_result *r, struct case_summary *out) {
     int64_t shared = 0, own[MAX_RANKS] = {0}, driver_most = -1;
     for (int64_t i = 0; i < r->n_memory; i++) {
@@ -233,20 +238,20 @@ static void summarise_memory(const struct case_result *r, struct case_summary *o
         int64_t used = high_water(&m->use);
         if (m->rank == SHARED_RANK) shared = larger(shared, used);
         if (m->rank >= 0 && m->rank < MAX_RANKS) own[m->rank] = larger(own[m->rank], used);
+        if (m->rank == SHARED_RANK) continue; /* whose figure is that of all memories */
         out->peak_driver_bytes = larger(out->peak_driver_bytes, m->driver_high_water);
         if (m->driver_after > driver_most) {
             driver_most = m->driver_after;
             out->unaccounted_bytes = m->unaccounted;
         }
     }
-    int ranks = r->tp > 0 ? r->tp : 1, devices = r->devices > 0 ? r->devices : 1;
-    int on_device = (ranks + devices - 1) / devices;
+    const int ranks = r->tp > 0 ? r->tp : 1;
     for (int i = 0; i < MAX_RANKS; i++) {
         out->peak_bytes_rank = larger(out->peak_bytes_rank, own[i]);
         out->peak_bytes_device = add(out->peak_bytes_device, own[i]);
     }
-    out->peak_bytes_device = add(out->peak_bytes_device / devices, shared);
-    out->peak_bytes_rank = add(out->peak_bytes_rank, add(shared, on_device - 1) / on_device);
+    out->peak_bytes_device = add(out->peak_bytes_device, shared) / result_memories(r);
+    out->peak_bytes_rank = add(out->peak_bytes_rank, add(shared, ranks - 1) / ranks);
 }
 
 /* Power and clock are means over samples; the energy is only known where every chunk's is. */

@@ -112,7 +112,7 @@ struct case_result {
     int32_t prompt_tokens, chunk_tokens;                     /* the largest chunk that ran */
     int64_t max_num_batched_tokens; /* the chunk size as configured: it may exceed the prompt */
     bool graph;
-    int tp, repeats, devices; /* devices that share the ranks: 1 on the CPU */
+    int tp, repeats, devices; /* devices that share the ranks */
     char device[96], dtype[16], attention[32], linear[32];
     bool prune_last_layer, dual_chunk;
     enum coverage coverage;
@@ -181,8 +181,8 @@ int64_t result_capacity(int64_t n);
 struct case_summary {
     int64_t ttft_median_ns, ttft_min_ns, ttft_max_ns;
     double prefill_tok_s, decode_tok_s; /* NaN: unknown */
-    int64_t peak_bytes_rank;            /* highest rank: its own + shared / ranks of the device */
-    int64_t peak_bytes_device;          /* accounted high-water of the device */
+    int64_t peak_bytes_rank;            /* highest rank: its own + what is shared / ranks */
+    int64_t peak_bytes_device;          /* accounted high-water of a memory, see below */
     int64_t peak_driver_bytes, unaccounted_bytes;
     /* Of a GPU, over all measured chunks; NaN or -1: not known. */
     double energy_j;           /* of the chunks of a repeat, mean over repeats */
@@ -196,6 +196,9 @@ struct case_summary {
     enum verdict output;
     enum verdict invariance;
 };
+/* Memories that a case's figures are of, all equally full: each GPU has its own, the CPU's devices
+ * share the host's. */
+int result_memories(const struct case_result *r);
 void result_summary(const struct case_result *r, struct case_summary *out);
 
 #endif

@@ -14,7 +14,8 @@ double show_time_ratio(const struct case_result *r, const struct case_summary *s
 
 double show_memory_ratio(const struct case_result *r, const struct case_summary *s) {
     if (r->predicted_memory.total_bytes <= 0 || s->peak_bytes_device <= 0) return (double)NAN;
-    return (double)s->peak_bytes_device / (double)r->predicted_memory.total_bytes;
+    return (double)s->peak_bytes_device * result_memories(r) /
+           (double)r->predicted_memory.total_bytes;
 }
 
 const char *show_check_detail(const struct check_result *c) {

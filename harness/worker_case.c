@@ -90,13 +90,7 @@ static struct attention_pattern case_pattern(const struct case_run *k) {
 
 /* ---- one chunk ---- */
 
-static int64_t accounted_bytes(const struct memory_use *use) {
-    int64_t sum = 0;
-    for (int i = 0; i < MEMORY_CATEGORIES; i++) sum += use->bytes[i];
-    return sum;
-}
-
-/* The devices' own figures around a chunk. Asking takes longer than all else here: once a device.
+/* The memories' own figures around a chunk. Asking takes longer than all else here: once a memory.
  */
 struct driver_memory {
     int64_t before[MAX_RANKS], after[MAX_RANKS], high_water[MAX_RANKS];
@@ -104,37 +98,39 @@ struct driver_memory {
 
 static void look_before(struct case_run *k, struct driver_memory *m) {
     engine_memory_reset_high_water(k->engine);
-    for (int d = 0; d < engine_info(k->engine)->devices; d++)
-        engine_memory_driver(k->engine, d, &m->before[d], NULL);
+    for (int i = 0; i < engine_info(k->engine)->memories; i++)
+        engine_memory_driver(k->engine, i, &m->before[i], NULL);
 }
 
 static void look_after(struct case_run *k, struct driver_memory *m) {
-    for (int d = 0; d < engine_info(k->engine)->devices; d++)
-        engine_memory_driver(k->engine, d, &m->after[d], &m->high_water[d]);
+    for (int i = 0; i < engine_info(k->engine)->memories; i++)
+        engine_memory_driver(k->engine, i, &m->after[i], &m->high_water[i]);
 }
 
-/* A row for every rank and one for what they share. */
+/* A row's figures of the memories [begin, end). */
+static void add_driver(struct case_run *k, const struct driver_memory *m, int begin, int end,
+                       struct memory_row *row) {
+    for (int i = begin; i < end; i++) {
+        row->driver_before += m->before[i];
+        row->driver_after += m->after[i];
+        row->driver_high_water += m->high_water[i];
+        row->unaccounted += m->after[i] - engine_memory_accounted(k->engine, i);
+    }
+}
+
+/* A row for every rank, with what the driver says of its memory, and one for what ranks share, with
+ * what it says of all memories. */
 static enum status add_memory(struct case_run *k, int pass, int chunk,
                               const struct driver_memory *driver, struct error *err) {
     const struct engine_info *info = engine_info(k->engine);
-    int64_t accounted[MAX_RANKS] = {0};
-    struct memory_use use[MAX_RANKS + 1];
     for (int i = 0; i <= info->ranks; i++) {
-        int rank = i < info->ranks ? i : SHARED_RANK;
-        engine_memory(k->engine, rank, &use[i]);
-        accounted[rank >= 0 ? info->rank_device[rank] : 0] += accounted_bytes(&use[i]);
-    }
-    for (int i = 0; i <= info->ranks; i++) {
-        int rank = i < info->ranks ? i : SHARED_RANK;
-        int device = rank >= 0 ? info->rank_device[rank] : 0;
-        struct memory_row row = {.repeat = pass,
-                                 .chunk = chunk,
-                                 .rank = rank,
-                                 .use = use[i],
-                                 .driver_before = driver->before[device],
-                                 .driver_after = driver->after[device],
-                                 .driver_high_water = driver->high_water[device],
-                                 .unaccounted = driver->after[device] - accounted[device]};
+        struct memory_row row = {
+            .repeat = pass, .chunk = chunk, .rank = i < info->ranks ? i : SHARED_RANK};
+        engine_memory(k->engine, row.rank, &row.use);
+        if (row.rank == SHARED_RANK || info->memories == 1)
+            add_driver(k, driver, 0, info->memories, &row);
+        else
+            add_driver(k, driver, info->rank_device[i], info->rank_device[i] + 1, &row);
         enum status s = result_add_memory(k->out, &row, err);
         if (s != STATUS_OK) return s;
     }

@@ -54,6 +54,25 @@ enum status device_open(struct device **out, const struct device_opts *opts, str
 void device_close(struct device *dev); /* NULL is legal */
 void device_info(struct device *dev, struct device_info *out);
 
+/* ---- several devices
+ * ---------------------------------------------------------------------------------- Devices of one
+ * process that exchange memory (OP_EXCHANGE), each driven by a thread of its own. Open all, join
+ * all, close all, close the group. */
+struct device_group;
+/* Devices of a kind that this process can use; the host's cores can be any number of devices. */
+int device_count(enum device_kind kind);
+/* STATUS_UNSUPPORTED: the library that it takes is missing. */
+enum status device_group_open(struct device_group **out, enum device_kind kind, int members,
+                              struct error *err);
+/* NULL is legal; its devices are closed before. */
+void device_group_close(struct device_group *g);
+/* Makes dev member number `member`. Called by the threads of all members at once: it waits for
+ * them. */
+enum status device_join(struct device *dev, struct device_group *g, int member, struct error *err);
+/* Ends all exchanges, those that wait and those to come: steps of all members fail from now on. For
+ * the member that cannot go on; any thread. */
+void device_group_abort(struct device_group *g);
+
 /* ---- memory
  * --------------------------------------------------------------------------------------- An arena
  * is one allocation with one lifetime, charged to one category. Its pages are resident when

@@ -438,6 +438,11 @@ static enum status cpu_open(struct device *dev, const struct device_opts *opts, 
     return STATUS_OK;
 }
 
+/* Each takes its threads from the same cores. */
+static int cpu_count(void) {
+    return MAX_RANKS;
+}
+
 static void cpu_close(struct device *dev) {
     struct cpu *c = dev->state;
     if (!c) return;
@@ -467,6 +472,8 @@ const struct backend backend_cpu = {
     .kv_fill = cpu_kv_fill,
     .kv_read = cpu_kv_read,
     .progress = cpu_progress,
+    .group = &group_backend_memory,
+    .count = cpu_count,
     .measure_copy = cpu_measure_copy,
     .measure_roof = cpu_measure_roof,
 };

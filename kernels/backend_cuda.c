@@ -1,4 +1,4 @@
-/* One GPU as a device, one such device a process: memory from cudaMalloc, one stream on which
+/* One GPU as a device: memory from cudaMalloc, one stream on which
  * everything is issued in order, a ring of pinned memory between it and the host. Owns the stream,
  * the ring, the workspace and the events. Ranks that share the GPU run one after another on that
  * stream. Below device.c, above the kernels; graphs, spans and rates are in the other *_cuda.c
@@ -42,7 +42,13 @@ enum status cuda_take_error(struct device *dev, struct error *err) {
 
 /* ---- memory */
 
-/* What the driver has given out on this GPU, to this process and to others. */
+/* CUDA's current device belongs to a thread: the one that drives the device has it, others that
+ * look at its memory or close it do not. */
+static void use(const struct device *dev) {
+    cudaSetDevice(cuda_of(dev)->gpu.ordinal);
+}
+
+/* What the driver has given out on the current GPU, to this process and to others. */
 static int64_t used_bytes(int64_t *free_bytes) {
     size_t left = 0, all = 0;
     if (cudaMemGetInfo(&left, &all) != cudaSuccess) left = all = 0;
@@ -58,6 +64,7 @@ static int64_t room(void) {
 
 static enum status memory_open(struct device *dev, size_t bytes, void **base, struct error *err) {
     const double mib = 1024.0 * 1024;
+    use(dev);
     const int64_t left = room();
     *base = NULL;
     if (bytes > (uint64_t)left)
@@ -78,12 +85,14 @@ static enum status memory_open(struct device *dev, size_t bytes, void **base, st
 /* Nothing may still use it. */
 static void memory_close(struct device *dev, void *base, size_t bytes) {
     (void)bytes;
+    use(dev);
     cudaStreamSynchronize(cuda_of(dev)->gpu.stream);
     cudaFree(base);
 }
 
 static void memory_driver(struct device *dev, int64_t *bytes, int64_t *high_water) {
     struct cuda *c = cuda_of(dev);
+    use(dev);
     *bytes = used_bytes(NULL) - c->others_bytes;
     if (*bytes > c->peak_bytes) c->peak_bytes = *bytes;
     if (high_water) *high_water = c->peak_bytes;
@@ -118,6 +127,7 @@ static void keep_step(struct cuda *c, const void *dst, const void *src, size_t b
 
 static void write(struct device *dev, void *dst, const void *src, size_t bytes) {
     struct cuda *c = cuda_of(dev);
+    use(dev);
     keep_step(c, dst, src, bytes);
     for (size_t done = 0; done < bytes;) {
         const size_t n = bytes - done < STAGING_BYTES ? bytes - done : STAGING_BYTES;
@@ -136,6 +146,7 @@ static void write(struct device *dev, void *dst, const void *src, size_t bytes) 
 /* A failed copy leaves zeros and its error for the next sync. */
 static void read(struct device *dev, void *dst, const void *src, size_t bytes) {
     struct cuda *c = cuda_of(dev);
+    use(dev);
     for (size_t done = 0; done < bytes;) {
         const size_t n = bytes - done < STAGING_BYTES ? bytes - done : STAGING_BYTES;
         int slot;
@@ -233,6 +244,7 @@ static void kv_read(struct device *dev, const struct kv_view *view, int head, in
 static void info(struct device *dev, struct device_info *out) {
     const struct cuda *c = cuda_of(dev);
     struct cudaDeviceProp p;
+    use(dev);
     if (cudaGetDeviceProperties(&p, c->gpu.ordinal) == cudaSuccess) {
         snprintf(out->name, sizeof out->name, "%.90s", p.name);
         out->memory_bytes = (int64_t)p.totalGlobalMem;
@@ -241,6 +253,11 @@ static void info(struct device *dev, struct device_info *out) {
     snprintf(out->isa, sizeof out->isa, "sm_%d%s", c->gpu.capability,
              c->gpu.capability == ISA_SM90A ? "a" : "");
     out->available_bytes = room();
+}
+
+static int count(void) {
+    int n = 0;
+    return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
 }
 
 /* Why there is no device, for people. */
@@ -364,6 +381,7 @@ static enum status backend_open(struct device *dev, const struct device_opts *op
 static void backend_close(struct device *dev) {
     struct cuda *c = cuda_of(dev);
     if (!c) return;
+    if (c->has_context) use(dev);
     if (c->gpu.stream) cudaStreamSynchronize(c->gpu.stream);
     if (c->gpu.close_linears) c->gpu.close_linears(&c->gpu);
     if (c->gpu.attentions) c->gpu.close_attentions(&c->gpu);
@@ -409,6 +427,8 @@ const struct backend backend_cuda = {
     .kv_read = kv_read,
     .profile = profile,
     .progress = progress,
+    .group = &group_backend_nccl,
+    .count = count,
     .measure_copy = cuda_measure_copy,
     .measure_roof = cuda_measure_roof,
 };

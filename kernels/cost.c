@@ -102,6 +102,14 @@ static struct cost tap_cost(const struct tap_args *a, const struct step_params *
     return (struct cost){0, 2 * rows * a->n * (int64_t)dtype_bytes(a->dtype)};
 }
 
+/* What passes in and out. */
+static struct cost exchange_cost(const struct exchange_args *a) {
+    struct cost c = {0, 0};
+    for (int i = 0; i < a->sends; i++) c.bytes += a->send[i].bytes;
+    for (int i = 0; i < a->receives; i++) c.bytes += a->receive[i].bytes;
+    return c;
+}
+
 struct cost op_cost(const struct op_call *c, const struct step_params *step) {
     switch (c->op) {
     case OP_EMBED: return embed_cost(&c->embed);
@@ -118,6 +126,7 @@ struct cost op_cost(const struct op_call *c, const struct step_params *step) {
     case OP_LOGITS: return logits_cost(&c->logits);
     case OP_SAMPLE: return sample_cost(&c->sample);
     case OP_TAP: return tap_cost(&c->tap, step);
+    case OP_EXCHANGE: return exchange_cost(&c->exchange);
     case OPS: break;
     }
     return (struct cost){0, 0};

@@ -54,6 +54,7 @@ void device_close(struct device *dev) {
     assert(dev->open_arenas == 0 && "arenas go before their device");
     while (dev->weights) device_weight_drop(dev, &dev->weights->weight);
     device_spans_enable(dev, 0, NULL);
+    if (dev->group) dev->backend->group->leave(dev);
     dev->backend->close(dev);
     free(dev);
 }
@@ -61,7 +62,60 @@ void device_close(struct device *dev) {
 void device_info(struct device *dev, struct device_info *out) {
     *out = (struct device_info){.threads = 0};
     dev->backend->info(dev, out);
-    for (int op = 0; op < OPS; op++) out->variant[op] = dev->chosen[op]->name;
+    for (int op = 0; op < OPS; op++)
+        if (dev->chosen[op]) out->variant[op] = dev->chosen[op]->name;
+}
+
+/* ---- groups */
+
+int device_count(enum device_kind kind) {
+    const struct backend *backend = backend_of(kind);
+    return backend ? backend->count() : 0;
+}
+
+enum status device_group_open(struct device_group **out, enum device_kind kind, int members,
+                              struct error *err) {
+    *out = NULL;
+    struct device_group *g = calloc(1, sizeof *g);
+    if (!g) return error_set(err, STATUS_NO_MEMORY, "no memory for a group of devices");
+    g->kind = kind, g->members = members;
+    const enum status s = backend_of(kind)->group->open(g, err);
+    if (s == STATUS_OK)
+        *out = g;
+    else
+        device_group_close(g);
+    return s;
+}
+
+void device_group_close(struct device_group *g) {
+    if (!g) return;
+    backend_of(g->kind)->group->close(g);
+    free(g);
+}
+
+enum status device_join(struct device *dev, struct device_group *g, int member, struct error *err) {
+    const enum status s = variants_choose_first(dev, OP_EXCHANGE, err);
+    if (s != STATUS_OK) return s;
+    dev->group = g, dev->member = member;
+    return dev->backend->group->join(dev, err);
+}
+
+void device_group_abort(struct device_group *g) {
+    if (!atomic_exchange(&g->aborted, true)) backend_of(g->kind)->group->abort(g);
+}
+
+struct device_group *device_group_of(const struct device *dev) {
+    return dev->group;
+}
+
+int device_member(const struct device *dev) {
+    return dev->member;
+}
+
+/* What ended by itself is told first: after it the others of its group are stopped. */
+static enum status or_stopped(const struct device *dev, enum status s, struct error *err) {
+    if (s != STATUS_OK || !dev->group || !atomic_load(&dev->group->aborted)) return s;
+    return error_set(err, STATUS_RUN_FAILED, "stopped, because another device of the group failed");
 }
 
 /* ---- accounting */
@@ -194,7 +248,7 @@ void device_fill_normal(struct device *dev, void *dst, int64_t n, uint64_t seed)
 }
 
 enum status device_sync(struct device *dev, struct error *err) {
-    return dev->backend->sync(dev, err);
+    return or_stopped(dev, dev->backend->sync(dev, err), err);
 }
 
 void device_clock_begin(struct device *dev) {
@@ -303,7 +357,7 @@ static void count_call(struct device *dev) {
 }
 
 enum status device_execute(struct device *dev, const struct op_call *call, struct error *err) {
-    enum status s = dev->backend->execute(dev, call, err);
+    enum status s = or_stopped(dev, dev->backend->execute(dev, call, err), err);
     count_call(dev);
     return s;
 }
@@ -330,7 +384,7 @@ enum status device_run(struct device *dev, const struct op_call *call, struct er
 
 enum status device_prepare(struct device *dev, const struct op_call *call, struct error *err) {
     const struct variant *v = dev->chosen[call->op];
-    if (!v->library) return STATUS_OK;
+    if (!v->library || !v->library->prepare) return STATUS_OK;
     const enum status s = v->library->prepare(dev, &call->embed, err);
     return s == STATUS_OK ? s : error_prefix(err, s, "%s = %s", op_name(call->op), v->name);
 }
@@ -442,7 +496,7 @@ enum status device_capture_end(struct device *dev, struct device_graph **out, st
 enum status device_graph_launch(struct device *dev, struct device_graph *g, struct error *err) {
     assert(!dev->recording && "a graph cannot be recorded into another");
     if (g->native && !dev->interpose && dev->spans.capacity == 0)
-        return dev->backend->graph_launch(dev, g, err);
+        return or_stopped(dev, dev->backend->graph_launch(dev, g, err), err);
     for (int64_t i = 0; i < g->n; i++) {
         enum status s = run_now(dev, &g->calls[i], err);
         if (s != STATUS_OK) return s;

@@ -48,7 +48,7 @@ struct kernel_library {
     const char *name; /* "cuDNN" */
     /* Why it does not serve on this machine, or NULL. Loads it. Any thread. */
     const char *(*why_missing)(void);
-    /* Makes what calls like this one need (a plan): ops.h, "Libraries". */
+    /* Makes what calls like this one need (a plan): ops.h, "Libraries". Or NULL: nothing. */
     enum status (*prepare)(struct device *dev, const void *args, struct error *err);
     unsigned lacks; /* of enum kernel_lacks (backend.h) */
 };
@@ -80,15 +80,18 @@ bool variant_usable(const struct variant *v, const char **why);
 #define VARIANT_W(op, name, device, isa, dtypes, layout)                                           \
     op_function op##_##name;                                                                       \
     extern const struct weight_layout weight_layout_##layout;
-#define VARIANT_LIB(op, name, device, isa, dtypes, layout, library)                                \
+#define VARIANT_LIB(op, name, device, isa, dtypes, library)                                        \
     op_function op##_##name;                                                                       \
-    extern const struct kv_layout kv_layout_##layout;                                              \
+    extern const struct kernel_library kernel_library_##library;
+#define VARIANT_KV_LIB(op, name, device, isa, dtypes, layout, library)                             \
+    VARIANT_KV(op, name, device, isa, dtypes, layout)                                              \
     extern const struct kernel_library kernel_library_##library;
 #include "kernels/ops.inc"
 #undef VARIANT
 #undef VARIANT_KV
 #undef VARIANT_W
 #undef VARIANT_LIB
+#undef VARIANT_KV_LIB
 
 #ifdef __cplusplus
 }

@@ -8,6 +8,7 @@
 #define KERNELS_DEVICE_CORE_H
 
 #include "kernels/device.h"
+#include "kernels/group.h"
 
 #include <stdatomic.h>
 
@@ -39,9 +40,11 @@ struct weight_node {
 
 struct device {
     const struct backend *backend;
-    void *state;      /* the backend's own */
-    enum cpu_isa isa; /* of a CPU */
-    int capability;   /* of a GPU, ten times it */
+    struct device_group *group; /* borrowed; NULL: joined none */
+    int member;                 /* of the group */
+    void *state;                /* the backend's own */
+    enum cpu_isa isa;           /* of a CPU */
+    int capability;             /* of a GPU, ten times it */
     enum dtype dtype;
     int head_dim;
     op_interposer *interpose;
@@ -102,6 +105,8 @@ struct backend {
                     int32_t n, float *k, float *v);
     void (*profile)(struct device *dev, bool on); /* or NULL */
     uint64_t (*progress)(const struct device *dev);
+    const struct group_backend *group;
+    int (*count)(void); /* devices of this kind that the process can use */
     /* For device_measure. Both run about `seconds`. */
     enum status (*measure_copy)(struct device *dev, double seconds, double *bytes_per_s,
                                 struct error *err);
@@ -116,8 +121,10 @@ extern const struct backend backend_cuda;
 
 /* Place of a variant among the variants of its op. */
 int variant_index(const struct variant *v);
-/* Fills dev->chosen as the options ask; STATUS_UNSUPPORTED. */
+/* Fills dev->chosen as the options ask, but for OP_EXCHANGE; STATUS_UNSUPPORTED. */
 enum status variants_choose(struct device *dev, const struct device_opts *opts, struct error *err);
+/* The first variant of one op that serves the device. */
+enum status variants_choose_first(struct device *dev, enum op op, struct error *err);
 
 /* step: host copy of what the call's step pointer holds. */
 void span_add(struct device *dev, const struct op_call *call, const struct step_params *step,

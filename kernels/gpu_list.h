@@ -39,6 +39,8 @@ int32_t gpu_list_cuda_built(void);
 int64_t cuda_blas_version(void);
 /* cuDNN's own number, 91400 for 9.14.0; loads the library. 0: not found, or too old to be used. */
 int64_t cuda_dnn_version(void);
+/* NCCL's own number, 22803 for 2.28.3; loads the library. 0: not found, or too old to be used. */
+int64_t cuda_nccl_version(void);
 /* "13.0" of 13000, "unknown" of a negative version. Returns out. */
 char *gpu_cuda_version_text(int32_t version, char out[16]);
 

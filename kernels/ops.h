@@ -53,7 +53,8 @@
     X(OP_ALL_REDUCE, "all_reduce")                                                                 \
     X(OP_LOGITS, "logits")                                                                         \
     X(OP_SAMPLE, "sample")                                                                         \
-    X(OP_TAP, "tap")
+    X(OP_TAP, "tap")                                                                               \
+    X(OP_EXCHANGE, "exchange")
 enum op {
 #define X(name, text) name,
     OP_TABLE(X)
@@ -72,7 +73,9 @@ const char *op_name(enum op op);
     X(ROLE_HEAD, "head")                                                                           \
     X(ROLE_QUERY, "query")                                                                         \
     X(ROLE_OUTPUT, "output")                                                                       \
-    X(ROLE_KEY_VALUE, "key_value")
+    X(ROLE_KEY_VALUE, "key_value")                                                                 \
+    X(ROLE_SCATTER, "scatter")                                                                     \
+    X(ROLE_GATHER, "gather")
 enum role {
 #define X(name, text) name,
     ROLE_TABLE(X)
@@ -314,6 +317,20 @@ struct tap_args {
     enum dtype dtype;
 };
 
+/* Memory from device to device, within the group that they have joined (group.h): all sends and
+ * receives of a call at once. What the k-th send of a device to a peer sends, the k-th receive of
+ * the peer from that device gets; both say how much. The devices of a group issue equally many
+ * exchanges, in the same order. */
+struct exchange_part {
+    void *at; /* device memory */
+    int64_t bytes;
+    int32_t peer; /* member of the group; never the device itself */
+};
+struct exchange_args {
+    struct exchange_part send[MAX_RANKS], receive[MAX_RANKS];
+    int32_t sends, receives;
+};
+
 struct op_call {
     enum op op;
     enum role role;
@@ -331,6 +348,7 @@ struct op_call {
         struct logits_args logits;
         struct sample_args sample;
         struct tap_args tap;
+        struct exchange_args exchange;
     };
 };
 

@@ -36,6 +36,7 @@ const char *role_name(enum role role) {
 #define OP_OF_logits OP_LOGITS
 #define OP_OF_sample OP_SAMPLE
 #define OP_OF_tap OP_TAP
+#define OP_OF_exchange OP_EXCHANGE
 
 /* The row at the end keeps the table legal C when no variant is listed. */
 static const struct variant table[] = {
@@ -47,7 +48,9 @@ static const struct variant table[] = {
     {COMMON(op, name, device, isa, dtypes), .kv_layout = &kv_layout_##layout},
 #define VARIANT_W(op, name, device, isa, dtypes, layout)                                           \
     {COMMON(op, name, device, isa, dtypes), .weight_layout = &weight_layout_##layout},
-#define VARIANT_LIB(op, name, device, isa, dtypes, layout, lib)                                    \
+#define VARIANT_LIB(op, name, device, isa, dtypes, lib)                                            \
+    {COMMON(op, name, device, isa, dtypes), .library = &kernel_library_##lib},
+#define VARIANT_KV_LIB(op, name, device, isa, dtypes, layout, lib)                                 \
     {COMMON(op, name, device, isa, dtypes), .kv_layout = &kv_layout_##layout,                      \
      .library = &kernel_library_##lib},
 #include "kernels/ops.inc"
@@ -55,6 +58,7 @@ static const struct variant table[] = {
 #undef VARIANT_KV
 #undef VARIANT_W
 #undef VARIANT_LIB
+#undef VARIANT_KV_LIB
 #undef COMMON
     {.op = OPS, .name = NULL}};
 
@@ -192,7 +196,7 @@ static enum status choose_named(struct device *dev, enum op op, const char *name
     return refuse(dev, op, name, "no such variant in this program", err);
 }
 
-static enum status choose_first(struct device *dev, enum op op, struct error *err) {
+enum status variants_choose_first(struct device *dev, enum op op, struct error *err) {
     int n;
     const struct variant *v = variant_table(&n);
     for (int i = 0; i < n; i++) {
@@ -206,8 +210,9 @@ static enum status choose_first(struct device *dev, enum op op, struct error *er
 enum status variants_choose(struct device *dev, const struct device_opts *opts, struct error *err) {
     const char *named[OPS] = {[OP_ATTENTION] = opts->attention, [OP_LINEAR] = opts->linear};
     for (int op = 0; op < OPS; op++) {
+        if (op == OP_EXCHANGE) continue; /* chosen when it joins a group */
         bool any = !named[op] || strcmp(named[op], "auto") == 0;
-        enum status s = any ? choose_first(dev, (enum op)op, err)
+        enum status s = any ? variants_choose_first(dev, (enum op)op, err)
                             : choose_named(dev, (enum op)op, named[op], err);
         if (s != STATUS_OK) return s;
     }

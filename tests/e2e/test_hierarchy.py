@@ -28,14 +28,14 @@ homes = {
     "nvtx3/nvToolsExt.h": {"kernels/nvtx.c"},
     "nvtx3/nvToolsExtPayload.h": {"kernels/nvtx.c"},
     "dnnl.h": {"kernels/linear/linear_onednn.c"},
-    "dlfcn.h": {"kernels/nvml.c", "kernels/cublas_door_cuda.c", "kernels/attention/cudnn_api.c",
+    "dlfcn.h": {"kernels/nvml.c", "kernels/cublas_door_cuda.c", "kernels/attention/cudnn_api.c", "kernels/exchange/nccl_api.c",
                 "harness/library_probe.c"},
 }
 # Libraries whose plain C interface several files use on purpose.
 shared = {"jansson.h", "xxhash.h"}
 # CUDA's headers: in CUDA C and in the C files that drive a GPU.
 gpu_headers = re.compile(r"(cuda|cublas|cudnn|nccl|cupti|mma)\w*\.h")
-gpu_files = re.compile(r"kernels/cuda/|\.cuh?$|_(cuda|cublas|cudnn)\.c$")
+gpu_files = re.compile(r"kernels/cuda/|\.cuh?$|_(cuda|cublas|cudnn|nccl)\.c$")
 
 system = set("""assert.h ctype.h dirent.h errno.h fcntl.h float.h fnmatch.h immintrin.h inttypes.h langinfo.h limits.h
 locale.h math.h poll.h pthread.h sched.h signal.h stdarg.h stdatomic.h stdbool.h stddef.h stdint.h stdio.h stdlib.h

@@ -106,8 +106,8 @@ static void expect_bias(struct model_source *src, int layer, enum tensor tensor,
 /* Rows [q | k | v], those of q and of kv where the layer keeps them apart. */
 static void check_qkv(struct engine *e, struct model_source *src, int layer, int rank) {
     const struct model_config *m = &src->config;
-    const struct shard s = shard_of(m, e->ranks.tp, rank);
-    const struct weight *const *w = e->weights->rank[rank].layer[layer].linear;
+    const struct shard s = shard_of(m, e->devices.ranks[0].tp, rank);
+    const struct weight *const *w = e->weights[0]->rank[rank].layer[layer].linear;
     const int64_t q = (int64_t)s.H * m->D, kv = (int64_t)s.K * m->D;
     assert_true((layer == m->layers - 1) == (w[LINEAR_QKV] == NULL));
     for (int64_t n = 0; n < q + 2 * kv; n++) {
@@ -124,8 +124,8 @@ static void check_qkv(struct engine *e, struct model_source *src, int layer, int
 
 static void check_rest(struct engine *e, struct model_source *src, int layer, int rank) {
     const struct model_config *m = &src->config;
-    const struct shard s = shard_of(m, e->ranks.tp, rank);
-    const struct weight *const *w = e->weights->rank[rank].layer[layer].linear;
+    const struct shard s = shard_of(m, e->devices.ranks[0].tp, rank);
+    const struct weight *const *w = e->weights[0]->rank[rank].layer[layer].linear;
     const int64_t q = (int64_t)s.H * m->D;
     for (int64_t n = 0; n < m->C; n++) {
         expect_row(src, layer, TENSOR_O, n, (int64_t)s.head_begin * m->D, q,
@@ -138,9 +138,9 @@ static void check_rest(struct engine *e, struct model_source *src, int layer, in
                    (const bf16 *)w[LINEAR_GATE_UP]->data + n * m->C);
     for (int64_t n = 0; n < s.V; n++) {
         expect_row(src, 0, TENSOR_EMBED, s.vocab_begin + n, 0, m->C,
-                   (const bf16 *)e->weights->rank[rank].embed + n * m->C);
+                   (const bf16 *)e->weights[0]->rank[rank].embed + n * m->C);
         expect_row(src, 0, m->tie_word_embeddings ? TENSOR_EMBED : TENSOR_HEAD, s.vocab_begin + n,
-                   0, m->C, (const bf16 *)e->weights->rank[rank].head + n * m->C);
+                   0, m->C, (const bf16 *)e->weights[0]->rank[rank].head + n * m->C);
     }
 }
 
@@ -163,11 +163,11 @@ static void shards_of_any_tp_are_slices_of_the_whole(void **state) {
                     check_rest(e, src, layer, rank);
                 }
                 expect_row(src, layer, TENSOR_INPUT_NORM, 0, 0, src->config.C,
-                           e->weights->norms[layer].input);
+                           e->weights[0]->norms[layer].input);
                 expect_row(src, layer, TENSOR_POST_NORM, 0, 0, src->config.C,
-                           e->weights->norms[layer].post);
+                           e->weights[0]->norms[layer].post);
             }
-            expect_row(src, 0, TENSOR_FINAL_NORM, 0, 0, src->config.C, e->weights->final_norm);
+            expect_row(src, 0, TENSOR_FINAL_NORM, 0, 0, src->config.C, e->weights[0]->final_norm);
             model_source_close(src);
             engine_close(e);
         }
@@ -227,7 +227,7 @@ static void loading_stops_before_its_next_weight(void **state) {
     struct error err;
     assert_int_equal(model_source_open(&s.real, o.model, 0, &err), STATUS_OK);
     s.source = (struct model_source){.config = s.real->config, .read = read_and_stop};
-    assert_int_equal(engine_device_open(&dev, &o, &s.source.config, &err), STATUS_OK);
+    assert_int_equal(engine_device_open(&dev, &o, &s.source.config, 0, 1, &err), STATUS_OK);
     const struct ranks ranks = {1, 0, 1};
     assert_int_equal(weights_load(&w, dev, &s.source, ranks, DTYPE_BF16, &s.stop, &err),
                      STATUS_INTERRUPTED);

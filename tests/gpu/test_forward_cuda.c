@@ -24,7 +24,7 @@ struct forwarding {
     enum device_kind device;
     enum dtype dtype;
     const char *attention;
-    int tp;
+    int tp, devices; /* devices: 0 as 1 */
     int32_t tokens, chunk;
     bool graph, whole, dual; /* whole: the last layer is not pruned */
     bool traced;             /* a pass with spans comes before */
@@ -50,6 +50,7 @@ static struct engine *open_engine(const struct forwarding *f) {
     eo.dtype = f->dtype;
     eo.seed = 7;
     eo.tensor_parallel_size = f->tp;
+    eo.devices = f->devices > 0 ? f->devices : 1;
     eo.dual_chunk_attention = f->dual;
     eo.prune_last_layer = !f->whole;
     eo.block_rows = 640;
@@ -283,6 +284,40 @@ static void spans_leave_no_trace(void **state) {
     }
 }
 
+/* Ranks on several GPUs, whatever of them there are. */
+static void bits_do_not_depend_on_the_number_of_gpus(void **state) {
+    (void)state;
+    const int gpus = device_count(DEVICE_CUDA);
+    if (gpus < 2) {
+        print_message("skipped: ranks on several GPUs: this machine has one\n");
+        skip();
+    }
+    for (int tp = 2; tp <= 8; tp *= 2) {
+        struct forwarding f = {.model = small,
+                               .device = DEVICE_CUDA,
+                               .dtype = DTYPE_BF16,
+                               .attention = "auto",
+                               .tp = tp,
+                               .tokens = 1500,
+                               .chunk = 300};
+        struct answer one, several;
+        run(&f, &one);
+        for (int devices = 2; devices <= gpus && devices <= tp; devices *= 2)
+            for (int mode = 0; mode < 3; mode++) {
+                char what[80];
+                f.devices = devices, f.graph = mode == 1, f.traced = mode == 2;
+                snprintf(what, sizeof what, "TP %d on %d GPUs, %s", tp, devices,
+                         mode == 0   ? "eager"
+                         : mode == 1 ? "graph"
+                                     : "after spans");
+                run(&f, &several);
+                assert_same_bits(&several, &one, what);
+                free(several.logits);
+            }
+        free(one.logits);
+    }
+}
+
 static void memory_is_as_predicted(void **state) {
     (void)state;
     struct engine_opts eo = engine_opts_defaults();
@@ -291,7 +326,7 @@ static void memory_is_as_predicted(void **state) {
     struct error err = {""};
     eo.model = large_heads;
     eo.device = DEVICE_CUDA;
-    eo.tensor_parallel_size = 2;
+    eo.tensor_parallel_size = 2; /* on one GPU or two */
     so.prompt_tokens = 8192;
     struct engine_planner *planner = NULL;
     must(engine_planner_open(&planner, &eo, &err), &err);
@@ -328,6 +363,7 @@ static void two_layers_of_the_7b(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(float32_is_the_cpu_s),
+        cmocka_unit_test(bits_do_not_depend_on_the_number_of_gpus),
         cmocka_unit_test(bf16_is_as_near_to_float32_as_the_cpu_s),
         cmocka_unit_test(bits_are_the_same),
         cmocka_unit_test(spans_leave_no_trace),

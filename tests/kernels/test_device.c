@@ -36,12 +36,14 @@ static const char *const rows[][2] = {
 #define VARIANT(op, name, device, isa, dtypes) {#op, #name},
 #define VARIANT_KV(op, name, device, isa, dtypes, layout) {#op, #name},
 #define VARIANT_W(op, name, device, isa, dtypes, layout) {#op, #name},
-#define VARIANT_LIB(op, name, device, isa, dtypes, layout, library) {#op, #name},
+#define VARIANT_LIB(op, name, device, isa, dtypes, library) {#op, #name},
+#define VARIANT_KV_LIB(op, name, device, isa, dtypes, layout, library) {#op, #name},
 #include "kernels/ops.inc"
 #undef VARIANT
 #undef VARIANT_KV
 #undef VARIANT_W
 #undef VARIANT_LIB
+#undef VARIANT_KV_LIB
 };
 
 static void rows_of_the_list_are_the_rows_of_the_table(void **state) {

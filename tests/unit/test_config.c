@@ -419,6 +419,8 @@ static void random_value(uint64_t *seed, const struct option_info *o, char *out,
         snprintf(out, size, "%d", (int)(next(seed) % 2) << 24);
     else if (!strcmp(o->key, "tensor_parallel_size"))
         snprintf(out, size, "1..%d*2", 1 << next(seed) % 4);
+    else if (!strcmp(o->key, "devices"))
+        snprintf(out, size, "%d", (int)(next(seed) % 2)); /* a divisor of every size */
     else if (!strcmp(o->key, "max_num_batched_tokens")) {
         size_t used = 0;
         const int n = 1 + (int)(next(seed) % AXIS_MAX);

@@ -595,7 +595,7 @@ static void a_prefill_is_the_sum_of_its_chunks(void **state) {
             const int64_t left = lengths[i] - start;
             const int64_t n = left < session.chunk_tokens ? left : session.chunk_tokens;
             const struct chunk_cost cost = engine_chunk_cost(&model, &engine, start, n, n == left);
-            sum += predict_chunk_s(&cost, &rates);
+            sum += predict_chunk_s(&cost, engine.device, &rates);
         }
         assert_true(fabs(t.full_prefill_s - sum) <= 1e-9 * sum);
         assert_true(fabs(t.sampled_prefill_s - sum) <= 1e-9 * sum); /* k is all of them */

@@ -309,7 +309,7 @@ static void eta_within_a_case_follows_its_chunks(void **state) {
     bool measured;
     open_screen(&s, (struct progress_opts){0});
     struct chunk_cost cost = engine_chunk_cost(&s.plan.model, &s.cases[0].engine, 0, 1000, false);
-    double first = predict_chunk_s(&cost, &s.plan.rates);
+    double first = predict_chunk_s(&cost, DEVICE_CPU, &s.cases[0].rates);
     s.cases[0].predicted_total_s = 10 * first;
     s.cases[1].predicted_total_s = 90 * first;
     progress_close(s.progress);

@@ -168,6 +168,15 @@ static void peak_of_a_rank_is_its_own_and_its_share_of_what_ranks_share(void **s
     assert_int_equal(s.peak_bytes_device, 1000 + 1500 + 101);
     assert_int_equal(s.peak_driver_bytes, 3500);
     assert_int_equal(s.unaccounted_bytes, 99);
+    /* on a GPU each: the shared row is of both, and so is its driver's figure */
+    r.devices = 2;
+    strcpy(r.device, "cuda");
+    r.memory[0].driver_after = r.memory[0].driver_high_water = 7000, r.memory[0].unaccounted = 200;
+    result_summary(&r, &s);
+    assert_int_equal(s.peak_bytes_rank, 1500 + 51);
+    assert_int_equal(s.peak_bytes_device, (1000 + 1500 + 101) / 2);
+    assert_int_equal(s.peak_driver_bytes, 3500);
+    assert_int_equal(s.unaccounted_bytes, 99);
     result_free(&r);
 }
 

@@ -1,0 +1,99 @@
+/* Opens and joins. See devices.h. */
+#include "engine/devices.h"
+
+#include "engine/engine_core.h"
+
+#include <string.h>
+
+enum status engine_devices(const struct engine_opts *o, int *n, struct error *err) {
+    const int there = device_count(o->device), tp = o->tensor_parallel_size;
+    *n = o->devices;
+    if (o->devices == 0) {
+        const int most = o->device == DEVICE_CPU || there < 1 ? 1 : there < tp ? there : tp;
+        for (*n = most; tp % *n != 0;) --*n;
+        return STATUS_OK;
+    }
+    if (tp % o->devices != 0)
+        return error_set(err, STATUS_USAGE,
+                         "devices = %d: expected a divisor of tensor_parallel_size = %d, since "
+                         "each device holds equally many ranks",
+                         o->devices, tp);
+    if (o->devices > 1 && o->devices > there)
+        return error_set(err, STATUS_UNSUPPORTED, "devices = %d: %d GPU%s can be used here",
+                         o->devices, there, there == 1 ? "" : "s");
+    return STATUS_OK;
+}
+
+struct opening {
+    struct devices *d;
+    const struct engine_opts *opts;
+    const struct model_config *m;
+};
+
+static enum status open_one(void *ctx, int i, struct error *err) {
+    const struct opening *o = ctx;
+    return engine_device_open(&o->d->dev[i], o->opts, o->m, i, o->d->n, err);
+}
+
+static enum status join_one(void *ctx, int i, struct error *err) {
+    struct devices *d = ((const struct opening *)ctx)->d;
+    return device_join(d->dev[i], d->group, i, err);
+}
+
+static enum status open_all(struct devices *d, const struct engine_opts *opts,
+                            const struct model_config *m, struct error *err) {
+    struct opening o = {d, opts, m};
+    enum status s = crew_open(&d->crew, d->n, err);
+    if (s == STATUS_OK) s = devices_each(d, open_one, &o, err);
+    if (s != STATUS_OK || d->n == 1) return s;
+    s = device_group_open(&d->group, opts->device, d->n, err);
+    if (s == STATUS_OK) s = devices_together(d, join_one, &o, err);
+    return s == STATUS_OK ? s : error_prefix(err, s, "joining %d devices", d->n);
+}
+
+enum status devices_open(struct devices *d, const struct engine_opts *opts,
+                         const struct model_config *m, struct error *err) {
+    *d = (struct devices){.n = 0};
+    enum status s = engine_devices(opts, &d->n, err);
+    if (s != STATUS_OK) return s;
+    for (int i = 0; i < d->n; i++) d->ranks[i] = ranks_of(opts->tensor_parallel_size, d->n, i);
+    s = open_all(d, opts, m, err);
+    if (s != STATUS_OK) devices_close(d);
+    return s;
+}
+
+static enum status close_one(void *ctx, int i, struct error *err) {
+    (void)err;
+    device_close(((struct devices *)ctx)->dev[i]);
+    return STATUS_OK;
+}
+
+void devices_close(struct devices *d) {
+    if (d->crew) devices_each(d, close_one, d, NULL);
+    device_group_close(d->group);
+    crew_close(d->crew);
+    *d = (struct devices){.n = 0};
+}
+
+enum status devices_each(struct devices *d, crew_fn *fn, void *ctx, struct error *err) {
+    return crew_run(d->crew, fn, ctx, err);
+}
+
+struct together {
+    struct devices *d;
+    crew_fn *fn;
+    void *ctx;
+};
+
+static enum status run_one(void *ctx, int i, struct error *err) {
+    const struct together *t = ctx;
+    return t->fn(t->ctx, i, err);
+}
+
+static void stop_all(void *ctx) {
+    device_group_abort(((const struct together *)ctx)->d->group);
+}
+
+enum status devices_together(struct devices *d, crew_fn *fn, void *ctx, struct error *err) {
+    return crew_run_joined(d->crew, run_one, &(struct together){d, fn, ctx}, stop_all, err);
+}

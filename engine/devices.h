@@ -1,0 +1,29 @@
+/* The devices of an engine, open and, where there are several, joined: which ranks each holds, and
+ * the thread that drives it. */
+#ifndef ENGINE_DEVICES_H
+#define ENGINE_DEVICES_H
+
+#include "engine/crew.h"
+#include "engine/shard.h"
+
+struct devices {
+    int n;
+    struct device *dev[MAX_RANKS]; /* owned */
+    struct ranks ranks[MAX_RANKS];
+    struct device_group *group; /* owned; NULL where there is one device */
+    struct crew *crew;          /* owned */
+};
+
+/* Errors: those of device_open; STATUS_UNSUPPORTED when several devices lack what joins them. On
+ * failure nothing stays open. */
+enum status devices_open(struct devices *d, const struct engine_opts *opts,
+                         const struct model_config *m, struct error *err);
+void devices_close(struct devices *d); /* a zeroed struct is legal */
+
+/* fn for every device, each in its thread, none waiting for another. */
+enum status devices_each(struct devices *d, crew_fn *fn, void *ctx, struct error *err);
+/* The same for work in which devices exchange memory: the first failure stops them all, and they
+ * are only good for closing. */
+enum status devices_together(struct devices *d, crew_fn *fn, void *ctx, struct error *err);
+
+#endif

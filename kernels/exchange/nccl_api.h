@@ -1,0 +1,51 @@
+/* The part of NCCL that we use, found by dlopen. Declared here, so that a program with it is built
+ * without NCCL's headers and starts without its library. Source: NCCL's user guide, "Collective
+ * Communication Functions", "Point To Point", "Communicator Creation"; the layout of what passes
+ * between us and the library is its binary interface since 2.7. */
+#ifndef KERNELS_EXCHANGE_NCCL_API_H
+#define KERNELS_EXCHANGE_NCCL_API_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct nccl_id {
+    char bytes[128]; /* ncclUniqueId */
+};
+enum { NCCL_SUCCESS = 0, NCCL_IN_PROGRESS = 7 }; /* ncclResult_t */
+enum { NCCL_UINT8 = 1 };                         /* ncclDataType_t */
+
+/* CUstream_st, by its tag: the library's own parameter type. */
+struct CUstream_st;
+struct nccl_comm;
+
+/* name here, name there, parameters; all return ncclResult_t */
+#define NCCL_FUNCTION_TABLE(X)                                                                     \
+    X(get_version, "ncclGetVersion", (int *version))                                               \
+    X(get_id, "ncclGetUniqueId", (struct nccl_id * id))                                            \
+    X(init_rank, "ncclCommInitRank",                                                               \
+      (struct nccl_comm * *comm, int n, struct nccl_id id, int rank))                              \
+    X(destroy, "ncclCommDestroy", (struct nccl_comm * comm))                                       \
+    X(abort, "ncclCommAbort", (struct nccl_comm * comm))                                           \
+    X(async_error, "ncclCommGetAsyncError", (struct nccl_comm * comm, int *error))                 \
+    X(group_start, "ncclGroupStart", (void))                                                       \
+    X(group_end, "ncclGroupEnd", (void))                                                           \
+    X(send, "ncclSend",                                                                            \
+      (const void *at, size_t n, int type, int peer, struct nccl_comm *comm,                       \
+       struct CUstream_st *stream))                                                                \
+    X(receive, "ncclRecv",                                                                         \
+      (void *at, size_t n, int type, int peer, struct nccl_comm *comm,                             \
+       struct CUstream_st *stream))
+
+struct nccl {
+#define X(name, function, parameters) int(*name) parameters;
+    NCCL_FUNCTION_TABLE(X)
+#undef X
+    const char *(*error_text)(int result);               /* ncclGetErrorString */
+    const char *(*last_error)(struct nccl_comm *unused); /* ncclGetLastError */
+    int64_t version;                                     /* 22803 for 2.28.3 */
+};
+
+/* NULL where it does not serve; *why, a text that stays: the reason. Any thread. */
+const struct nccl *nccl_library(const char **why);
+
+#endif

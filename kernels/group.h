@@ -1,0 +1,36 @@
+/* The inside of a group of devices, for the backends and for variants of OP_EXCHANGE. What the
+ * members share is the backend's own: a meeting point of threads on the CPU, communicators of NCCL
+ * on GPUs. */
+#ifndef KERNELS_GROUP_H
+#define KERNELS_GROUP_H
+
+#include "kernels/device.h"
+
+#include <stdatomic.h>
+
+struct device_group {
+    enum device_kind kind;
+    int members;
+    _Atomic bool aborted;
+    void *state; /* the backend's */
+};
+
+/* The group that the device has joined, or NULL; its place there. */
+struct device_group *device_group_of(const struct device *dev);
+int device_member(const struct device *dev);
+
+/* One kind of group. All but open may be called with a state that open left unfinished. */
+struct group_backend {
+    enum status (*open)(struct device_group *g, struct error *err);
+    void (*close)(struct device_group *g);
+    void (*abort)(struct device_group *g); /* g->aborted is set already; any thread; once */
+    /* Called by the threads of all members at the same time; may wait for them. */
+    enum status (*join)(struct device *dev, struct error *err);
+    void (*leave)(struct device *dev); /* before the device closes; waits for nobody */
+};
+extern const struct group_backend group_backend_memory; /* exchange_memory.c */
+#ifdef HAVE_CUDA
+extern const struct group_backend group_backend_nccl; /* exchange_nccl.c */
+#endif
+
+#endif

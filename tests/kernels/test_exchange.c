@@ -1,0 +1,140 @@
+/* Devices of a group exchange memory: what the k-th send sends the k-th receive gets, whoever comes
+ * first; a group that ends lets nobody wait. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "kernels/backend.h"
+
+enum { MEMBERS = 4, ROUNDS = 200, WORDS = 3 };
+
+struct member {
+    struct device_group *group;
+    int number, members;
+    bool stops_before_last; /* of the rounds */
+    int32_t out[MAX_RANKS][2][WORDS], in[MAX_RANKS][2][WORDS];
+    int rounds; /* that went well */
+    enum status status;
+    struct error err;
+    pthread_t thread;
+};
+
+/* Two parts to each peer, of different lengths; the second is listed first of all. */
+static struct op_call exchange_of(struct member *m) {
+    struct op_call call = {.op = OP_EXCHANGE, .rank = SHARED_RANK, .layer = -1};
+    struct exchange_args *a = &call.exchange;
+    for (int part = 0; part < 2; part++)
+        for (int p = 0; p < m->members; p++) {
+            const int64_t bytes = (part + 2) * (int64_t)sizeof(int32_t);
+            if (p == m->number) continue;
+            a->send[a->sends++] = (struct exchange_part){m->out[p][part], bytes, p};
+            a->receive[a->receives++] = (struct exchange_part){m->in[p][part], bytes, p};
+        }
+    return call;
+}
+
+static int32_t word(int round, int from, int to, int part, int w) {
+    return (((round * 16 + from) * 16 + to) * 2 + part) * WORDS + w;
+}
+
+static bool round_is_right(const struct member *m, int round) {
+    for (int p = 0; p < m->members; p++)
+        for (int part = 0; part < 2; part++)
+            for (int w = 0; w < part + 2 && p != m->number; w++)
+                if (m->in[p][part][w] != word(round, p, m->number, part, w)) return false;
+    return true;
+}
+
+static void run_rounds(struct member *m, struct device *dev) {
+    const struct op_call call = exchange_of(m);
+    for (int round = 0; round < ROUNDS && m->status == STATUS_OK; round++) {
+        if (m->stops_before_last && round == ROUNDS - 1) {
+            nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+            device_group_abort(m->group);
+        }
+        for (int p = 0; p < m->members; p++)
+            for (int part = 0; part < 2; part++)
+                for (int w = 0; w < WORDS; w++)
+                    m->out[p][part][w] = word(round, m->number, p, part, w);
+        m->status = device_run(dev, &call, &m->err);
+        if (m->status == STATUS_OK) m->rounds += round_is_right(m, round);
+    }
+    if (m->status == STATUS_OK) m->status = device_sync(dev, &m->err);
+}
+
+static void *live(void *arg) {
+    struct member *m = arg;
+    struct device_opts o = device_opts_defaults();
+    struct device *dev;
+    o.threads = 1;
+    m->status = device_open(&dev, &o, &m->err);
+    if (m->status != STATUS_OK) return NULL;
+    m->status = device_join(dev, m->group, m->number, &m->err);
+    if (m->status == STATUS_OK) run_rounds(m, dev);
+    device_close(dev);
+    return NULL;
+}
+
+static void meet(struct member *m, int members, int stops) {
+    struct device_group *g;
+    assert_int_equal(device_group_open(&g, DEVICE_CPU, members, NULL), STATUS_OK);
+    memset(m, 0, (size_t)members * sizeof *m);
+    for (int i = 0; i < members; i++) {
+        m[i].group = g, m[i].number = i, m[i].members = members;
+        m[i].stops_before_last = i == stops;
+        assert_int_equal(pthread_create(&m[i].thread, NULL, live, &m[i]), 0);
+    }
+    for (int i = 0; i < members; i++) pthread_join(m[i].thread, NULL);
+    device_group_close(g);
+}
+
+static void everyone_gets_what_was_sent(void **state) {
+    static struct member m[MEMBERS];
+    (void)state;
+    for (int members = 2; members <= MEMBERS; members++) {
+        meet(m, members, -1);
+        for (int i = 0; i < members; i++) {
+            assert_int_equal(m[i].status, STATUS_OK);
+            assert_int_equal(m[i].rounds, ROUNDS);
+        }
+    }
+}
+
+/* The others are in the exchange already when one ends it. */
+static void nobody_waits_for_a_member_that_ended(void **state) {
+    static struct member m[MEMBERS];
+    (void)state;
+    meet(m, MEMBERS, 2);
+    for (int i = 0; i < MEMBERS; i++) {
+        assert_int_equal(m[i].status, STATUS_RUN_FAILED);
+        assert_int_equal(m[i].rounds, ROUNDS - 1);
+        assert_non_null(strstr(m[i].err.text, "another device"));
+    }
+}
+
+static void a_device_without_a_group_has_no_exchange(void **state) {
+    struct device_opts o = device_opts_defaults();
+    struct device *dev;
+    struct device_info info;
+    (void)state;
+    o.threads = 1;
+    assert_int_equal(device_open(&dev, &o, NULL), STATUS_OK);
+    device_info(dev, &info);
+    assert_null(info.variant[OP_EXCHANGE]);
+    device_close(dev);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(everyone_gets_what_was_sent),
+        cmocka_unit_test(nobody_waits_for_a_member_that_ended),
+        cmocka_unit_test(a_device_without_a_group_has_no_exchange),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
