@@ -62,6 +62,13 @@ enum status devices_open(struct devices *d, const struct engine_opts *opts,
     return s;
 }
 
+static enum status leave_one(void *ctx, int i, struct error *err) {
+    struct device *dev = ((struct devices *)ctx)->dev[i];
+    (void)err;
+    if (dev) device_leave(dev);
+    return STATUS_OK;
+}
+
 static enum status close_one(void *ctx, int i, struct error *err) {
     (void)err;
     device_close(((struct devices *)ctx)->dev[i]);
@@ -69,6 +76,7 @@ static enum status close_one(void *ctx, int i, struct error *err) {
 }
 
 void devices_close(struct devices *d) {
+    if (d->crew) devices_each(d, leave_one, d, NULL);
     if (d->crew) devices_each(d, close_one, d, NULL);
     device_group_close(d->group);
     crew_close(d->crew);

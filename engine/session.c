@@ -480,17 +480,30 @@ enum status session_kv_read(struct session *s, int layer, int rank, int kv_head,
     return STATUS_OK;
 }
 
+struct spans_job {
+    struct session *s;
+    int64_t capacity;
+};
+
+static enum status enable_spans(void *ctx, int i, struct error *err) {
+    const struct spans_job *job = ctx;
+    return device_spans_enable(job->s->part[i].dev, job->capacity, err);
+}
+
 enum status session_spans_enable(struct session *s, int64_t capacity, struct error *err) {
-    enum status status = STATUS_OK;
-    for (int i = 0; i < s->e->devices.n && status == STATUS_OK; i++)
-        status = device_spans_enable(s->part[i].dev, capacity, err);
-    return status;
+    return devices_each(&s->e->devices, enable_spans, &(struct spans_job){s, capacity}, err);
 }
 
 const struct span *session_spans(struct session *s, int device, int64_t *n, int64_t *dropped) {
     return device_spans(s->part[device].dev, n, dropped);
 }
 
+static enum status reset_spans(void *ctx, int i, struct error *err) {
+    (void)err;
+    device_spans_reset(((const struct spans_job *)ctx)->s->part[i].dev);
+    return STATUS_OK;
+}
+
 void session_spans_reset(struct session *s) {
-    for (int i = 0; i < s->e->devices.n; i++) device_spans_reset(s->part[i].dev);
+    devices_each(&s->e->devices, reset_spans, &(struct spans_job){.s = s}, NULL);
 }

@@ -57,7 +57,7 @@ void device_info(struct device *dev, struct device_info *out);
 /* ---- several devices
  * ---------------------------------------------------------------------------------- Devices of one
  * process that exchange memory (OP_EXCHANGE), each driven by a thread of its own. Open all, join
- * all, close all, close the group. */
+ * all, leave all, close all, close the group. */
 struct device_group;
 /* Devices of a kind that this process can use; the host's cores can be any number of devices. */
 int device_count(enum device_kind kind);
@@ -69,6 +69,9 @@ void device_group_close(struct device_group *g);
 /* Makes dev member number `member`. Called by the threads of all members at once: it waits for
  * them. */
 enum status device_join(struct device *dev, struct device_group *g, int member, struct error *err);
+/* Gives up what joins dev to the others. None is closed before all have left: until then they reach
+ * into each other's memory. Does nothing for a device of no group. */
+void device_leave(struct device *dev);
 /* Ends all exchanges, those that wait and those to come: steps of all members fail from now on. For
  * the member that cannot go on; any thread. */
 void device_group_abort(struct device_group *g);

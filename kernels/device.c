@@ -54,7 +54,7 @@ void device_close(struct device *dev) {
     assert(dev->open_arenas == 0 && "arenas go before their device");
     while (dev->weights) device_weight_drop(dev, &dev->weights->weight);
     device_spans_enable(dev, 0, NULL);
-    if (dev->group) dev->backend->group->leave(dev);
+    device_leave(dev);
     dev->backend->close(dev);
     free(dev);
 }
@@ -98,6 +98,11 @@ enum status device_join(struct device *dev, struct device_group *g, int member, 
     if (s != STATUS_OK) return s;
     dev->group = g, dev->member = member;
     return dev->backend->group->join(dev, err);
+}
+
+void device_leave(struct device *dev) {
+    if (dev->group) dev->backend->group->leave(dev);
+    dev->group = NULL;
 }
 
 void device_group_abort(struct device_group *g) {

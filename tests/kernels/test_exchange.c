@@ -77,6 +77,7 @@ static void *live(void *arg) {
     if (m->status != STATUS_OK) return NULL;
     m->status = device_join(dev, m->group, m->number, &m->err);
     if (m->status == STATUS_OK) run_rounds(m, dev);
+    device_leave(dev);
     device_close(dev);
     return NULL;
 }
