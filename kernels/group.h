@@ -28,7 +28,7 @@ struct group_backend {
     enum status (*join)(struct device *dev, struct error *err);
     void (*leave)(struct device *dev); /* before the device closes; waits for nobody */
 };
-extern const struct group_backend group_backend_memory; /* exchange_memory.c */
+extern const struct group_backend group_backend_memory; /* exchange_ref.c */
 #ifdef HAVE_CUDA
 extern const struct group_backend group_backend_nccl; /* exchange_nccl.c */
 #endif

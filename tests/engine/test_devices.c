@@ -113,7 +113,7 @@ static void ranks_are_where_the_result_says(void **state) {
         assert_true(use.bytes[MEMORY_WEIGHTS] > 0);
     }
     for (int i = 0; i < info->devices; i++)
-        assert_string_equal(info->device[i].variant[OP_EXCHANGE], "memory");
+        assert_string_equal(info->device[i].variant[OP_EXCHANGE], "ref");
     engine_close(e);
 }
 

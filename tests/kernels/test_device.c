@@ -101,7 +101,7 @@ static void the_first_usable_row_wins_at_every_isa_and_dtype(void **state) {
             struct device_info info;
             device_info(dev, &info);
             assert_string_equal(info.isa, opts.isa);
-            for (int op = 0; op < OPS; op++)
+            for (int op = 0; op < OP_EXCHANGE; op++) /* the last, which no group was joined for */
                 assert_string_equal(info.variant[op],
                                     first_row((enum op)op, (enum cpu_isa)isa, (enum dtype)dtype));
             device_close(dev);

@@ -54,7 +54,7 @@ static void copy_item(void *ctx, int64_t item, int worker) {
     if (in->bytes > 0 && out) memcpy(in->at, out->at, (size_t)in->bytes);
 }
 
-void exchange_memory(struct device *dev, const void *args) {
+void exchange_ref(struct device *dev, const void *args) {
     struct meeting *m = device_group_of(dev)->state;
     struct copying c = {m, args, device_member(dev)};
     m->shown[c.member] = args;
