@@ -332,7 +332,7 @@ static void eta_does_not_take_the_opening_for_a_slow_chunk(void **state) {
     bool measured;
     open_screen(&s, (struct progress_opts){0});
     struct chunk_cost cost = engine_chunk_cost(&s.plan.model, &s.cases[0].engine, 0, 1000, false);
-    const double first = predict_chunk_s(&cost, &s.cases[0].rates), all = 200;
+    const double first = predict_chunk_s(&cost, DEVICE_CPU, &s.cases[0].rates), all = 200;
     s.cases[0].predicted_fixed_s = 9 * first;
     const int64_t heard = (int64_t)(10 * first * 1e9);
     begin(&s, 0, 0);
