@@ -4,6 +4,7 @@
 
 #include "harness/data_dir.h"
 #include "harness/sha256.h"
+#include "kernels/cpu_features.h"
 #include "kernels/gpu_list.h"
 
 #include <errno.h>
@@ -402,7 +403,8 @@ void machine_facts_open(struct machine_facts *out, const struct plan *p, int arg
     if (gethostname(f->hostname, sizeof f->hostname - 1) != 0)
         copy(f->hostname, sizeof f->hostname, unknown);
     machine_cpu_model(f->cpu_model, sizeof f->cpu_model);
-    copy(f->isa, sizeof f->isa, p->device == DEVICE_CPU ? p->device_info.isa : unknown);
+    copy(f->isa, sizeof f->isa,
+         p->device == DEVICE_CPU ? p->device_info.isa : cpu_isa_name(cpu_isa_best()));
     kernel_text(f->kernel, sizeof f->kernel);
     machine_governor(f->governor, sizeof f->governor);
     f->cores = machine_cores();

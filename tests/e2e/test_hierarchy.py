@@ -9,12 +9,13 @@ from pathlib import Path
 root = Path(os.environ.get("BENCH_SOURCE_DIR", Path(__file__).resolve().parents[2]))
 layers = ["kernels", "engine", "harness"]
 
-# What a file of a folder may include of the folders below it. Everything of its own folder is allowed. The list of GPUs
-# and NVML tell of the machine, not of kernels: the harness asks them for the facts of a run. `bench kernels` runs ops alone.
+# What a file of a folder may include of the folders below it. Everything of its own folder is allowed. The processor's
+# features, the list of GPUs and NVML tell of the machine, not of kernels: the harness asks them for the facts of a run.
+# `bench kernels` runs ops alone.
 doors = {
     "kernels": set(),
     "engine": {f"kernels/{name}.h" for name in ("error", "types", "ops", "backend", "cost", "bf16", "random")},
-    "harness": {"engine/engine.h", "engine/needle.h", "kernels/gpu_list.h", "kernels/nvml.h",
+    "harness": {"engine/engine.h", "engine/needle.h", "kernels/cpu_features.h", "kernels/gpu_list.h", "kernels/nvml.h",
                 "kernels/nvtx.h",
                 "kernels/op_bench.h"},
 }

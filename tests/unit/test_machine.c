@@ -2,6 +2,7 @@
 #include "harness/machine.h"
 
 #include "fakes/fake_nvml.h"
+#include "kernels/cpu_features.h"
 
 #include <ctype.h>
 #include <setjmp.h>
@@ -126,6 +127,11 @@ static void facts_of_a_run_are_whole_and_the_clocks_agree(void **state) {
     assert_true(m.run.hostname[0] && m.run.kernel[0] && m.run.git_commit[0]);
     assert_string_equal(m.run.isa, "avx2");
     assert_true(m.run.rates.roof_flops == 3);
+    machine_facts_close(&m);
+    p->device = DEVICE_CUDA; /* the processor has its instruction sets beside a GPU, too */
+    enum cpu_isa isa;
+    machine_facts_open(&m, p, 2, argv);
+    assert_true(cpu_isa_parse(m.run.isa, &isa) && isa == cpu_isa_best());
     struct timespec wall, mono;
     clock_gettime(CLOCK_REALTIME, &wall);
     clock_gettime(CLOCK_MONOTONIC, &mono);
