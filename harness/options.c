@@ -78,11 +78,11 @@ static const struct option options[] = {
     {"prompt", "source", AXIS_TEXT, AT(prompt), 1, 0, NULL, "needle:8k",
      "What is prefilled: `needle:LENGTH` (text with planted answers; `needle:64k@10%+50%+90%` "
      "plants them at these depths), `random:LENGTH` (seeded random ids), `file:PATH` "
-     "(UTF-8 text), `url:URL` (a text by http or https), or one of the published test prompts of "
-     "Qwen2.5-1M: `qwen:64k`, `qwen:200k`, `qwen:600k`, `qwen:1m`, named by their tokens of that "
-     "model. What comes from the web is fetched once and kept; `bench fetch` lists it. Of a text "
-     "each byte is a token. A comma separates prompts, so a path or an address cannot contain one "
-     "(`%2C` in an address).",
+     "(UTF-8 text; a relative path begins where `bench` runs), `url:URL` (a text by http or "
+     "https), or one of the published test prompts of Qwen2.5-1M: `qwen:64k`, `qwen:200k`, "
+     "`qwen:600k`, `qwen:1m`, named by their tokens of that model. What comes from the web is "
+     "fetched once and kept; `bench fetch` lists it. Of a text each byte is a token. A comma "
+     "separates prompts, so a path or an address cannot contain one (`%2C` in an address).",
      "prompt|prompts|length|lengths|prompt_tokens|url|prompt_url"},
     {"prompt", "seed", OPTION_INT, AT(prompt_seed), 0, 9e15, NULL, "0",
      "Seed of needle and random prompts.", NULL},
