@@ -62,11 +62,11 @@ static enum status check_config(const struct model_config *m, struct error *err)
         return error_set(err, STATUS_UNSUPPORTED,
                          "model %s: %d query heads are no multiple of %d key/value heads", m->name,
                          m->H, m->K);
-    if (m->D % 16 != 0)
-        return error_set(
-            err, STATUS_UNSUPPORTED,
-            "model %s: head dim %d is no multiple of 16, which the attention kernels want", m->name,
-            m->D);
+    if (m->D % 16 != 0 || m->D > HEAD_DIM_MAX)
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "model %s: head dim %d, expected a multiple of 16 up to %d, which the "
+                         "attention kernels serve",
+                         m->name, m->D, HEAD_DIM_MAX);
     if (m->dual_chunk.chunk < 0 || m->dual_chunk.chunk % KV_TILE != 0 || m->dual_chunk.local < 0)
         return error_set(err, STATUS_UNSUPPORTED,
                          "model %s: dual chunk attention of %d positions, expected a multiple of "

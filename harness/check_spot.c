@@ -31,7 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COPIES = 3, KEY_BLOCK = 1024, HEAD_DIM_MAX = 256 };
+enum { COPIES = 3, KEY_BLOCK = 1024 };
 
 struct point {
     int layer, head;

@@ -11,8 +11,9 @@
 #include <stdint.h>
 
 enum {
-    MAX_RANKS = 8, /* tensor-parallel ranks of a run */
-    TAP_ROWS = 8   /* rows of a chunk that can be copied out for the spot check */
+    MAX_RANKS = 8,      /* tensor-parallel ranks of a run */
+    HEAD_DIM_MAX = 256, /* of a model: kernels and checks have no room for more */
+    TAP_ROWS = 8        /* rows of a chunk that can be copied out for the spot check */
 };
 
 enum dtype { DTYPE_BF16, DTYPE_F32 };

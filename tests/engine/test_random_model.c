@@ -85,6 +85,7 @@ static void names_that_mean_nothing_say_what_is_accepted(void **state) {
                {"random:2x64x8x-4x16x96x256", STATUS_UNSUPPORTED, "expected 1 to"},
                {"random:2x64x8x3x16x96x256", STATUS_UNSUPPORTED, "no multiple of 3"},
                {"random:2x64x8x4x24x96x256", STATUS_UNSUPPORTED, "multiple of 16"},
+               {"random:2x64x8x4x272x96x256", STATUS_UNSUPPORTED, "up to 256"},
                {"random:2x64x8x4x16x96x256/dual:100:10:50", STATUS_UNSUPPORTED, "multiple of 128"},
                {"/no/such/folder", STATUS_USAGE, "not known"},
                {"/", STATUS_UNSUPPORTED, "checkpoints"}};
