@@ -202,10 +202,38 @@ static void read_traced(struct h5 *h, h5_id g, struct case_result *r) {
     h5_close_group(table);
 }
 
+/* An older file does not say on which of `devices` a span was: of each chunk it has one device's
+ * spans after the other's, and a device's are in order of time. */
+static void infer_span_devices(struct span_record *rows, int64_t n, int devices) {
+    for (int64_t i = 1; i < n; i++) {
+        struct span_record *s = &rows[i];
+        const struct span_record *last = &rows[i - 1];
+        if (s->repeat != last->repeat || s->chunk != last->chunk) continue;
+        s->device = last->device;
+        if (s->begin_ns < last->begin_ns && s->device + 1 < devices) s->device++;
+    }
+}
+
+static void read_span_devices(struct h5 *h, h5_id g, struct span_record *rows, int64_t n,
+                              int devices) {
+    int64_t there;
+    if (!rows) return;
+    if (!h5_has(h, g, span_device_column.name)) {
+        infer_span_devices(rows, n, devices);
+        return;
+    }
+    uint8_t *device = h5_read_column(h, g, &span_device_column, &there);
+    if (device && there != n)
+        h5_fail(h, "read", "spans/device", "its number of rows is not that of its table");
+    for (int64_t i = 0; device && there == n && i < n; i++) rows[i].device = device[i];
+    free(device);
+}
+
 static void read_spans(struct h5 *h, h5_id at, struct case_result *r) {
     h5_id g;
     int64_t n = 0, n_ops = 0;
     struct span_record *rows = READ_TABLE(h, at, "spans", span_columns, struct span_record, &n, &g);
+    read_span_devices(h, g, rows, n, r->devices);
     struct span *ops = read_ops(h, g, &n_ops);
     h5_read_attributes(h, g, span_facts, COLUMNS(span_facts), r);
     read_traced(h, g, r);
@@ -223,6 +251,7 @@ static void read_spans(struct h5 *h, h5_id at, struct case_result *r) {
             out->span.begin_ns = s->begin_ns, out->span.end_ns = s->end_ns;
             out->span.flops = s->flops, out->span.bytes = s->bytes;
             out->span.rank = s->rank, out->span.layer = s->layer;
+            out->span.device = s->device;
         }
     }
     free(ops);

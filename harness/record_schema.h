@@ -2,10 +2,10 @@
  * its place in a row in memory. record_write.c and record_read.c walk the same tables.
  *
  * A version of the schema only grows, and by two things: attributes (named below in
- * added_attributes) and tables or groups (for which record_read.c asks before it reads). A reader
- * takes what is missing as not known and passes over what it has no name for. All else raises
- * RECORD_SCHEMA_VERSION: a name that goes or changes, another unit, meaning or type, a new column
- * of a table that is there. */
+ * added_attributes) and tables, groups or columns (for which record_read.c asks before it reads). A
+ * reader takes what is missing as not known and passes over what it has no name for. All else
+ * raises RECORD_SCHEMA_VERSION: a name that goes or changes, another unit, meaning or type, a new
+ * column without which the others of its table mean something else. */
 #ifndef HARNESS_RECORD_SCHEMA_H
 #define HARNESS_RECORD_SCHEMA_H
 
@@ -122,6 +122,7 @@ struct span_record {
     int32_t repeat, chunk, op_id;
     int16_t rank, layer;
     int64_t begin_ns, end_ns, flops, bytes;
+    uint8_t device;
 };
 static const struct column span_columns[] = {
     {"rank", SIGNED, FIELD(span_record, rank), "1", "tensor-parallel rank; -1: for all at once"},
@@ -135,6 +136,9 @@ static const struct column span_columns[] = {
     {"flops", SIGNED, FIELD(span_record, flops), "flop", "executed"},
     {"bytes", SIGNED, FIELD(span_record, bytes), "bytes", "compulsory traffic"},
 };
+/* One more column of the spans, which older files do not have. */
+static const struct column span_device_column = {"device", UNSIGNED, FIELD(span_record, device),
+                                                 "1", "of the run, from 0"};
 struct op_row {
     int32_t op_id;
     char op[24], role[16], variant[32];

@@ -151,9 +151,11 @@ static void write_spans(struct h5 *h, h5_id at, const struct case_result *r) {
             rows[i] =
                 (struct span_record){s->repeat,      s->chunk,      op_number(h, ops, &s->span),
                                      s->span.rank,   s->span.layer, s->span.begin_ns,
-                                     s->span.end_ns, s->span.flops, s->span.bytes};
+                                     s->span.end_ns, s->span.flops, s->span.bytes,
+                                     s->span.device};
         }
         h5_id g = WRITE_TABLE(h, at, "spans", span_columns, rows, r->n_spans);
+        h5_write_column(h, g, &span_device_column, rows, sizeof *rows, r->n_spans);
         h5_write_attributes(h, g, span_facts, COLUMNS(span_facts), r);
         h5_close_group(WRITE_TABLE(h, g, "ops", op_columns, ops->row, ops->n));
         h5_close_group(WRITE_TABLE(h, g, "chunks", chunk_columns, r->traced, r->n_traced));

@@ -41,7 +41,7 @@ struct weight_node {
 struct device {
     const struct backend *backend;
     struct device_group *group; /* borrowed; NULL: joined none */
-    int member;                 /* of the group */
+    int member;                 /* its place in the group */
     void *state;                /* the backend's own */
     enum cpu_isa isa;           /* of a CPU */
     int capability;             /* of a GPU, ten times it */

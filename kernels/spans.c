@@ -57,7 +57,8 @@ void span_add(struct device *dev, const struct op_call *call, const struct step_
                                      .layer = call->layer,
                                      .op = (uint8_t)call->op,
                                      .role = (uint8_t)call->role,
-                                     .variant = dev->chosen_index[call->op]};
+                                     .variant = dev->chosen_index[call->op],
+                                     .device = (uint8_t)dev->member};
 }
 
 const struct span *device_spans(struct device *dev, int64_t *n, int64_t *dropped) {

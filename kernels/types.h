@@ -62,6 +62,7 @@ struct span {
     uint8_t op;               /* enum op */
     uint8_t role;             /* enum role */
     uint8_t variant;          /* index into the op's variants in ops.inc */
+    uint8_t device;           /* its place in its group; 0: alone */
 };
 
 #endif

@@ -21,7 +21,7 @@ COLUMNS = {  # group: {column: unit}
                **{name: "bytes" for name in CATEGORIES}, **{f"{name}_high_water": "bytes" for name in CATEGORIES}},
     "decode": {"repeat": "1", "step": "1", "token_id": "1", "latency_ns": "ns", "logprob": "nat"},
     "spans": {"rank": "1", "repeat": "1", "chunk": "1", "layer": "1", "op_id": "1", "begin_ns": "ns", "end_ns": "ns",
-              "flops": "flop", "bytes": "bytes"},
+              "flops": "flop", "bytes": "bytes", "device": "1"},
     "ttft": {"repeat": "1", "ttft_ns": "ns"},
     "predicted_memory": {"rank": "1", **{name: "bytes" for name in CATEGORIES}},
 }

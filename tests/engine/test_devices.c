@@ -117,6 +117,33 @@ static void ranks_are_where_the_result_says(void **state) {
     engine_close(e);
 }
 
+static void spans_name_the_device_that_they_are_of(void **state) {
+    const struct engine_opts o = options(SMALL, 8, 4);
+    struct session_opts so = session_opts_defaults();
+    struct engine *e = open_engine(&o);
+    struct chunk_result r;
+    struct session *s;
+    int32_t tokens[S];
+    (void)state;
+    so.prompt_tokens = so.chunk_tokens = S;
+    engine_random_tokens(5, V, S, tokens);
+    assert_int_equal(session_open(&s, e, &so, NULL), STATUS_OK);
+    assert_int_equal(session_spans_enable(s, 10000, NULL), STATUS_OK);
+    assert_int_equal(session_prefill(s, tokens, S, &r, NULL), STATUS_OK);
+    for (int d = 0; d < engine_info(e)->devices; d++) {
+        int64_t n, dropped, exchanges = 0;
+        const struct span *spans = session_spans(s, d, &n, &dropped);
+        for (int64_t i = 0; i < n; i++) {
+            assert_int_equal(spans[i].device, d);
+            if (spans[i].rank != SHARED_RANK) assert_int_equal(spans[i].rank / 2, d);
+            exchanges += spans[i].op == OP_EXCHANGE;
+        }
+        assert_true(exchanges > 0 && dropped == 0);
+    }
+    session_close(s);
+    engine_close(e);
+}
+
 static void memory_is_as_predicted(void **state) {
     (void)state;
     for (int devices = 1; devices <= 4; devices *= 2)
@@ -235,6 +262,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_devices),
         cmocka_unit_test(ranks_are_where_the_result_says),
+        cmocka_unit_test(spans_name_the_device_that_they_are_of),
         cmocka_unit_test(memory_is_as_predicted),
         cmocka_unit_test(the_needle_is_found),
         cmocka_unit_test(impossible_placements_are_refused),

@@ -107,6 +107,7 @@ static void add_rows(struct case_result *r) {
         struct span_row s = {
             REPEATS, i % CHUNKS, {.begin_ns = i, .end_ns = i + 5, .flops = 1 << i % 30}};
         s.span.rank = (int16_t)(i % RANKS), s.span.layer = (int16_t)(i % 3 - 1);
+        s.span.device = (uint8_t)(i % 2);
         s.span.op = i % 2 ? OP_LINEAR : OP_EMBED, s.span.role = i % 2 ? ROLE_DOWN : ROLE_NONE;
         assert_int_equal(result_add_spans(r, &s, 1, NULL), STATUS_OK);
     }
@@ -183,6 +184,7 @@ static void assert_same_spans(const struct case_result *a, const struct case_res
         const struct span *x = &a->spans[i].span, *y = &b->spans[i].span;
         assert_int_equal(a->spans[i].chunk, b->spans[i].chunk);
         assert_true(x->op == y->op && x->role == y->role && x->rank == y->rank);
+        assert_int_equal(x->device, y->device);
         assert_true(x->layer == y->layer && x->begin_ns == y->begin_ns && x->end_ns == y->end_ns);
         assert_int_equal(x->flops, y->flops);
     }
