@@ -83,8 +83,9 @@ static void put_series(struct plot_files *f, const struct series *s) {
 
 /* Which case it is, and what of it was traced. */
 static void put_note(struct plot_files *f, const struct trace *t) {
-    char when[TRACE_TEXT], text[TRACE_TEXT + 200];
-    snprintf(text, sizeof text, "%s: %s%s", t->r->id, trace_when(when, t),
+    char when[TRACE_TEXT], devices[40] = "", text[TRACE_TEXT + 200];
+    if (t->n_devices > 1) snprintf(devices, sizeof devices, "; mean of %d devices", t->n_devices);
+    snprintf(text, sizeof text, "%s: %s%s%s", t->r->id, trace_when(when, t), devices,
              t->r->dropped_spans > 0 ? "; SPANS ARE MISSING" : "");
     plot_set_text(f, "NOTE", text);
 }
@@ -122,20 +123,28 @@ static double half_width(const struct trace *t, const struct trace_chunk *c) {
     return (own < least && t->n_chunks < THINNEST / 2 ? least : own) / 2;
 }
 
+/* Adds what a device spent in each series. */
+static void add_part(double ns[SERIES], const struct series *s, const struct trace_chunk *c,
+                     const struct trace_part *p) {
+    for (int64_t i = 0; i < p->n; i++) {
+        const struct span *span = &p->spans[i]->span;
+        ns[s->of_op[key_of(span->op, span->role)]] += (double)(span->end_ns - span->begin_ns);
+    }
+    ns[NO_OP] += trace_no_op_ns(c, p);
+}
+
+/* As high as the chunk's latency: devices, which ran at the same time, are averaged. */
 static void put_bar(FILE *out, const struct trace *t, const struct trace_chunk *c,
                     const struct series *s) {
     const double latency_ns = (double)(c->end_ns - c->begin_ns);
     double ns[SERIES] = {0}, from = 0;
-    for (int64_t i = 0; i < c->n; i++) {
-        const struct span *span = &c->spans[i]->span;
-        ns[s->of_op[key_of(span->op, span->role)]] += (double)(span->end_ns - span->begin_ns);
-    }
-    ns[NO_OP] = latency_ns - c->ops_ns + c->at_once_ns;
+    for (int i = 0; i < c->n_parts; i++) add_part(ns, s, c, &c->parts[i]);
     for (int i = 0; i < SERIES; i++) {
-        if (ns[i] <= 0) continue;
+        const double mean = ns[i] / c->n_parts;
+        if (mean <= 0) continue;
         fprintf(out, "%.1f %.9g %.17g %.17g %.17g %d\n", start_of(t, c) + tokens_of(t, c) / 2.0,
-                half_width(t, c), from / 1e9, (from + ns[i]) / 1e9, latency_ns / 1e9, i);
-        from += ns[i];
+                half_width(t, c), from / 1e9, (from + mean) / 1e9, latency_ns / 1e9, i);
+        from += mean;
     }
 }
 
@@ -192,9 +201,9 @@ static void extend(struct extent *e, double x, double y) {
     e->least_y = first ? y : fmin(e->least_y, y), e->most_y = first ? y : fmax(e->most_y, y);
 }
 
-static void add_spans(struct roofline *r, const struct trace_chunk *c) {
-    for (int64_t i = 0; i < c->n; i++) {
-        const struct span *s = &c->spans[i]->span;
+static void add_spans(struct roofline *r, const struct trace_part *part) {
+    for (int64_t i = 0; i < part->n; i++) {
+        const struct span *s = &part->spans[i]->span;
         struct point *p = &r->points[key_of(s->op, s->role)];
         p->ns += (double)(s->end_ns - s->begin_ns);
         p->flops += (double)s->flops, p->bytes += (double)s->bytes;
@@ -318,6 +327,11 @@ static void put_labels(struct roofline *r, FILE *labels, FILE *leaders) {
 
 static void put_page(struct plot_files *f, const struct roofline *r) {
     char text[80];
+    /* No colour is explained that stands nowhere. */
+    for (int i = 0; i < NAMED; i++) {
+        snprintf(text, sizeof text, "SERIES_%d", i);
+        if (r->s->key[i] >= 0 && r->of_op[r->s->key[i]].n == 0) plot_set_text(f, text, "");
+    }
     plot_set_number(f, "ROOF", r->rates->roof_flops);
     plot_set_number(f, "COPY", r->rates->copy_bytes);
     plot_set_number(f, "LOW_X", r->page.least_x), plot_set_number(f, "HIGH_X", r->page.most_x);
@@ -331,10 +345,11 @@ static void put_page(struct plot_files *f, const struct roofline *r) {
 /* With the page and its names; or f->why says why there is none. */
 static void put_roofline(struct roofline *r, struct plot_files *f) {
     for (int i = 0; i < r->t->n_chunks; i++) {
-        add_spans(r, &r->t->chunks[i]);
-        put_points(r, r->t->chunks[i].chunk + 1);
+        const struct trace_chunk *c = &r->t->chunks[i];
+        for (int k = 0; k < c->n_parts; k++) add_spans(r, &c->parts[k]);
+        put_points(r, c->chunk + 1);
     }
-    for (int i = 0; i < r->t->n_chunks; i++) add_spans(r, &r->t->chunks[i]);
+    for (int i = 0; i < r->t->n_parts; i++) add_spans(r, &r->t->parts[i]);
     put_points(r, 0);
     if (r->all.n == 0)
         snprintf(f->why, sizeof f->why, "no traced op computes anything");

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- spans, by chunk and time ---- */
+/* ---- spans, by chunk, device and time ---- */
 
 static int compare(int64_t a, int64_t b) {
     return (a > b) - (a < b);
@@ -18,9 +18,18 @@ static int by_time(const void *a, const void *b) {
                           *y = *(const struct span_row *const *)b;
     int order = compare(x->repeat, y->repeat);
     if (!order) order = compare(x->chunk, y->chunk);
+    if (!order) order = compare(x->span.device, y->span.device);
     if (!order) order = compare(x->span.begin_ns, y->span.begin_ns);
     if (!order) order = compare(x->span.end_ns, y->span.end_ns);
     return order ? order : compare(x - y, 0); /* as they were recorded */
+}
+
+static bool same_chunk(const struct span_row *a, const struct span_row *b) {
+    return a->repeat == b->repeat && a->chunk == b->chunk;
+}
+
+static bool same_part(const struct span_row *a, const struct span_row *b) {
+    return same_chunk(a, b) && a->span.device == b->span.device;
 }
 
 static double length_ns(const struct span_row *s) {
@@ -35,9 +44,9 @@ static enum status check_spans(const struct case_result *r, struct error *err) {
             return error_set(err, STATUS_IO, "%s: span %lld ends before it begins", r->id,
                              (long long)i);
         if (s->op >= OPS || s->role >= ROLES || s->rank < SHARED_RANK || s->rank >= MAX_RANKS ||
-            s->layer < -1)
-            return error_set(err, STATUS_IO, "%s: span %lld is of no op, rank or layer", r->id,
-                             (long long)i);
+            s->device >= MAX_RANKS || s->layer < -1)
+            return error_set(err, STATUS_IO, "%s: span %lld is of no op, rank, device or layer",
+                             r->id, (long long)i);
     }
     for (int64_t i = 0; i < r->n_traced; i++)
         if (r->traced[i].begin_ns < 0 || r->traced[i].latency_ns < 0 ||
@@ -54,25 +63,6 @@ static const struct chunk_row *row_of(const struct case_result *r, const struct 
     return NULL;
 }
 
-/* Spans from `first` to before `end` are a chunk's. */
-static void fill_chunk(struct trace *t, int64_t first, int64_t end) {
-    struct trace_chunk *c = &t->chunks[t->n_chunks++];
-    const struct span_row *const *spans = &t->spans[first];
-    *c = (struct trace_chunk){.repeat = spans[0]->repeat,
-                              .chunk = spans[0]->chunk,
-                              .row = row_of(t->r, spans[0]),
-                              .spans = spans,
-                              .n = end - first};
-    int64_t last_ns = spans[0]->span.end_ns;
-    for (int64_t i = 0; i < c->n; i++)
-        if (spans[i]->span.end_ns > last_ns) last_ns = spans[i]->span.end_ns;
-    c->begin_ns = c->row ? c->row->begin_ns : spans[0]->span.begin_ns;
-    c->end_ns = c->row ? c->row->begin_ns + c->row->latency_ns : last_ns;
-    c->before_ns = (double)(spans[0]->span.begin_ns - c->begin_ns);
-    c->after_ns = (double)(c->end_ns - last_ns);
-    t->whole = t->whole && c->row;
-}
-
 static void keep_gap(struct trace *t, double ns, const struct span_row *after,
                      const struct span_row *before) {
     int at = t->n_gaps;
@@ -83,28 +73,69 @@ static void keep_gap(struct trace *t, double ns, const struct span_row *after,
     t->gaps[at] = (struct trace_gap){ns, after, before};
 }
 
-/* What lies between the ops of a chunk, and what of them lies upon another. */
-static void measure_rest(struct trace *t, struct trace_chunk *c) {
-    const struct span_row *latest = c->spans[0];
-    for (int64_t i = 0; i < c->n; i++) {
-        const struct span_row *s = c->spans[i];
-        c->ops_ns += length_ns(s);
+/* What lies before, between and after the ops of a part, and what of them lies upon another. */
+static void measure_part(struct trace *t, const struct trace_chunk *c, struct trace_part *p) {
+    const struct span_row *latest = p->spans[0];
+    p->before_ns = (double)(latest->span.begin_ns - c->begin_ns);
+    for (int64_t i = 0; i < p->n; i++) {
+        const struct span_row *s = p->spans[i];
+        p->ops_ns += length_ns(s);
         if (i > 0 && s->span.begin_ns > latest->span.end_ns) {
             const double gap = (double)(s->span.begin_ns - latest->span.end_ns);
-            c->between_ns += gap;
+            p->between_ns += gap;
             keep_gap(t, gap, latest, s);
         } else if (i > 0) {
             const int64_t end =
                 s->span.end_ns < latest->span.end_ns ? s->span.end_ns : latest->span.end_ns;
-            c->at_once_ns += (double)(end - s->span.begin_ns);
+            p->at_once_ns += (double)(end - s->span.begin_ns);
         }
         if (s->span.end_ns >= latest->span.end_ns) latest = s;
     }
-    t->latency_ns += (double)(c->end_ns - c->begin_ns);
-    t->before_ns += c->before_ns;
-    t->between_ns += c->between_ns;
-    t->after_ns += c->after_ns;
-    t->at_once_ns += c->at_once_ns;
+    p->after_ns = (double)(c->end_ns - latest->span.end_ns);
+}
+
+static double latency_of(const struct trace_chunk *c) {
+    return (double)(c->end_ns - c->begin_ns);
+}
+
+/* Spans from `first` to before `end` are what a device did in a chunk. */
+static void add_part(struct trace *t, struct trace_chunk *c, int64_t first, int64_t end) {
+    struct trace_part *p = &t->parts[t->n_parts++];
+    *p = (struct trace_part){
+        .device = t->spans[first]->span.device, .spans = &t->spans[first], .n = end - first};
+    measure_part(t, c, p);
+    c->n_parts++;
+    t->devices[p->device].latency_ns += latency_of(c);
+    t->latency_ns += latency_of(c);
+    t->before_ns += p->before_ns;
+    t->between_ns += p->between_ns;
+    t->after_ns += p->after_ns;
+    t->at_once_ns += p->at_once_ns;
+}
+
+/* Spans from `first` to before `end` are a chunk's. */
+static void add_chunk(struct trace *t, int64_t first, int64_t end) {
+    struct trace_chunk *c = &t->chunks[t->n_chunks++];
+    const struct span_row *s = t->spans[first];
+    *c = (struct trace_chunk){.repeat = s->repeat,
+                              .chunk = s->chunk,
+                              .row = row_of(t->r, s),
+                              .begin_ns = s->span.begin_ns,
+                              .end_ns = s->span.end_ns,
+                              .parts = &t->parts[t->n_parts]};
+    for (int64_t i = first; i < end; i++) {
+        s = t->spans[i];
+        if (s->span.begin_ns < c->begin_ns) c->begin_ns = s->span.begin_ns;
+        if (s->span.end_ns > c->end_ns) c->end_ns = s->span.end_ns;
+    }
+    if (c->row) c->begin_ns = c->row->begin_ns, c->end_ns = c->begin_ns + c->row->latency_ns;
+    for (int64_t i = first + 1; i <= end; i++) {
+        if (i < end && same_part(t->spans[i], t->spans[first])) continue;
+        add_part(t, c, first, i);
+        first = i;
+    }
+    t->elapsed_ns += latency_of(c);
+    t->whole = t->whole && c->row;
 }
 
 /* ---- sums ---- */
@@ -151,8 +182,16 @@ static void sum_spans(struct trace *t) {
         add(&t->all, s);
         add(&op_of(t, &s->span)->sum, s);
         add_to_group(&t->layers[s->span.layer + 1], s);
-        add_to_group(&t->ranks[s->span.rank + 1], s);
+        struct trace_device *d = &t->devices[s->span.device];
+        add_to_group(&d->all, s);
+        if (s->span.rank == SHARED_RANK) {
+            add_to_group(&d->shared, s);
+        } else {
+            add_to_group(&t->ranks[s->span.rank], s);
+            t->rank_device[s->span.rank] = s->span.device;
+        }
     }
+    for (int i = 0; i < MAX_RANKS; i++) t->n_devices += t->devices[i].all.sum.calls > 0;
     qsort(t->ops, (size_t)t->n_ops, sizeof *t->ops, longest_first);
 }
 
@@ -174,20 +213,22 @@ static enum status no_spans(const struct case_result *r, int chunk, struct error
                      r->id);
 }
 
-/* Room for all ops that there can be, chunks and layers of these spans. */
+/* Room for all ops that there can be, and for chunks, their parts and layers of these spans. */
 static enum status make_room(struct trace *t, struct error *err) {
     int layers = 1;
-    size_t chunks = 0;
+    size_t chunks = 0, parts = 0;
     for (int64_t i = 0; i < t->n; i++) {
         const struct span_row *s = t->spans[i], *last = i > 0 ? t->spans[i - 1] : NULL;
         if (s->span.layer + 2 > layers) layers = s->span.layer + 2;
-        chunks += !last || last->repeat != s->repeat || last->chunk != s->chunk;
+        chunks += !last || !same_chunk(last, s);
+        parts += !last || !same_part(last, s);
     }
     t->n_layers = layers;
     t->layers = calloc((size_t)layers, sizeof *t->layers);
     t->chunks = calloc(chunks, sizeof *t->chunks);
+    t->parts = calloc(parts, sizeof *t->parts);
     t->ops = calloc((size_t)OPS * ROLES * 256, sizeof *t->ops);
-    return t->layers && t->chunks && t->ops ? STATUS_OK : no_memory(err);
+    return t->layers && t->chunks && t->parts && t->ops ? STATUS_OK : no_memory(err);
 }
 
 enum status trace_open(struct trace *t, const struct case_result *r, int chunk, struct error *err) {
@@ -208,11 +249,8 @@ enum status trace_open(struct trace *t, const struct case_result *r, int chunk, 
         return s;
     }
     for (int64_t first = 0, i = 1; i <= t->n; i++) {
-        if (i < t->n && t->spans[i]->repeat == t->spans[first]->repeat &&
-            t->spans[i]->chunk == t->spans[first]->chunk)
-            continue;
-        fill_chunk(t, first, i);
-        measure_rest(t, &t->chunks[t->n_chunks - 1]);
+        if (i < t->n && same_chunk(t->spans[i], t->spans[first])) continue;
+        add_chunk(t, first, i);
         first = i;
     }
     sum_spans(t);
@@ -222,17 +260,22 @@ enum status trace_open(struct trace *t, const struct case_result *r, int chunk, 
 void trace_close(struct trace *t) {
     free(t->spans);
     free(t->chunks);
+    free(t->parts);
     free(t->ops);
     free(t->layers);
     memset(t, 0, sizeof *t);
 }
 
-int64_t trace_layer_end(const struct trace_chunk *c, int64_t first, int64_t *end) {
-    int64_t i = first, end_ns = c->spans[first]->span.end_ns;
-    for (; i < c->n && c->spans[i]->span.layer == c->spans[first]->span.layer; i++)
-        if (c->spans[i]->span.end_ns > end_ns) end_ns = c->spans[i]->span.end_ns;
+int64_t trace_layer_end(const struct trace_part *p, int64_t first, int64_t *end) {
+    int64_t i = first, end_ns = p->spans[first]->span.end_ns;
+    for (; i < p->n && p->spans[i]->span.layer == p->spans[first]->span.layer; i++)
+        if (p->spans[i]->span.end_ns > end_ns) end_ns = p->spans[i]->span.end_ns;
     *end = i;
     return end_ns;
+}
+
+double trace_no_op_ns(const struct trace_chunk *c, const struct trace_part *p) {
+    return latency_of(c) - p->ops_ns + p->at_once_ns;
 }
 
 /* ---- words and numbers ---- */
@@ -295,5 +338,5 @@ double trace_cost(const struct trace *t) {
     for (int i = 0; scratch && i < t->n_chunks; i++)
         measured += measured_ns(t->r, t->chunks[i].chunk, scratch);
     free(scratch);
-    return t->whole && measured > 0 ? t->latency_ns / measured : (double)NAN;
+    return t->whole && measured > 0 ? t->elapsed_ns / measured : (double)NAN;
 }

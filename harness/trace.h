@@ -1,10 +1,12 @@
-/* A case's spans as a trace: chunk by chunk in order of time, summed by op, layer and rank, with
- * what no op accounts for. Views of it: text and comma-separated values (trace_summary.c), Chrome's
- * trace events (trace_perfetto.c), Nsight Systems' tables (trace_sqlite.c), pictures
- * (plot_trace.c).
+/* A case's spans as a trace: chunk by chunk, of each device in order of time, summed by op, layer,
+ * device and rank, with what no op accounts for. Views of it: text and comma-separated values
+ * (trace_summary.c), Chrome's trace events (trace_perfetto.c), Nsight Systems' tables
+ * (trace_sqlite.c), pictures (plot_trace.c).
  *
- * Of every traced chunk holds, to the nanosecond:
- *     latency = time of all ops + before_ns + between_ns + after_ns - at_once_ns */
+ * Of every traced chunk holds on every device, to the nanosecond:
+ *     latency = time of all ops + before_ns + between_ns + after_ns - at_once_ns
+ * The latency is the chunk's, to the end of its slowest device. Sums are over the devices, too:
+ * shares are of their time together. */
 #ifndef HARNESS_TRACE_H
 #define HARNESS_TRACE_H
 
@@ -20,7 +22,7 @@ struct trace_op { /* one kernel in one role */
     uint8_t op, role, variant;
     struct trace_sum sum;
 };
-struct trace_group { /* a layer or a rank */
+struct trace_group { /* a layer, a rank or a device */
     struct trace_sum sum;
     double op_ns[OPS];
 };
@@ -29,15 +31,24 @@ struct trace_gap { /* in which no op ran */
     const struct span_row *after, *before; /* what ended, what began */
 };
 
-struct trace_chunk {
-    int32_t repeat, chunk;
-    const struct chunk_row *row;         /* NULL in older files: its ends are then its ops' */
-    int64_t begin_ns, end_ns;            /* of the chunk as a whole */
+struct trace_part { /* of a chunk: what one device did */
+    int device;
     const struct span_row *const *spans; /* by their begin */
     int64_t n;
     double ops_ns;
     double before_ns, between_ns, after_ns; /* the first op, two ops, the last op */
     double at_once_ns;                      /* counted twice in ops_ns: ops that overlap */
+};
+struct trace_chunk {
+    int32_t repeat, chunk;
+    const struct chunk_row *row; /* NULL in older files: its ends are then its ops' */
+    int64_t begin_ns, end_ns;    /* of the chunk as a whole */
+    const struct trace_part *parts;
+    int n_parts;
+};
+struct trace_device {
+    double latency_ns;              /* of the chunks in which it has spans */
+    struct trace_group all, shared; /* shared: done once for all its ranks */
 };
 
 enum { TRACE_GAPS = 8 };
@@ -46,14 +57,20 @@ struct trace {
     const struct span_row **spans;
     struct trace_chunk *chunks;
     int n_chunks;
+    struct trace_part *parts; /* of all chunks */
+    int n_parts;
     int64_t n;            /* spans */
     struct trace_op *ops; /* the longest first */
     int n_ops;
     struct trace_group *layers; /* [n_layers]; number 0 is what stands outside the layers */
     int n_layers;
-    struct trace_group ranks[MAX_RANKS + 1]; /* number 0: done once for all ranks */
+    struct trace_group ranks[MAX_RANKS];
+    int rank_device[MAX_RANKS];
+    struct trace_device devices[MAX_RANKS]; /* by number; without spans: not of this run */
+    int n_devices;                          /* that have spans */
     struct trace_sum all;
-    double latency_ns, before_ns, between_ns, after_ns, at_once_ns; /* sums over the chunks */
+    double elapsed_ns; /* latency of the chunks, once for all devices */
+    double latency_ns, before_ns, between_ns, after_ns, at_once_ns; /* sums over all parts */
     struct trace_gap gaps[TRACE_GAPS];                              /* the longest first */
     int n_gaps;
     bool whole; /* every chunk has a row: its latency is known */
@@ -69,7 +86,9 @@ void trace_close(struct trace *t); /* a zeroed struct is legal */
 int trace_op_number(const struct trace *t, const struct span *s);
 /* Ops of one layer, one after the other, are an execution of it: sets *end to the number after the
  * last of them that begins at `first`, and returns when it ended. */
-int64_t trace_layer_end(const struct trace_chunk *c, int64_t first, int64_t *end);
+int64_t trace_layer_end(const struct trace_part *p, int64_t first, int64_t *end);
+/* Time of a device in a chunk in which it ran no op. */
+double trace_no_op_ns(const struct trace_chunk *c, const struct trace_part *p);
 
 enum { TRACE_TEXT = 240 };
 /* "linear gate_up" */

@@ -2,9 +2,9 @@
  * chrome://tracing load. Format: "Trace Event Format" of the Chromium project; only complete events
  * ("X") and metadata ("M") are used. Streamed: a million spans need no memory here.
  *
- * Process 1 is the case. Thread 1 has its chunks and, within them, layers; thread 2 what was done
- * once for all ranks; thread 3 + R the ops of rank R. Times are microseconds since the first chunk
- * began, with three decimals: nothing is rounded. Before it: trace.c. */
+ * Process 1 + D is the case on device D. Thread 1 has its chunks and, within them, layers; thread 2
+ * what was done once for all its ranks; thread 3 + R the ops of rank R. Times are microseconds
+ * since the first chunk began, with three decimals: nothing is rounded. Before it: trace.c. */
 #include "harness/new_file.h"
 #include "harness/trace.h"
 
@@ -24,26 +24,30 @@ static void put_text(FILE *out, const char *text) {
     putc('"', out);
 }
 
-static void put_metadata(FILE *out, int thread, const char *what, const char *name, int order) {
-    fprintf(out, "{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"name\":\"%s\",\"args\":{\"name\":", PROCESS,
-            thread, what);
+static void put_metadata(FILE *out, int device, int thread, const char *what, const char *name,
+                         int order) {
+    fprintf(out, "{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"name\":\"%s\",\"args\":{\"name\":",
+            PROCESS + device, thread, what);
     put_text(out, name);
     fputs("}},\n", out);
     fprintf(out,
             "{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"name\":\"thread_sort_index\",\"args\":{"
             "\"sort_index\":%d}},\n",
-            PROCESS, thread, order);
+            PROCESS + device, thread, order);
 }
 
-static void put_threads(FILE *out, const struct trace *t) {
-    char name[40];
-    put_metadata(out, 0, "process_name", t->r->id, 0);
-    put_metadata(out, CHUNKS_THREAD, "thread_name", "chunks and layers", 1);
-    for (int i = 0; i <= MAX_RANKS; i++) {
-        if (t->ranks[i].sum.calls == 0) continue;
-        snprintf(name, sizeof name, "rank %d", i - 1);
-        put_metadata(out, i > 0 ? RANK_THREAD + i - 1 : SHARED_THREAD, "thread_name",
-                     i > 0 ? name : "for all ranks", 2 + i);
+static void put_threads(FILE *out, const struct trace *t, int device) {
+    char name[TRACE_TEXT], number[40] = "";
+    if (t->n_devices > 1) snprintf(number, sizeof number, ", device %d", device);
+    snprintf(name, sizeof name, "%s%s", t->r->id, number);
+    put_metadata(out, device, 0, "process_name", name, 0);
+    put_metadata(out, device, CHUNKS_THREAD, "thread_name", "chunks and layers", 1);
+    if (t->devices[device].shared.sum.calls > 0)
+        put_metadata(out, device, SHARED_THREAD, "thread_name", "for all ranks", 2);
+    for (int i = 0; i < MAX_RANKS; i++) {
+        if (t->ranks[i].sum.calls == 0 || t->rank_device[i] != device) continue;
+        snprintf(name, sizeof name, "rank %d", i);
+        put_metadata(out, device, RANK_THREAD + i, "thread_name", name, 3 + i);
     }
 }
 
@@ -54,9 +58,10 @@ static void put_us(FILE *out, const char *key, int64_t ns) {
 }
 
 /* An event up to its arguments. */
-static void begin_event(FILE *out, const struct trace *t, int thread, const char *category,
-                        int64_t begin_ns, int64_t end_ns) {
-    fprintf(out, "{\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"cat\":\"%s\"", PROCESS, thread, category);
+static void begin_event(FILE *out, const struct trace *t, int device, int thread,
+                        const char *category, int64_t begin_ns, int64_t end_ns) {
+    fprintf(out, "{\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"cat\":\"%s\"", PROCESS + device, thread,
+            category);
     put_us(out, "ts", begin_ns - t->chunks[0].begin_ns);
     put_us(out, "dur", end_ns - begin_ns);
 }
@@ -65,7 +70,7 @@ static void put_span(FILE *out, const struct trace *t, const struct span_row *ro
     const struct span *s = &row->span;
     char name[TRACE_TEXT];
     const int thread = s->rank >= 0 ? RANK_THREAD + s->rank : SHARED_THREAD;
-    begin_event(out, t, thread, "op", s->begin_ns, s->end_ns);
+    begin_event(out, t, s->device, thread, "op", s->begin_ns, s->end_ns);
     fprintf(out,
             ",\"name\":\"%s\",\"args\":{\"kernel\":\"%s\",\"repeat\":%d,\"chunk\":%d,\"layer\":%d,"
             "\"rank\":%d,\"flops\":%lld,\"bytes\":%lld}},\n",
@@ -79,19 +84,21 @@ static int64_t within(const struct trace_chunk *c, int64_t ns) {
     return ns < c->begin_ns ? c->begin_ns : ns > c->end_ns ? c->end_ns : ns;
 }
 
-static void put_layers(FILE *out, const struct trace *t, const struct trace_chunk *c) {
-    for (int64_t first = 0, i = 0; i < c->n; first = i) {
-        const int layer = c->spans[first]->span.layer;
-        const int64_t end_ns = trace_layer_end(c, first, &i);
+static void put_layers(FILE *out, const struct trace *t, const struct trace_chunk *c,
+                       const struct trace_part *p) {
+    for (int64_t first = 0, i = 0; i < p->n; first = i) {
+        const int layer = p->spans[first]->span.layer;
+        const int64_t end_ns = trace_layer_end(p, first, &i);
         if (layer < 0) continue;
-        begin_event(out, t, CHUNKS_THREAD, "layer", within(c, c->spans[first]->span.begin_ns),
-                    within(c, end_ns));
+        begin_event(out, t, p->device, CHUNKS_THREAD, "layer",
+                    within(c, p->spans[first]->span.begin_ns), within(c, end_ns));
         fprintf(out, ",\"name\":\"layer %d\",\"args\":{\"layer\":%d}},\n", layer + 1, layer);
     }
 }
 
-static void put_chunk(FILE *out, const struct trace *t, const struct trace_chunk *c) {
-    begin_event(out, t, CHUNKS_THREAD, "chunk", c->begin_ns, c->end_ns);
+static void put_part(FILE *out, const struct trace *t, const struct trace_chunk *c,
+                     const struct trace_part *p) {
+    begin_event(out, t, p->device, CHUNKS_THREAD, "chunk", c->begin_ns, c->end_ns);
     fprintf(out, ",\"name\":\"chunk %d\",\"args\":{\"repeat\":%d,\"chunk\":%d", c->chunk + 1,
             c->repeat, c->chunk);
     if (c->row)
@@ -99,12 +106,25 @@ static void put_chunk(FILE *out, const struct trace *t, const struct trace_chunk
                 c->row->start_token, c->row->n_tokens, (long long)c->row->flops,
                 (long long)c->row->bytes);
     fputs("}},\n", out);
-    put_layers(out, t, c);
-    for (int64_t i = 0; i < c->n; i++) put_span(out, t, c->spans[i]);
+    put_layers(out, t, c, p);
+    for (int64_t i = 0; i < p->n; i++) put_span(out, t, p->spans[i]);
 }
 
-/* The list ends with an event without a comma after it: the process's label, whose place is free.
- */
+/* The last events of the list, whose place is free: the last has no comma after it. */
+static void put_labels(FILE *out, const struct trace *t) {
+    const char *comma = "";
+    for (int i = 0; i < MAX_RANKS; i++) {
+        if (t->devices[i].all.sum.calls == 0) continue;
+        fprintf(out,
+                "%s{\"ph\":\"M\",\"pid\":%d,\"tid\":0,\"name\":\"process_labels\",\"args\":{"
+                "\"labels\":",
+                comma, PROCESS + i);
+        put_text(out, t->r->dropped_spans > 0 ? "spans are missing" : t->r->device);
+        fputs("}}", out);
+        comma = ",\n";
+    }
+}
+
 static void put_trace(FILE *out, const struct record_run *run, const struct trace *t) {
     fputs("{\"displayTimeUnit\":\"ns\",\"otherData\":{\"tool\":\"chunkbench\",\"case\":", out);
     put_text(out, t->r->id);
@@ -113,14 +133,13 @@ static void put_trace(FILE *out, const struct record_run *run, const struct trac
     fprintf(out, ",\"begin_monotonic_ns\":\"%lld\",\"dropped_spans\":\"%lld\"},\n",
             (long long)t->chunks[0].begin_ns, (long long)t->r->dropped_spans);
     fputs("\"traceEvents\":[\n", out);
-    put_threads(out, t);
-    for (int i = 0; i < t->n_chunks; i++) put_chunk(out, t, &t->chunks[i]);
-    fprintf(out,
-            "{\"ph\":\"M\",\"pid\":%d,\"tid\":0,\"name\":\"process_labels\",\"args\":{"
-            "\"labels\":",
-            PROCESS);
-    put_text(out, t->r->dropped_spans > 0 ? "spans are missing" : t->r->device);
-    fputs("}}\n]}\n", out);
+    for (int i = 0; i < MAX_RANKS; i++)
+        if (t->devices[i].all.sum.calls > 0) put_threads(out, t, i);
+    for (int i = 0; i < t->n_chunks; i++)
+        for (int k = 0; k < t->chunks[i].n_parts; k++)
+            put_part(out, t, &t->chunks[i], &t->chunks[i].parts[k]);
+    put_labels(out, t);
+    fputs("\n]}\n", out);
 }
 
 enum status trace_perfetto(const char *path, const struct record_run *run, const struct trace *t,

@@ -3,10 +3,11 @@
  * of libsqlite3, which a build may lack. Before it: trace.c.
  *
  * A span is a row of CUPTI_ACTIVITY_KIND_KERNEL: shortName is op and role, demangledName has the
- * kernel too, streamId is the rank + 1 (0: for all ranks). What a span does not know (grid, block,
- * registers) is NULL. Three columns are ours: chunk, layer (as the result file numbers them), and
- * flops. NVTX_EVENTS has the ranges case > chunk > layer > op in the domain "bench", all of thread
- * 1 of process 1: the file does not say under which numbers they ran. Times are nanoseconds since
+ * kernel too, deviceId and contextId are the device, streamId is the rank + 1 (0: for all ranks).
+ * What a span does not know (grid, block, registers) is NULL. Three columns are ours: chunk, layer
+ * (as the result file numbers them), and flops. NVTX_EVENTS has the ranges case > chunk > layer >
+ * op in the domain "bench", those of device D all of thread 1 + D of process 1: the file does not
+ * say under which numbers they ran. Times are nanoseconds since
  * the first chunk began, as TARGET_INFO_SESSION_START_TIME tells it. */
 #include "harness/trace.h"
 
@@ -71,7 +72,7 @@ static const char insert_string[] = "INSERT INTO StringIds VALUES (?, ?)";
 static const char insert_kernel[] =
     "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL (start, end, deviceId, contextId, streamId,"
     " correlationId, globalPid, demangledName, shortName, chunk, layer, flops)"
-    " VALUES (?, ?, 0, 0, ?, ?, ?, ?, ?, ?, ?, ?)";
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 static const char insert_range[] =
     "INSERT INTO NVTX_EVENTS (start, end, eventType, rangeId, text, globalTid, textId, domainId)"
     " VALUES (?, ?, ?, NULL, ?, ?, ?, ?)";
@@ -176,6 +177,20 @@ static void add_gpus(struct writer *w, const struct run_facts *facts) {
     }
 }
 
+static void add_threads(struct writer *w) {
+    for (int i = 0; i < MAX_RANKS; i++) {
+        char name[60], number[40] = "";
+        if (w->t->devices[i].all.sum.calls == 0) continue;
+        if (w->t->n_devices > 1) snprintf(number, sizeof number, " of device %d", i);
+        snprintf(name, sizeof name, "chunks, layers, ops%s", number);
+        const int64_t thread[] = {add_string(w, name), THREAD + i};
+        sqlite3_stmt *s = prepare(w, "INSERT INTO ThreadNames VALUES (?, 0, ?)");
+        bind_numbers(w, s, thread, 2);
+        step(w, s);
+        check(w, sqlite3_finalize(s));
+    }
+}
+
 static void add_facts(struct writer *w, const struct run_facts *facts) {
     static const char about[] = "INSERT INTO META_DATA_EXPORT VALUES (?, ?)";
     static const char environment[] = "INSERT INTO TARGET_INFO_SYSTEM_ENV (name, value)"
@@ -190,11 +205,7 @@ static void add_facts(struct writer *w, const struct run_facts *facts) {
     add_texts(w, environment, "CpuModel", facts->cpu_model);
     add_texts(w, "INSERT INTO PROCESSES (globalPid, pid, name) VALUES (1 << 24, 1, ? || ' ' || ?)",
               "bench run", w->t->r->id);
-    const int64_t thread[] = {add_string(w, "chunks, layers, ops"), THREAD};
-    sqlite3_stmt *s = prepare(w, "INSERT INTO ThreadNames VALUES (?, 0, ?)");
-    bind_numbers(w, s, thread, 2);
-    step(w, s);
-    check(w, sqlite3_finalize(s));
+    add_threads(w);
     add_session_start(w, facts);
     add_gpus(w, facts);
 }
@@ -218,12 +229,13 @@ static void add_op_names(struct writer *w) {
 
 /* ---- ranges and kernels ---- */
 
-static void add_range(struct writer *w, int64_t begin_ns, int64_t end_ns, int64_t text_id) {
+static void add_range(struct writer *w, int device, int64_t begin_ns, int64_t end_ns,
+                      int64_t text_id) {
     if (w->code != SQLITE_OK) return;
     check(w, sqlite3_bind_int64(w->range, 1, begin_ns - w->origin_ns));
     check(w, sqlite3_bind_int64(w->range, 2, end_ns - w->origin_ns));
     check(w, sqlite3_bind_int(w->range, 3, RANGE));
-    check(w, sqlite3_bind_int(w->range, 5, THREAD));
+    check(w, sqlite3_bind_int(w->range, 5, THREAD + device));
     check(w, sqlite3_bind_int64(w->range, 6, text_id));
     check(w, sqlite3_bind_int(w->range, 7, DOMAIN));
     step(w, w->range);
@@ -244,6 +256,8 @@ static void add_span(struct writer *w, const struct span_row *row) {
     const int op = trace_op_number(w->t, s);
     const int64_t values[] = {s->begin_ns - w->origin_ns,
                               s->end_ns - w->origin_ns,
+                              s->device,
+                              s->device,
                               s->rank + 1,
                               ++w->n_kernels,
                               PROCESS,
@@ -254,7 +268,7 @@ static void add_span(struct writer *w, const struct span_row *row) {
                               s->flops};
     bind_numbers(w, w->kernel, values, (int)(sizeof values / sizeof *values));
     step(w, w->kernel);
-    add_range(w, s->begin_ns, s->end_ns, w->short_name[op]);
+    add_range(w, s->device, s->begin_ns, s->end_ns, w->short_name[op]);
 }
 
 static int64_t layer_name(struct writer *w, int layer) {
@@ -265,16 +279,23 @@ static int64_t layer_name(struct writer *w, int layer) {
 }
 
 /* A range before those within it. */
+static void add_part(struct writer *w, const struct trace_chunk *c, const struct trace_part *p,
+                     int64_t chunk_name) {
+    add_range(w, p->device, c->begin_ns, c->end_ns, chunk_name);
+    for (int64_t first = 0, i = 0; i < p->n; first = i) {
+        const int layer = p->spans[first]->span.layer;
+        const int64_t end_ns = trace_layer_end(p, first, &i);
+        if (layer >= 0)
+            add_range(w, p->device, p->spans[first]->span.begin_ns, end_ns, layer_name(w, layer));
+        for (int64_t k = first; k < i && w->code == SQLITE_OK; k++) add_span(w, p->spans[k]);
+    }
+}
+
 static void add_chunk(struct writer *w, const struct trace_chunk *c) {
     char text[40];
     snprintf(text, sizeof text, "chunk %d", c->chunk + 1);
-    add_range(w, c->begin_ns, c->end_ns, add_string(w, text));
-    for (int64_t first = 0, i = 0; i < c->n; first = i) {
-        const int layer = c->spans[first]->span.layer;
-        const int64_t end_ns = trace_layer_end(c, first, &i);
-        if (layer >= 0) add_range(w, c->spans[first]->span.begin_ns, end_ns, layer_name(w, layer));
-        for (int64_t k = first; k < i && w->code == SQLITE_OK; k++) add_span(w, c->spans[k]);
-    }
+    const int64_t name = add_string(w, text);
+    for (int i = 0; i < c->n_parts; i++) add_part(w, c, &c->parts[i], name);
 }
 
 static void add_chunks(struct writer *w) {
@@ -282,7 +303,10 @@ static void add_chunks(struct writer *w) {
     const struct trace *t = w->t;
     snprintf(text, sizeof text, "case %s", t->r->id);
     add_domain(w);
-    add_range(w, t->chunks[0].begin_ns, t->chunks[t->n_chunks - 1].end_ns, add_string(w, text));
+    const int64_t name = add_string(w, text);
+    for (int i = 0; i < MAX_RANKS; i++)
+        if (t->devices[i].all.sum.calls > 0)
+            add_range(w, i, t->chunks[0].begin_ns, t->chunks[t->n_chunks - 1].end_ns, name);
     for (int i = 0; i < t->n_chunks; i++) add_chunk(w, &t->chunks[i]);
 }
 

@@ -1,5 +1,6 @@
-/* A trace for people: where the time of the traced chunks went by op, depth, layer and rank, and
- * what no op accounts for. And for programs, a line per span. Before it: trace.c. */
+/* A trace for people: where the time of the traced chunks went by op, depth, layer, rank and
+ * device, and what no op accounts for. What tells devices apart stands there only if there are
+ * several. And for programs, a line per span. Before it: trace.c. */
 #include "harness/format.h"
 #include "harness/show.h"
 #include "harness/trace.h"
@@ -28,16 +29,17 @@ static void print_table(FILE *out, struct table *t, const struct show_style *sty
 /* ---- what was traced ---- */
 
 static void print_head(FILE *out, const struct trace *t, const struct show_style *style) {
-    char when[TRACE_TEXT], ns[FORMAT_BYTES], count[FORMAT_BYTES];
+    char when[TRACE_TEXT], ns[FORMAT_BYTES], count[FORMAT_BYTES], devices[40] = "";
     const double cost = trace_cost(t);
+    if (t->n_devices > 1) snprintf(devices, sizeof devices, " on %d devices", t->n_devices);
     show_text(out, t->r->id, SIZE_MAX);
-    fprintf(out, "\n  traced   %s: %s, %s ops\n", trace_when(when, t),
-            format_seconds(ns, t->latency_ns / 1e9), format_count(count, t->n));
+    fprintf(out, "\n  traced   %s: %s%s, %s ops\n", trace_when(when, t),
+            format_seconds(ns, t->elapsed_ns / 1e9), devices, format_count(count, t->n));
     if (isfinite(cost))
         fprintf(out,
                 "  beside   the same chunks took %s in the measured repeats (median), the traced "
                 "ones %.3f times that\n",
-                format_seconds(ns, t->latency_ns / cost / 1e9), cost);
+                format_seconds(ns, t->elapsed_ns / cost / 1e9), cost);
     if (t->r->dropped_spans > 0)
         fprintf(out, "  %sDROPPED  %s spans of this case found no room: sums are too low%s\n",
                 tone_begin(TONE_BAD, style->color), format_count(count, t->r->dropped_spans),
@@ -104,7 +106,7 @@ static void print_ops(FILE *out, const struct trace *t, const struct device_rate
     add_rest(table, t, "(after the last op)", t->after_ns);
     add_rest(table, t, "(ops at once)", -t->at_once_ns);
     add_rest(table, t, "latency of the chunks", t->latency_ns);
-    fputs("\ntime by op (all ranks)\n", out);
+    fprintf(out, "\ntime by op (all ranks%s)\n", t->n_devices > 1 ? ", devices together" : "");
     print_table(out, table, style);
     fputs("  ceiling: multiply-adds on registers or a copy through memory, the longer of them; "
           "caches beat it\n",
@@ -113,13 +115,17 @@ static void print_ops(FILE *out, const struct trace *t, const struct device_rate
 
 /* ---- by depth ---- */
 
-/* Attention, linears, communication and all else: what grows with depth, with the model, with the
- * ranks. */
-enum { PARTS = 4 };
+/* What grows with depth, with the model, with the ranks, and all else. */
+enum { ATTENTION, LINEAR, COMMUNICATION, OTHER, PARTS };
 static void parts_of(const double op_ns[OPS], double out[PARTS]) {
     memset(out, 0, PARTS * sizeof *out);
-    for (int i = 0; i < OPS; i++)
-        out[i == OP_ATTENTION ? 0 : i == OP_LINEAR ? 1 : i == OP_ALL_REDUCE ? 2 : 3] += op_ns[i];
+    for (int i = 0; i < OPS; i++) {
+        const bool communicates = i == OP_ALL_REDUCE || i == OP_EXCHANGE;
+        out[i == OP_ATTENTION ? ATTENTION
+            : i == OP_LINEAR  ? LINEAR
+            : communicates    ? COMMUNICATION
+                              : OTHER] += op_ns[i];
+    }
 }
 
 static void add_parts(struct table *table, const double op_ns[OPS], double whole) {
@@ -128,49 +134,53 @@ static void add_parts(struct table *table, const double op_ns[OPS], double whole
     for (int i = 0; i < PARTS; i++) add_percent(table, share(parts[i], whole));
 }
 
-#define PART_COLUMNS                                                                               \
+#define PART_COLUMNS(t)                                                                            \
     {"attention", "%", false, false}, {"linear", "%", false, false},                               \
-        {"all_reduce", "%", false, false}, {                                                       \
+        {(t)->n_devices > 1 ? "communication" : "all_reduce", "%", false, false}, {                \
         "other ops", "%", false, false                                                             \
     }
+#define DEVICE_COLUMN(t)                                                                           \
+    { "device", "", false, (t)->n_devices < 2 }
 
-static void add_chunk(struct table *table, const struct trace_chunk *c) {
+static void add_part(struct table *table, const struct trace_chunk *c, const struct trace_part *p) {
     const double latency = (double)(c->end_ns - c->begin_ns);
     double op_ns[OPS] = {0}, gap = 0;
-    int64_t last = c->spans[0]->span.end_ns;
+    int64_t last = p->spans[0]->span.end_ns;
     char text[FORMAT_BYTES];
-    for (int64_t i = 0; i < c->n; i++) {
-        const struct span *s = &c->spans[i]->span;
+    for (int64_t i = 0; i < p->n; i++) {
+        const struct span *s = &p->spans[i]->span;
         op_ns[s->op] += (double)(s->end_ns - s->begin_ns);
         if (s->begin_ns > last) gap = fmax(gap, (double)(s->begin_ns - last));
         if (s->end_ns > last) last = s->end_ns;
     }
     table_add(table, TONE_PLAIN, "%d", c->chunk + 1);
     table_add(table, TONE_PLAIN, "%s", c->row ? format_count(text, c->row->start_token) : "-");
-    table_add(table, TONE_PLAIN, "%s", format_count(text, c->n));
+    table_add(table, TONE_PLAIN, "%d", p->device);
+    table_add(table, TONE_PLAIN, "%s", format_count(text, p->n));
     table_add_number(table, latency / 1e6);
     add_parts(table, op_ns, latency);
-    add_percent(table, share(latency - c->ops_ns + c->at_once_ns, latency));
+    add_percent(table, share(trace_no_op_ns(c, p), latency));
     table_add_number(table, gap / 1e3);
 }
 
 /* All chunks, or some that are spread over the prompt, the first and the last among them. */
 static void print_chunks(FILE *out, const struct trace *t, const struct show_style *style) {
-    static const struct table_column columns[] = {{"chunk", "", false, false},
-                                                  {"from", "token", false, false},
-                                                  {"ops", "", false, false},
-                                                  {"latency", "ms", false, false},
-                                                  PART_COLUMNS,
-                                                  {"no op", "%", false, false},
-                                                  {"longest gap", "us", false, false}};
+    const struct table_column columns[] = {
+        {"chunk", "", false, false},  {"from", "token", false, false},    DEVICE_COLUMN(t),
+        {"ops", "", false, false},    {"latency", "ms", false, false},    PART_COLUMNS(t),
+        {"no op", "%", false, false}, {"longest gap", "us", false, false}};
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
-    const int rows = style->verbose || t->n_chunks < CHUNK_ROWS ? t->n_chunks : CHUNK_ROWS;
-    for (int i = 0; i < rows; i++)
-        add_chunk(table, &t->chunks[rows < 2 ? 0 : (int64_t)i * (t->n_chunks - 1) / (rows - 1)]);
+    const int most = t->n_devices < CHUNK_ROWS / 3 ? CHUNK_ROWS / t->n_devices : 3;
+    const int shown = style->verbose || t->n_chunks < most ? t->n_chunks : most;
+    for (int i = 0; i < shown; i++) {
+        const int64_t at = shown < 2 ? 0 : (int64_t)i * (t->n_chunks - 1) / (shown - 1);
+        const struct trace_chunk *c = &t->chunks[at];
+        for (int k = 0; k < c->n_parts; k++) add_part(table, c, &c->parts[k]);
+    }
     fputs("\ntime by depth\n", out);
     print_table(out, table, style);
-    if (rows < t->n_chunks)
-        fprintf(out, "  the other %d of %d chunks: --verbose\n", t->n_chunks - rows, t->n_chunks);
+    if (shown < t->n_chunks)
+        fprintf(out, "  the other %d of %d chunks: --verbose\n", t->n_chunks - shown, t->n_chunks);
 }
 
 /* ---- by layer ---- */
@@ -198,11 +208,11 @@ static void add_layers(struct table *table, const struct trace *t, int first, in
 }
 
 static void print_layers(FILE *out, const struct trace *t, const struct show_style *style) {
-    static const struct table_column columns[] = {{"layer", "", false, false},
-                                                  {"time a layer", "ms", false, false},
-                                                  {"share", "%", false, false},
-                                                  PART_COLUMNS,
-                                                  {"rate", "GFLOP/s", false, false}};
+    const struct table_column columns[] = {{"layer", "", false, false},
+                                           {"time a layer", "ms", false, false},
+                                           {"share", "%", false, false},
+                                           PART_COLUMNS(t),
+                                           {"rate", "GFLOP/s", false, false}};
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
     const int layers = t->n_layers - 1;
     const int rows = style->verbose || layers < LAYER_ROWS ? layers : LAYER_ROWS;
@@ -214,13 +224,14 @@ static void print_layers(FILE *out, const struct trace *t, const struct show_sty
     print_table(out, table, style);
 }
 
-/* ---- gaps and ranks ---- */
+/* ---- gaps ---- */
 
 static void print_gaps(FILE *out, const struct trace *t, const struct show_style *style) {
-    static const struct table_column columns[] = {{"gap", "us", false, false},
-                                                  {"chunk", "", false, false},
-                                                  {"after", "", true, false},
-                                                  {"before", "", true, false}};
+    const struct table_column columns[] = {{"gap", "us", false, false},
+                                           {"chunk", "", false, false},
+                                           DEVICE_COLUMN(t),
+                                           {"after", "", true, false},
+                                           {"before", "", true, false}};
     if (t->n_gaps == 0) return;
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
     for (int i = 0; i < t->n_gaps; i++) {
@@ -228,6 +239,7 @@ static void print_gaps(FILE *out, const struct trace *t, const struct show_style
         char text[TRACE_TEXT];
         table_add_number(table, g->ns / 1e3);
         table_add(table, TONE_PLAIN, "%d", g->after->chunk + 1);
+        table_add(table, TONE_PLAIN, "%d", g->after->span.device);
         table_add(table, TONE_PLAIN, "%s", trace_span_text(text, &g->after->span));
         table_add(table, TONE_PLAIN, "%s", trace_span_text(text, &g->before->span));
     }
@@ -235,14 +247,18 @@ static void print_gaps(FILE *out, const struct trace *t, const struct show_style
     print_table(out, table, style);
 }
 
-static void add_rank(struct table *table, const struct trace *t, int number) {
-    const struct trace_group *g = &t->ranks[number];
+/* ---- ranks and devices ---- */
+
+/* A rank, or (-1) what a device did for all its ranks. */
+static void add_rank(struct table *table, const struct trace *t, int rank, int device,
+                     const struct trace_group *g) {
     char count[FORMAT_BYTES];
     if (g->sum.calls == 0) return;
-    if (number == 0)
+    if (rank < 0)
         table_add(table, TONE_PLAIN, "for all");
     else
-        table_add(table, TONE_PLAIN, "%d", number - 1);
+        table_add(table, TONE_PLAIN, "%d", rank);
+    table_add(table, TONE_PLAIN, "%d", device);
     table_add(table, TONE_PLAIN, "%s", format_count(count, g->sum.calls));
     table_add_number(table, g->sum.ns / 1e6);
     add_percent(table, share(g->sum.ns, t->latency_ns));
@@ -253,34 +269,81 @@ static void add_rank(struct table *table, const struct trace *t, int number) {
 static void print_skew(FILE *out, const struct trace *t) {
     double least = INFINITY, most = 0;
     int slowest = 0, ranks = 0;
-    for (int i = 1; i <= MAX_RANKS; i++) {
+    for (int i = 0; i < MAX_RANKS; i++) {
         const double ns = t->ranks[i].sum.ns;
         if (t->ranks[i].sum.calls == 0) continue;
         ranks++;
         if (ns < least) least = ns;
-        if (ns > most) most = ns, slowest = i - 1;
+        if (ns > most) most = ns, slowest = i;
     }
     if (ranks > 1)
         fprintf(out, "  skew: rank %d, the slowest, took %.1f %% more than the fastest\n", slowest,
                 share(most - least, least));
-    double comm = 0;
-    for (int i = 0; i <= MAX_RANKS; i++) comm += t->ranks[i].op_ns[OP_ALL_REDUCE];
+    double parts[PARTS], comm = 0;
+    for (int i = 0; i < MAX_RANKS; i++) {
+        parts_of(t->devices[i].all.op_ns, parts);
+        comm += parts[COMMUNICATION];
+    }
     fprintf(out, "  communication: %.1f %% of the chunks' latency\n", share(comm, t->latency_ns));
 }
 
 static void print_ranks(FILE *out, const struct trace *t, const struct show_style *style) {
-    static const struct table_column columns[] = {{"rank", "", false, false},
-                                                  {"ops", "", false, false},
-                                                  {"time", "ms", false, false},
-                                                  {"share", "%", false, false},
-                                                  PART_COLUMNS,
-                                                  {"rate", "GFLOP/s", false, false}};
+    const struct table_column columns[] = {
+        {"rank", "", false, false},       DEVICE_COLUMN(t),
+        {"ops", "", false, false},        {"time", "ms", false, false},
+        {"share", "%", false, false},     PART_COLUMNS(t),
+        {"rate", "GFLOP/s", false, false}};
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
-    for (int i = 1; i <= MAX_RANKS; i++) add_rank(table, t, i);
-    add_rank(table, t, 0);
+    for (int i = 0; i < MAX_RANKS; i++) add_rank(table, t, i, t->rank_device[i], &t->ranks[i]);
+    for (int i = 0; i < MAX_RANKS; i++) add_rank(table, t, SHARED_RANK, i, &t->devices[i].shared);
     fputs("\ntime by rank (ranks that share a device run one after another)\n", out);
     print_table(out, table, style);
     print_skew(out, t);
+}
+
+static double exchange_ns(const struct trace_device *d) {
+    return d->all.op_ns[OP_EXCHANGE];
+}
+
+static void add_device(struct table *table, int number, const struct trace_device *d) {
+    char count[FORMAT_BYTES];
+    if (d->all.sum.calls == 0) return;
+    table_add(table, TONE_PLAIN, "%d", number);
+    table_add(table, TONE_PLAIN, "%s", format_count(count, d->all.sum.calls));
+    table_add_number(table, d->all.sum.ns / 1e6);
+    add_percent(table, share(d->all.sum.ns, d->latency_ns));
+    table_add_number(table, exchange_ns(d) / 1e6);
+    add_percent(table, share(exchange_ns(d), d->latency_ns));
+}
+
+/* All devices leave an exchange together: who is in it the shortest came last. */
+static void print_waiting(FILE *out, const struct trace *t) {
+    int least = -1, most = -1;
+    for (int i = 0; i < MAX_RANKS; i++) {
+        const struct trace_device *d = &t->devices[i];
+        if (d->all.sum.calls == 0) continue;
+        if (least < 0 || exchange_ns(d) < exchange_ns(&t->devices[least])) least = i;
+        if (most < 0 || exchange_ns(d) > exchange_ns(&t->devices[most])) most = i;
+    }
+    const double ns = exchange_ns(&t->devices[most]) - exchange_ns(&t->devices[least]);
+    if (ns <= 0) return;
+    fprintf(out,
+            "  skew: device %d waited for device %d: %.3g ms more in exchange, %.1f %% of the "
+            "chunks' latency\n",
+            most, least, ns / 1e6, share(ns, t->devices[most].latency_ns));
+}
+
+static void print_devices(FILE *out, const struct trace *t, const struct show_style *style) {
+    static const struct table_column columns[] = {
+        {"device", "", false, false},     {"ops", "", false, false},
+        {"time", "ms", false, false},     {"share", "%", false, false},
+        {"exchange", "ms", false, false}, {"share", "%", false, false}};
+    if (t->n_devices < 2) return;
+    struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
+    for (int i = 0; i < MAX_RANKS; i++) add_device(table, i, &t->devices[i]);
+    fputs("\ntime by device (shares: of the chunks' latency)\n", out);
+    print_table(out, table, style);
+    print_waiting(out, t);
 }
 
 void trace_summary(FILE *out, const struct record_run *run, const struct trace *t,
@@ -290,20 +353,22 @@ void trace_summary(FILE *out, const struct record_run *run, const struct trace *
     print_chunks(out, t, style);
     print_layers(out, t, style);
     print_ranks(out, t, style);
+    print_devices(out, t, style);
     print_gaps(out, t, style);
 }
 
 /* ---- a line per span ---- */
 
 void trace_csv(FILE *out, const struct trace *t) {
-    fputs("repeat,chunk,rank,layer,op,role,kernel,begin_ns,end_ns,duration_ns,flops,bytes\n", out);
+    fputs("repeat,chunk,device,rank,layer,op,role,kernel,begin_ns,end_ns,duration_ns,flops,bytes\n",
+          out);
     for (int64_t i = 0; i < t->n; i++) {
         const struct span_row *row = t->spans[i];
         const struct span *s = &row->span;
-        fprintf(out, "%d,%d,%d,%d,%s,%s,%s,%lld,%lld,%lld,%lld,%lld\n", row->repeat, row->chunk,
-                s->rank, s->layer, op_name((enum op)s->op), role_name((enum role)s->role),
-                variant_name((enum op)s->op, s->variant), (long long)s->begin_ns,
-                (long long)s->end_ns, (long long)(s->end_ns - s->begin_ns), (long long)s->flops,
-                (long long)s->bytes);
+        fprintf(out, "%d,%d,%d,%d,%d,%s,%s,%s,%lld,%lld,%lld,%lld,%lld\n", row->repeat, row->chunk,
+                s->device, s->rank, s->layer, op_name((enum op)s->op),
+                role_name((enum role)s->role), variant_name((enum op)s->op, s->variant),
+                (long long)s->begin_ns, (long long)s->end_ns, (long long)(s->end_ns - s->begin_ns),
+                (long long)s->flops, (long long)s->bytes);
     }
 }

@@ -267,6 +267,7 @@ class Plot(drive.BenchTest):
 
 class TracePlot(drive.BenchTest):
     """Pictures of spans: every chunk recorded in a pass of its own."""
+    devices = 1
 
     @classmethod
     def setUpClass(cls):
@@ -275,7 +276,8 @@ class TracePlot(drive.BenchTest):
         cls.path = cls.kept / "small.h5"
         runner = drive.BenchTest()
         runner.folder = cls.kept
-        result = runner.bench("run", runner.write_config(run__spans="all"), "-o", cls.path, "--quiet")
+        config = runner.write_config(run__spans="all", engine__devices=cls.devices)
+        result = runner.bench("run", config, "-o", cls.path, "--quiet")
         if result.code != 0:
             raise AssertionError(f"the run failed: {result!r}")
         with h5py.File(cls.path, "r") as f:
@@ -302,7 +304,8 @@ class TracePlot(drive.BenchTest):
     def series(self, picture):
         """Names by number, as the picture was told them."""
         settings = (self.out / f"{self.cases[0]}-{picture}-data" / "settings.gp").read_text()
-        return {int(k): v for k, v in re.findall(r"SERIES_(\d) = '(.+)'", settings)}
+        named = dict(re.findall(r"SERIES_(\d) = '(.*)'", settings))  # the last word counts
+        return {int(k): v for k, v in named.items() if v}
 
     @needs_gnuplot
     def test_every_case_with_spans_has_its_pictures(self):
@@ -335,19 +338,21 @@ class TracePlot(drive.BenchTest):
                 name = series[int(number)]
                 if name in self.name:
                     expected = self.ns[(self.chunk == chunk) & (self.name == name)].sum()
-                    self.assertAlmostEqual(float(high) - float(low), expected / 1e9, places=9)
+                    self.assertAlmostEqual(float(high) - float(low), expected / self.devices / 1e9, places=9)
 
     @needs_gnuplot
     def test_points_are_the_work_of_their_ops_over_bytes_and_time(self):
         self.plot("--case", self.cases[0], "--keep-data")
         series, rows = self.series("roofline"), self.data("roofline", "roofline.dat")
         points = {series[int(r[3])]: r for r in rows if r[4] == "0" and series[int(r[3])] in self.name}
+        self.assertEqual(set(points), set(series.values()) & set(self.name), "a colour is of an op that has a point")
         self.assertGreaterEqual(len(points), 5)
         for name, (x, y, share, *_) in points.items():
             mine = self.name == name
             self.assertAlmostEqual(float(x) / (self.flops[mine].sum() / self.bytes[mine].sum()), 1, places=6)
             self.assertAlmostEqual(float(y) / (self.flops[mine].sum() * 1e9 / self.ns[mine].sum()), 1, places=6)
-            self.assertAlmostEqual(float(share), self.ns[mine].sum() / self.chunks["latency_ns"].sum(), places=6)
+            self.assertAlmostEqual(float(share), self.ns[mine].sum() / self.devices / self.chunks["latency_ns"].sum(),
+                                   places=6)
         named = {" ".join(row[3:]) for row in self.data("roofline", "labels.dat")}
         shown = {name for name in set(self.name) if self.flops[self.name == name].sum() > 0}
         self.assertEqual({name.strip('"') for name in named}, shown - set(points))
@@ -360,6 +365,9 @@ class TracePlot(drive.BenchTest):
             self.assertEqual([names[i] for i in range(5)],
                              ["attention", "linear qkv", "linear o", "linear gate_up", "linear down"])
             self.assertEqual(names[6], "other ops")
+            if self.devices > 1:
+                note = (self.out / f"{self.cases[0]}-{picture}-data" / "settings.gp").read_text()
+                self.assertIn(f"; mean of {self.devices} devices'", note)
 
     @needs_gnuplot
     def test_what_has_no_spans_is_not_drawn(self):
@@ -369,6 +377,10 @@ class TracePlot(drive.BenchTest):
         self.expect(self.bench("run", config, "-o", self.file, "--quiet"), 0)
         self.expect(self.bench("plot", self.file, "--trace", "-o", self.out), 4, "run.spans=all")
         self.assertEqual(list(self.out.iterdir()), [])
+
+
+class TracePlotOfTwoDevices(TracePlot):
+    devices = 2
 
 
 if __name__ == "__main__":

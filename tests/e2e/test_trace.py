@@ -44,7 +44,7 @@ class Spans:
     def __init__(self, path, case):
         with h5py.File(path, "r") as f:
             group = f["case"][case]["spans"]
-            for name in ("rank", "repeat", "chunk", "layer", "op_id", "begin_ns", "end_ns", "flops", "bytes"):
+            for name in ("device", "rank", "repeat", "chunk", "layer", "op_id", "begin_ns", "end_ns", "flops", "bytes"):
                 setattr(self, name, group[name][:].astype(np.int64))
             ops = group["ops"]
             self.ops = [tuple(map(drive.text, row)) for row in zip(ops["op"], ops["role"], ops["variant"])]
@@ -52,14 +52,27 @@ class Spans:
             self.roof = f["case"][case].attrs["measured_roof_flops"]
             self.copy = f["case"][case].attrs["measured_copy_bytes_per_s"]
         self.ns = self.end_ns - self.begin_ns
-        self.latency = int(self.chunks["latency_ns"].sum())
+        self.devices = sorted(set(self.device))
+        self.latency = len(self.devices) * int(self.chunks["latency_ns"].sum())  # of all devices together
         self.names = [label(op, role) for op, role, _ in self.ops]
 
     def of_op(self, key):
         return np.isin(self.op_id, [i for i, op in enumerate(self.ops) if op == key])
 
+    def named(self, *names):
+        return np.isin(self.op_id, [i for i, op in enumerate(self.ops) if op[0] in names])
 
-class Trace(drive.BenchTest):
+    def parts(self):
+        """Number of each traced chunk, device, and what the device did in it in order of time."""
+        for i, chunk in enumerate(self.chunks["chunk"]):
+            for device in self.devices:
+                mine = np.flatnonzero((self.chunk == chunk) & (self.device == device))
+                yield i, device, mine[np.argsort(self.begin_ns[mine], kind="stable")]
+
+
+class Recorded(drive.BenchTest):
+    values = {}
+
     @classmethod
     def setUpClass(cls):
         """Every chunk in a pass of its own; TP 2, eager and graph."""
@@ -68,7 +81,8 @@ class Trace(drive.BenchTest):
         cls.path = cls.kept / "small.h5"
         runner = drive.BenchTest()
         runner.folder = cls.kept
-        result = runner.bench("run", runner.write_config(run__spans="all"), "-o", cls.path, "--quiet")
+        config = runner.write_config(run__spans="all", **cls.values)
+        result = runner.bench("run", config, "-o", cls.path, "--quiet")
         if result.code != 0:
             raise AssertionError(f"the run failed: {result!r}")
         cls.case = next(case for case in runner.cases(cls.path) if "eager" in case)
@@ -93,6 +107,21 @@ class Trace(drive.BenchTest):
     def near_percent(self, shown, value):
         """With one decimal."""
         self.assertLessEqual(abs(float(shown.replace("-", "0")) - value), 0.0501, (shown, value))
+
+    def copy(self, change):
+        path = self.folder / "copy.h5"
+        shutil.copy(self.path, path)
+        with h5py.File(path, "r+") as f:
+            change(f["case"][self.case]["spans"])
+        return path
+
+    def cut_device(self, row, at):
+        """The device, which has a column where there are several."""
+        return int(row.pop(at)) if len(self.spans.devices) > 1 else 0
+
+
+class Views:
+    """What a trace is, whether there are several devices or one."""
 
     # ---- the summary
 
@@ -120,9 +149,8 @@ class Trace(drive.BenchTest):
             if len(row) == 3 and row[0].startswith(("(", "latency")):
                 rest[row[0]] = row[1]
         expected = {"(before the first op)": 0, "(between ops)": 0, "(after the last op)": 0}
-        for chunk, begin, latency in zip(*(s.chunks[k] for k in ("chunk", "begin_ns", "latency_ns"))):
-            mine = np.flatnonzero(s.chunk == chunk)
-            mine = mine[np.argsort(s.begin_ns[mine], kind="stable")]
+        for i, _, mine in s.parts():
+            begin, latency = s.chunks["begin_ns"][i], s.chunks["latency_ns"][i]
             expected["(before the first op)"] += s.begin_ns[mine[0]] - begin
             expected["(between ops)"] += (s.begin_ns[mine[1:]] - s.end_ns[mine[:-1]]).sum()
             expected["(after the last op)"] += begin + latency - s.end_ns[mine[-1]]
@@ -134,11 +162,12 @@ class Trace(drive.BenchTest):
 
     def test_chunks_layers_and_ranks_are_sums_of_their_spans(self):
         s = self.spans
-        attention = np.array([op[0] == "attention" for op in s.ops])[s.op_id]
-        chunks = self.table("time by depth")[2:]
-        self.assertEqual([int(row[0]) - 1 for row in chunks], list(s.chunks["chunk"]))
-        for i, row in enumerate(chunks):
-            mine, latency = s.chunk == s.chunks["chunk"][i], s.chunks["latency_ns"][i]
+        attention = s.named("attention")
+        chunks, parts = self.table("time by depth")[2:], list(s.parts())
+        self.assertEqual(len(chunks), len(parts))
+        for row, (i, device, _) in zip(chunks, parts):
+            self.assertEqual((int(row[0]) - 1, self.cut_device(row, 2)), (s.chunks["chunk"][i], device))
+            mine, latency = (s.chunk == s.chunks["chunk"][i]) & (s.device == device), s.chunks["latency_ns"][i]
             self.assertEqual(int(row[1].replace(",", "")), s.chunks["start_token"][i])
             self.near(row[3], latency / 1e6)
             self.near_percent(row[4], 100 * s.ns[mine & attention].sum() / latency)
@@ -150,45 +179,29 @@ class Trace(drive.BenchTest):
             self.near(row[1], s.ns[mine].sum() / 1e6)
             self.near_percent(row[2], 100 * s.ns[mine].sum() / s.latency)
             self.near_percent(row[3], 100 * s.ns[mine & attention].sum() / s.ns[mine].sum())
-        ranks = [row for row in self.table("time by rank")[2:] if len(row) == 9]
-        self.assertEqual([row[0] for row in ranks], ["0", "1", "for all"])
+        ranks = [row for row in self.table("time by rank")[2:] if len(row) > 8]
+        self.assertEqual([row[0] for row in ranks], ["0", "1", *["for all" for _ in s.devices]])
         for row in ranks:
-            mine = s.rank == (-1 if row[0] == "for all" else int(row[0]))
+            mine = (s.rank == (-1 if row[0] == "for all" else int(row[0]))) & (s.device == self.cut_device(row, 1))
             self.assertEqual(int(row[1].replace(",", "")), mine.sum())
             self.near(row[2], s.ns[mine].sum() / 1e6)
+            self.near_percent(row[3], 100 * s.ns[mine].sum() / s.latency)
         shown = self.trace().out
         times = sorted(s.ns[s.rank == r].sum() for r in (0, 1))
         self.near_percent(re.search(r"took ([\d.]+) % more", shown)[1], 100 * (times[1] / times[0] - 1))
-        comm = s.ns[np.array([op[0] == "all_reduce" for op in s.ops])[s.op_id]].sum()
+        comm = s.ns[s.named("all_reduce", "exchange")].sum()
         self.near_percent(re.search(r"communication: ([\d.]+) %", shown)[1], 100 * comm / s.latency)
-
-    def test_of_many_chunks_some_are_shown_and_all_when_asked_for(self):
-        config = self.write_config(run__spans="all", engine__enforce_eager="true", engine__max_num_batched_tokens=64)
-        self.expect(self.bench("run", config, "-o", self.file, "--quiet"), 0)
-        for more, chunks in ((), [1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 16]), (("--verbose",), list(range(1, 17))):
-            shown = self.expect(self.bench("trace", self.file, *more), 0).out.split("time by depth")[1].split("\n\n")[0]
-            self.assertEqual([int(n) for n in re.findall(r"^ +(\d+) ", shown, re.M)], chunks)
-            self.assertEqual("the other 4 of 16 chunks: --verbose" in shown, not more)
 
     def test_the_longest_gaps_are_named(self):
         s, gaps = self.spans, []
-        for chunk in set(s.chunk):
-            mine = np.flatnonzero(s.chunk == chunk)
-            mine = mine[np.argsort(s.begin_ns[mine], kind="stable")]
+        for _, _, mine in s.parts():
             gaps += list(s.begin_ns[mine[1:]] - s.end_ns[mine[:-1]])
         rows = self.table("longest gaps")[2:]
         self.assertEqual(len(rows), 8)
         for row, gap in zip(rows, sorted(gaps, reverse=True)):
             self.near(row[0], gap / 1e3)
+            self.assertIn(self.cut_device(row, 2), s.devices)
             self.assertTrue(any(name in row[2] for name in s.names), row)
-
-    def test_a_chunk_can_be_looked_at_alone(self):
-        s = self.spans
-        lines = self.trace("--chunk", "2", "--csv").out.splitlines()
-        self.assertEqual(len(lines) - 1, (s.chunk == 1).sum())
-        self.assertIn("chunk 2 of 4 after the repeats", self.trace("--chunk", "2").out)
-        self.expect(self.bench("trace", self.path, "--case", self.case, "--chunk", "9"), 2, "was not traced")
-        self.expect(self.bench("trace", self.path, "--case", self.case, "--chunk", "0"), 2, "not a number")
 
     # ---- files for others
 
@@ -196,10 +209,10 @@ class Trace(drive.BenchTest):
         s = self.spans
         rows = list(csv.DictReader(io.StringIO(self.trace("--csv").out)))
         self.assertEqual(len(rows), len(s.ns))
-        shown = sorted(tuple(int(row[k]) for k in ("chunk", "rank", "layer", "begin_ns", "end_ns", "flops", "bytes")) +
-                       (row["op"], row["role"], row["kernel"]) for row in rows)
-        stored = sorted((*map(int, values[:7]), *s.ops[values[7]]) for values in
-                        zip(s.chunk, s.rank, s.layer, s.begin_ns, s.end_ns, s.flops, s.bytes, s.op_id))
+        numbers = ("chunk", "device", "rank", "layer", "begin_ns", "end_ns", "flops", "bytes")
+        shown = sorted(tuple(int(row[k]) for k in numbers) + (row["op"], row["role"], row["kernel"]) for row in rows)
+        stored = sorted((*map(int, values), *s.ops[op]) for *values, op in
+                        zip(*(getattr(s, k) for k in numbers), s.op_id))
         self.assertEqual(shown, stored)
         self.assertTrue(all(int(r["end_ns"]) - int(r["begin_ns"]) == int(r["duration_ns"]) for r in rows))
 
@@ -212,15 +225,20 @@ class Trace(drive.BenchTest):
         s, trace = self.spans, json.loads(self.perfetto().read_text())
         self.assertEqual((trace["displayTimeUnit"], trace["otherData"]["case"]), ("ns", self.case))
         events = trace["traceEvents"]
-        threads = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
-        self.assertEqual(set(threads.values()), {"chunks and layers", "for all ranks", "rank 0", "rank 1"})
+        threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+        tracks = {(device, f"rank {rank}") for device, rank in zip(s.device, s.rank) if rank >= 0}
+        tracks |= {(device, name) for device in s.devices for name in ("chunks and layers", "for all ranks")}
+        self.assertEqual(sorted((pid - 1, name) for (pid, _), name in threads.items()), sorted(tracks))
+        processes = [e["args"]["name"] for e in events if e["name"] == "process_name"]
+        self.assertEqual(processes, [self.case] if len(s.devices) == 1 else
+                         [f"{self.case}, device {device}" for device in s.devices])
         slices = [e for e in events if e["ph"] == "X"]
         self.assertEqual({e["ph"] for e in events}, {"X", "M"})
         for e in slices:
-            self.assertTrue(isinstance(e["name"], str) and e["dur"] >= 0 and e["ts"] >= 0 and e["tid"] in threads, e)
+            self.assertTrue(isinstance(e["name"], str) and e["dur"] >= 0 and e["ts"] >= 0 and (e["pid"], e["tid"]) in threads, e)
         for thread in threads:  # what a viewer draws inside one another must lie inside one another
             open_ends = []
-            for e in sorted((e for e in slices if e["tid"] == thread), key=lambda e: (e["ts"], -e["dur"])):
+            for e in sorted((e for e in slices if (e["pid"], e["tid"]) == thread), key=lambda e: (e["ts"], -e["dur"])):
                 begin, end = round(e["ts"] * 1000), round(e["ts"] * 1000) + round(e["dur"] * 1000)
                 while open_ends and open_ends[-1] <= begin:
                     open_ends.pop()
@@ -228,9 +246,10 @@ class Trace(drive.BenchTest):
                 open_ends.append(end)
         ops = [e for e in slices if e["cat"] == "op"]
         origin = int(trace["otherData"]["begin_monotonic_ns"])
-        self.assertEqual(sorted((round(e["ts"] * 1000) + origin, round(e["dur"] * 1000), e["name"]) for e in ops),
-                         sorted(zip(s.begin_ns, s.ns, (s.names[i] for i in s.op_id))))
-        self.assertEqual(sum(e["cat"] == "chunk" for e in slices), len(s.chunks["chunk"]))
+        self.assertEqual(sorted((round(e["ts"] * 1000) + origin, round(e["dur"] * 1000), e["pid"] - 1, e["name"])
+                                for e in ops),
+                         sorted(zip(s.begin_ns, s.ns, s.device, (s.names[i] for i in s.op_id))))
+        self.assertEqual(sum(e["cat"] == "chunk" for e in slices), len(s.devices) * len(s.chunks["chunk"]))
 
     @unittest.skipUnless(shutil.which("trace_processor_shell"), "Perfetto's trace_processor_shell is not on PATH")
     def test_perfetto_loads_it(self):
@@ -260,16 +279,20 @@ class Trace(drive.BenchTest):
             share, *numbers = found[f"{label(*op[:2])} [{op[2]}]"]
             self.assertEqual(numbers, [ns.sum(), len(ns), ns.min(), ns.max()])
             self.assertAlmostEqual(share, 100 * ns.sum() / s.ns.sum(), delta=0.051)
-        rows = db.execute("SELECT streamId, chunk, layer, flops FROM CUPTI_ACTIVITY_KIND_KERNEL")
-        self.assertEqual(sorted(rows), sorted(zip((s.rank + 1).tolist(), s.chunk.tolist(), s.layer.tolist(),
-                                                  s.flops.tolist())))
+        rows = db.execute("SELECT deviceId, streamId, chunk, layer, flops FROM CUPTI_ACTIVITY_KIND_KERNEL")
+        self.assertEqual(sorted(rows), sorted(zip(s.device.tolist(), (s.rank + 1).tolist(), s.chunk.tolist(),
+                                                  s.layer.tolist(), s.flops.tolist())))
 
     def test_the_range_summary_of_an_export_finds_case_chunks_layers_and_ops(self):
         s, db = self.spans, self.sqlite()
         found = {row[0]: row[1:] for row in db.execute(RANGE_SUMMARY)}
-        self.assertEqual(found[f"bench:case {self.case}"][1], 1)
+        devices = len(s.devices)
+        self.assertEqual(found[f"bench:case {self.case}"][1], devices)
         for i, chunk in enumerate(s.chunks["chunk"]):
-            self.assertEqual(found[f"bench:chunk {chunk + 1}"][:2], (s.chunks["latency_ns"][i], 1))
+            self.assertEqual(found[f"bench:chunk {chunk + 1}"][:2], (devices * s.chunks["latency_ns"][i], devices))
+        threads = db.execute("SELECT globalTid & 0xffffff, count(*) FROM NVTX_EVENTS WHERE textId IN"
+                             " (SELECT shortName FROM CUPTI_ACTIVITY_KIND_KERNEL) GROUP BY 1")
+        self.assertEqual(dict(threads), {1 + device: (s.device == device).sum() for device in s.devices})
         for name in set(s.names):
             mine = np.isin(s.op_id, [i for i, other in enumerate(s.names) if other == name])
             self.assertEqual(found[f"bench:{name}"][:2], (s.ns[mine].sum(), mine.sum()))
@@ -286,14 +309,28 @@ class Trace(drive.BenchTest):
         facts = dict(db.execute("SELECT name, value FROM META_DATA_EXPORT"))
         self.assertEqual((facts["EXPORT_PRODUCT"], facts["DROPPED_SPANS"]), ("chunkbench", "0"))
 
-    # ---- what is not as it should be
 
-    def copy(self, change):
-        path = self.folder / "copy.h5"
-        shutil.copy(self.path, path)
-        with h5py.File(path, "r+") as f:
-            change(f["case"][self.case]["spans"])
-        return path
+class Trace(Views, Recorded):
+    def test_of_many_chunks_some_are_shown_and_all_when_asked_for(self):
+        config = self.write_config(run__spans="all", engine__enforce_eager="true", engine__max_num_batched_tokens=64)
+        self.expect(self.bench("run", config, "-o", self.file, "--quiet"), 0)
+        for more, chunks in ((), [1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 16]), (("--verbose",), list(range(1, 17))):
+            shown = self.expect(self.bench("trace", self.file, *more), 0).out.split("time by depth")[1].split("\n\n")[0]
+            self.assertEqual([int(n) for n in re.findall(r"^ +(\d+) ", shown, re.M)], chunks)
+            self.assertEqual("the other 4 of 16 chunks: --verbose" in shown, not more)
+
+    def test_a_chunk_can_be_looked_at_alone(self):
+        s = self.spans
+        lines = self.trace("--chunk", "2", "--csv").out.splitlines()
+        self.assertEqual(len(lines) - 1, (s.chunk == 1).sum())
+        self.assertIn("chunk 2 of 4 after the repeats", self.trace("--chunk", "2").out)
+        self.expect(self.bench("trace", self.path, "--case", self.case, "--chunk", "9"), 2, "was not traced")
+        self.expect(self.bench("trace", self.path, "--case", self.case, "--chunk", "0"), 2, "not a number")
+
+    def test_one_device_is_not_named(self):
+        self.assertNotIn("device", self.trace("--verbose").out.replace("ranks that share a device", ""))
+
+    # ---- what is not as it should be
 
     def test_a_trace_with_drops_is_marked_everywhere(self):
         path = self.copy(lambda spans: spans.attrs.modify("dropped_records", np.int64(7)))
@@ -318,7 +355,17 @@ class Trace(drive.BenchTest):
 
         def lift(spans):
             spans["rank"][0] = 99
-        self.expect(self.bench("trace", self.copy(lift), "--case", self.case), 6, "no op, rank or layer")
+        self.expect(self.bench("trace", self.copy(lift), "--case", self.case), 6, "no op, rank, device or layer")
+
+        def move(spans):
+            spans["device"][0] = 99
+        self.expect(self.bench("trace", self.copy(move), "--case", self.case), 6, "no op, rank, device or layer")
+
+        def shorten(spans):
+            device = spans["device"][:-1]
+            del spans["device"]
+            spans["device"] = device
+        self.expect(self.bench("trace", self.copy(shorten), "--case", self.case), 6, "its number of rows")
 
     def test_a_case_that_is_not_there_or_has_no_spans_is_named(self):
         self.expect(self.bench("trace", self.path), 2, "--case")
@@ -347,6 +394,49 @@ class Trace(drive.BenchTest):
                     self.expect(result, code, target.name, reason)
         self.assertTrue(pipe.is_fifo() and link.is_symlink())
         self.assertEqual(copy.read_bytes(), before)
+
+
+class TraceOfTwoDevices(Views, Recorded):
+    values = {"engine__devices": 2}
+
+    def test_the_head_says_how_long_on_how_many_and_shares_add_up(self):
+        s, shown = self.spans, self.trace().out
+        time, unit = re.search(r"traced .*: ([\d.]+) (m?s) on 2 devices, ", shown).groups()
+        self.assertAlmostEqual(float(time) * {"s": 1e9, "ms": 1e6}[unit] / (s.latency / 2), 1, delta=0.01)
+        rows = [row for row in self.table("time by op")[2:] if len(row) in (3, 8)]
+        self.assertEqual((rows[-1][0], rows[-1][2]), ("latency of the chunks", "100.0"))
+        shares = [float(row[4 if len(row) == 8 else 2].replace("-", "0")) for row in rows[:-1]]
+        self.assertAlmostEqual(sum(shares), 100, delta=0.05 * len(shares))
+
+    def test_who_waits_in_exchanges_is_named(self):
+        s = self.spans
+        exchange = [s.ns[s.named("exchange") & (s.device == device)].sum() for device in s.devices]
+        rows = [row for row in self.table("time by device")[2:] if len(row) == 6]
+        self.assertEqual([int(row[0]) for row in rows], s.devices)
+        for device, row in zip(s.devices, rows):
+            mine = s.device == device
+            self.assertEqual(int(row[1].replace(",", "")), mine.sum())
+            self.near(row[2], s.ns[mine].sum() / 1e6)
+            self.near_percent(row[3], 200 * s.ns[mine].sum() / s.latency)
+            self.near(row[4], exchange[device] / 1e6)
+            self.near_percent(row[5], 200 * exchange[device] / s.latency)
+        most, least = np.argmax(exchange), np.argmin(exchange)
+        self.assertIn(f"skew: device {most} waited for device {least}: ", self.trace().out)
+
+    def test_devices_of_an_older_file_which_does_not_name_them_are_found(self):
+        def drop(spans):
+            del spans["device"]
+        for view in ("--verbose", "--csv"):
+            self.assertEqual(self.trace(view, path=self.copy(drop)).out, self.trace(view).out)
+
+    def test_of_many_chunks_fewer_are_shown_with_more_devices(self):
+        config = self.write_config(run__spans="all", engine__enforce_eager="true", engine__max_num_batched_tokens=64,
+                                   **self.values)
+        self.expect(self.bench("run", config, "-o", self.file, "--quiet"), 0)
+        shown = self.expect(self.bench("trace", self.file), 0).out.split("time by depth")[1].split("\n\n")[0]
+        rows = re.findall(r"^ +(\d+) +\d+ +(\d) ", shown, re.M)
+        self.assertEqual(rows, [(str(chunk), device) for chunk in (1, 4, 7, 10, 13, 16) for device in "01"])
+        self.assertIn("the other 10 of 16 chunks: --verbose", shown)
 
 
 if __name__ == "__main__":

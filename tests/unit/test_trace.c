@@ -1,5 +1,5 @@
-/* trace.c: every nanosecond of a chunk is some op's or named, whatever order spans come in; sums by
- * op, layer and rank; files that make no sense are refused. */
+/* trace.c: every nanosecond of a chunk is some op's or named, on each device, whatever order spans
+ * come in; sums by op, layer, rank and device; files that make no sense are refused. */
 #include "harness/new_file.h"
 #include "harness/trace.h"
 
@@ -46,6 +46,23 @@ static void make_case(struct case_result *r) {
     add(r, 0, 1050, 1080, OP_ALL_REDUCE, 0, SHARED_RANK);
 }
 
+static void assert_parts_add_up(const struct trace *t) {
+    int parts = 0;
+    for (int i = 0; i < t->n_chunks; i++) {
+        const struct trace_chunk *c = &t->chunks[i];
+        for (int k = 0; k < c->n_parts; k++) {
+            const struct trace_part *p = &c->parts[k];
+            assert_true((double)(c->end_ns - c->begin_ns) ==
+                        p->ops_ns - p->at_once_ns + p->before_ns + p->between_ns + p->after_ns);
+            assert_true(trace_no_op_ns(c, p) == p->before_ns + p->between_ns + p->after_ns);
+        }
+        parts += c->n_parts;
+    }
+    assert_int_equal(parts, t->n_parts);
+    assert_true(t->latency_ns ==
+                t->all.ns - t->at_once_ns + t->before_ns + t->between_ns + t->after_ns);
+}
+
 static void every_nanosecond_is_an_ops_or_named(void **state) {
     (void)state;
     struct case_result r;
@@ -53,16 +70,13 @@ static void every_nanosecond_is_an_ops_or_named(void **state) {
     make_case(&r);
     assert_int_equal(trace_open(&t, &r, -1, NULL), STATUS_OK);
     assert_int_equal(t.n_chunks, 2);
-    const struct trace_chunk *c = &t.chunks[0];
-    assert_int_equal(c->n, 4);
-    assert_true(c->before_ns == 10 && c->between_ns == 20 && c->after_ns == 30);
-    assert_true(c->at_once_ns == 20 && c->ops_ns == 40 + 30 + 60 + 30);
-    for (int i = 0; i < t.n_chunks; i++) {
-        c = &t.chunks[i];
-        assert_true((double)(c->end_ns - c->begin_ns) ==
-                    c->ops_ns - c->at_once_ns + c->before_ns + c->between_ns + c->after_ns);
-    }
-    assert_true(t.whole && t.latency_ns == 300 && t.all.ns == 250);
+    const struct trace_part *p = t.chunks[0].parts;
+    assert_int_equal(p->n, 4);
+    assert_true(p->before_ns == 10 && p->between_ns == 20 && p->after_ns == 30);
+    assert_true(p->at_once_ns == 20 && p->ops_ns == 40 + 30 + 60 + 30);
+    assert_parts_add_up(&t);
+    assert_int_equal(t.n_devices, 1);
+    assert_true(t.whole && t.latency_ns == 300 && t.elapsed_ns == 300 && t.all.ns == 250);
     assert_int_equal(t.n_gaps, 1);
     assert_true(t.gaps[0].ns == 20 && t.gaps[0].after->span.op == OP_ALL_REDUCE &&
                 t.gaps[0].before->span.op == OP_LINEAR);
@@ -84,10 +98,49 @@ static void sums_are_by_op_layer_and_rank(void **state) {
     assert_int_equal(t.n_layers, 3);
     assert_true(t.layers[0].sum.ns == 40 && t.layers[1].sum.ns == 30 && t.layers[2].sum.ns == 180);
     assert_true(t.layers[2].op_ns[OP_ATTENTION] == 90 && t.layers[2].sum.flops == 3000);
-    assert_true(t.ranks[0].sum.ns == 70 && t.ranks[1].sum.ns == 150 && t.ranks[2].sum.ns == 30);
+    assert_true(t.devices[0].shared.sum.ns == 70 && t.devices[0].all.sum.ns == 250);
+    assert_true(t.ranks[0].sum.ns == 150 && t.ranks[1].sum.ns == 30);
     int64_t end = 0;
-    assert_int_equal(trace_layer_end(&t.chunks[0], 2, &end), 1170);
+    assert_int_equal(trace_layer_end(t.chunks[0].parts, 2, &end), 1170);
     assert_int_equal(end, 4);
+    trace_close(&t);
+    result_free(&r);
+}
+
+/* Chunk 0 as it was, on device 0. On device 1, at the same time: rank 2 at 1020-1060, an exchange
+ * at 1060-1190. Chunk 2 on device 0 alone: spans of device 1 found no room. */
+static void devices_at_the_same_time_are_not_ops_at_once(void **state) {
+    (void)state;
+    struct case_result r;
+    struct trace t;
+    char text[TRACE_TEXT];
+    make_case(&r);
+    add(&r, 0, 1060, 1190, OP_EXCHANGE, 1, SHARED_RANK);
+    r.spans[r.n_spans - 1].span.device = 1;
+    add(&r, 0, 1020, 1060, OP_LINEAR, 1, 2);
+    r.spans[r.n_spans - 1].span.device = 1;
+    add_chunk(&r, 0, 0, 0, 190), add_chunk(&r, 0, 2, 0, 110);
+    assert_int_equal(trace_open(&t, &r, -1, NULL), STATUS_OK);
+    assert_int_equal(t.n_devices, 2);
+    assert_int_equal(t.n_chunks, 2);
+    assert_true(t.chunks[0].n_parts == 2 && t.chunks[1].n_parts == 1);
+    assert_parts_add_up(&t);
+    const struct trace_part *p = &t.chunks[0].parts[1];
+    assert_true(p->device == 1 && p->n == 2 && p->spans[0]->span.rank == 2);
+    assert_true(p->before_ns == 20 && p->between_ns == 0 && p->after_ns == 10);
+    assert_true(p->at_once_ns == 0 && t.at_once_ns == 20);
+    assert_true(t.elapsed_ns == 300 && t.latency_ns == 500 && trace_cost(&t) == 1);
+    assert_true(t.devices[0].latency_ns == 300 && t.devices[1].latency_ns == 200);
+    assert_true(t.devices[0].shared.sum.ns == 70 && t.devices[1].shared.sum.ns == 130);
+    assert_true(t.devices[1].all.op_ns[OP_EXCHANGE] == 130 && t.devices[1].all.sum.ns == 170);
+    assert_true(t.ranks[2].sum.ns == 40 && t.rank_device[2] == 1);
+    assert_int_equal(t.n_gaps, 1); /* of device 0: device 1 does not fill it */
+    assert_string_equal(trace_when(text, &t), "chunks 1, 3 of 3 after the repeats");
+    trace_close(&t);
+    r.n_traced = 0; /* an older file: from the first op of any device to the last */
+    assert_int_equal(trace_open(&t, &r, 0, NULL), STATUS_OK);
+    assert_true(t.chunks[0].begin_ns == 1010 && t.chunks[0].end_ns == 1190);
+    assert_parts_add_up(&t);
     trace_close(&t);
     result_free(&r);
 }
@@ -121,6 +174,7 @@ static void what_makes_no_sense_is_refused(void **state) {
                                       {.role = ROLES},
                                       {.rank = MAX_RANKS},
                                       {.rank = -2},
+                                      {.device = MAX_RANKS},
                                       {.layer = -2}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct case_result r;
@@ -153,7 +207,7 @@ static void words_say_what_was_traced(void **state) {
     make_case(&r);
     assert_int_equal(trace_open(&t, &r, -1, NULL), STATUS_OK);
     assert_string_equal(trace_when(text, &t), "chunks 1, 3 of 3 after the repeats");
-    assert_string_equal(trace_span_text(text, &t.chunks[0].spans[2]->span),
+    assert_string_equal(trace_span_text(text, &t.chunks[0].parts[0].spans[2]->span),
                         "layer 2 linear, rank 0");
     assert_string_equal(trace_op_text(text, OP_LINEAR, ROLE_DOWN), "linear down");
     const struct device_rates rates = {.roof_flops = 1e9, .copy_bytes = 1e9};
@@ -191,6 +245,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_nanosecond_is_an_ops_or_named),
         cmocka_unit_test(sums_are_by_op_layer_and_rank),
+        cmocka_unit_test(devices_at_the_same_time_are_not_ops_at_once),
         cmocka_unit_test(a_trace_is_compared_with_the_same_chunks_alone),
         cmocka_unit_test(what_makes_no_sense_is_refused),
         cmocka_unit_test(words_say_what_was_traced),
