@@ -46,7 +46,7 @@ static enum status open_all(struct devices *d, const struct engine_opts *opts,
     enum status s = crew_open(&d->crew, d->n, err);
     if (s == STATUS_OK) s = devices_each(d, open_one, &o, err);
     if (s != STATUS_OK || d->n == 1) return s;
-    s = device_group_open(&d->group, opts->device, d->n, err);
+    s = device_group_open(&d->group, opts->device, d->n, opts->exchange_backend, err);
     if (s == STATUS_OK) s = devices_together(d, join_one, &o, err);
     return s == STATUS_OK ? s : error_prefix(err, s, "joining %d devices", d->n);
 }

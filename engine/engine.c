@@ -20,6 +20,7 @@ struct engine_opts engine_opts_defaults(void) {
                                 .isa = "auto",
                                 .attention_backend = "auto",
                                 .linear_backend = "auto",
+                                .exchange_backend = "auto",
                                 .prune_last_layer = true,
                                 .block_rows = 8192};
 }

@@ -41,7 +41,8 @@ struct engine_opts {
     int devices; /* that the ranks are spread over, equally many on each; 0: as engine_devices() */
     int threads; /* of all devices together; 0: all cores of this process */
     const char *isa, *attention_backend,
-        *linear_backend;   /* "auto" or a name of `bench list kernels` */
+        *linear_backend,   /* "auto" or a name of `bench list kernels` */
+        *exchange_backend; /* the same, between devices */
     uint64_t seed;         /* of random weights */
     bool prune_last_layer; /* last layer: only K and V except for the last token; same answer, same
                               bits */

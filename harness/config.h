@@ -54,6 +54,7 @@ struct config {
     bool enable_chunked_prefill;            /* false: one chunk as long as the prompt */
     struct text_axis attention_backend;
     char linear_backend[32];
+    char exchange_backend[32];
     bool dual_chunk_attention;
     bool prune_last_layer;
     int64_t block_rows;

@@ -62,6 +62,11 @@ static const struct option options[] = {
      "attention"},
     {"engine", "linear_backend", OPTION_TEXT, AT(linear_backend), 1, 0, NULL, "auto",
      "Kernel of the linears, a name of `bench list kernels`.", "linear"},
+    {"engine", "exchange_backend", OPTION_TEXT, AT(exchange_backend), 1, 0, NULL, "auto",
+     "What moves parts of sums between devices, a name of `bench list kernels`; `auto`: stores "
+     "into "
+     "each other's memory where GPUs reach it, else NCCL. The bits are the same.",
+     "exchange|comm|all_reduce"},
     {"engine", "dual_chunk_attention", OPTION_BOOL, AT(dual_chunk_attention), 0, 0, NULL, "true",
      "Dual chunk attention where the model's configuration has it; false: plain attention.", "dca"},
     {"engine", "prune_last_layer", OPTION_BOOL, AT(prune_last_layer), 0, 0, NULL, "true",

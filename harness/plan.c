@@ -227,6 +227,8 @@ static void check_kernels(struct making *m) {
         check_kernel(m, OP_ATTENTION, c->attention_backend.v[i], "attention_backend", isa_usable);
     if (has(m, "engine", "linear_backend"))
         check_kernel(m, OP_LINEAR, c->linear_backend, "linear_backend", isa_usable);
+    if (has(m, "engine", "exchange_backend"))
+        check_kernel_name(m, OP_EXCHANGE, c->exchange_backend, "exchange_backend");
 }
 
 static void check_devices(struct making *m, int tp) {
@@ -400,6 +402,7 @@ static struct engine_opts launch_opts_of(const struct plan *p, int dtype, int tp
     o.isa = c->isa;
     o.attention_backend = c->attention_backend.v[attention];
     o.linear_backend = c->linear_backend;
+    o.exchange_backend = c->exchange_backend;
     o.seed = (uint64_t)c->model_seed;
     o.prune_last_layer = c->prune_last_layer;
     o.dual_chunk_attention = c->dual_chunk_attention && p->model.dual_chunk.chunk > 0;

@@ -61,9 +61,10 @@ void device_info(struct device *dev, struct device_info *out);
 struct device_group;
 /* Devices of a kind that this process can use; the host's cores can be any number of devices. */
 int device_count(enum device_kind kind);
-/* STATUS_UNSUPPORTED: the library that it takes is missing. */
+/* exchange: name of a variant of OP_EXCHANGE, or "auto". STATUS_UNSUPPORTED with the reasons when
+ * none serves so many devices here. */
 enum status device_group_open(struct device_group **out, enum device_kind kind, int members,
-                              struct error *err);
+                              const char *exchange, struct error *err);
 /* NULL is legal; its devices are closed before. */
 void device_group_close(struct device_group *g);
 /* Makes dev member number `member`. Called by the threads of all members at once: it waits for

@@ -472,7 +472,6 @@ const struct backend backend_cpu = {
     .kv_fill = cpu_kv_fill,
     .kv_read = cpu_kv_read,
     .progress = cpu_progress,
-    .group = &group_backend_memory,
     .count = cpu_count,
     .measure_copy = cpu_measure_copy,
     .measure_roof = cpu_measure_roof,

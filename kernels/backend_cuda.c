@@ -427,7 +427,6 @@ const struct backend backend_cuda = {
     .kv_read = kv_read,
     .profile = profile,
     .progress = progress,
-    .group = &group_backend_nccl,
     .count = count,
     .measure_copy = cuda_measure_copy,
     .measure_roof = cuda_measure_roof,

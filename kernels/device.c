@@ -74,12 +74,14 @@ int device_count(enum device_kind kind) {
 }
 
 enum status device_group_open(struct device_group **out, enum device_kind kind, int members,
-                              struct error *err) {
+                              const char *exchange, struct error *err) {
     *out = NULL;
+    const struct variant *v = variants_for_group(kind, members, exchange, err);
+    if (!v) return STATUS_UNSUPPORTED;
     struct device_group *g = calloc(1, sizeof *g);
     if (!g) return error_set(err, STATUS_NO_MEMORY, "no memory for a group of devices");
-    g->kind = kind, g->members = members;
-    const enum status s = backend_of(kind)->group->open(g, err);
+    g->variant = v, g->members = members;
+    const enum status s = v->group->open(g, err);
     if (s == STATUS_OK)
         *out = g;
     else
@@ -89,24 +91,23 @@ enum status device_group_open(struct device_group **out, enum device_kind kind, 
 
 void device_group_close(struct device_group *g) {
     if (!g) return;
-    backend_of(g->kind)->group->close(g);
+    g->variant->group->close(g);
     free(g);
 }
 
 enum status device_join(struct device *dev, struct device_group *g, int member, struct error *err) {
-    const enum status s = variants_choose_first(dev, OP_EXCHANGE, err);
-    if (s != STATUS_OK) return s;
+    variants_take(dev, g->variant);
     dev->group = g, dev->member = member;
-    return dev->backend->group->join(dev, err);
+    return g->variant->group->join(dev, err);
 }
 
 void device_leave(struct device *dev) {
-    if (dev->group) dev->backend->group->leave(dev);
+    if (dev->group) dev->group->variant->group->leave(dev);
     dev->group = NULL;
 }
 
 void device_group_abort(struct device_group *g) {
-    if (!atomic_exchange(&g->aborted, true)) backend_of(g->kind)->group->abort(g);
+    if (!atomic_exchange(&g->aborted, true)) g->variant->group->abort(g);
 }
 
 struct device_group *device_group_of(const struct device *dev) {

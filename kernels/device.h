@@ -53,6 +53,8 @@ struct kernel_library {
     unsigned lacks; /* of enum kernel_lacks (backend.h) */
 };
 
+struct group_backend;
+
 /* A row of ops.inc. */
 enum variant_dtypes { SERVES_BF16 = 1 << DTYPE_BF16, SERVES_F32 = 1 << DTYPE_F32, SERVES_BOTH = 3 };
 struct variant {
@@ -65,6 +67,7 @@ struct variant {
     const struct kv_layout *kv_layout;         /* attention */
     const struct weight_layout *weight_layout; /* linear */
     const struct kernel_library *library;      /* NULL: our own code */
+    const struct group_backend *group;         /* exchange (group.h) */
 };
 /* All rows that this binary holds, in the order of ops.inc; also for tests, which call ->run with a
  * device. */
@@ -80,8 +83,11 @@ bool variant_usable(const struct variant *v, const char **why);
 #define VARIANT_W(op, name, device, isa, dtypes, layout)                                           \
     op_function op##_##name;                                                                       \
     extern const struct weight_layout weight_layout_##layout;
-#define VARIANT_LIB(op, name, device, isa, dtypes, library)                                        \
+#define VARIANT_GROUP(op, name, device, isa, dtypes, group)                                        \
     op_function op##_##name;                                                                       \
+    extern const struct group_backend group_backend_##group;
+#define VARIANT_GROUP_LIB(op, name, device, isa, dtypes, group, library)                           \
+    VARIANT_GROUP(op, name, device, isa, dtypes, group)                                            \
     extern const struct kernel_library kernel_library_##library;
 #define VARIANT_KV_LIB(op, name, device, isa, dtypes, layout, library)                             \
     VARIANT_KV(op, name, device, isa, dtypes, layout)                                              \
@@ -90,7 +96,8 @@ bool variant_usable(const struct variant *v, const char **why);
 #undef VARIANT
 #undef VARIANT_KV
 #undef VARIANT_W
-#undef VARIANT_LIB
+#undef VARIANT_GROUP
+#undef VARIANT_GROUP_LIB
 #undef VARIANT_KV_LIB
 
 #ifdef __cplusplus

@@ -105,7 +105,6 @@ struct backend {
                     int32_t n, float *k, float *v);
     void (*profile)(struct device *dev, bool on); /* or NULL */
     uint64_t (*progress)(const struct device *dev);
-    const struct group_backend *group;
     int (*count)(void); /* devices of this kind that the process can use */
     /* For device_measure. Both run about `seconds`. */
     enum status (*measure_copy)(struct device *dev, double seconds, double *bytes_per_s,
@@ -123,8 +122,11 @@ extern const struct backend backend_cuda;
 int variant_index(const struct variant *v);
 /* Fills dev->chosen as the options ask, but for OP_EXCHANGE; STATUS_UNSUPPORTED. */
 enum status variants_choose(struct device *dev, const struct device_opts *opts, struct error *err);
-/* The first variant of one op that serves the device. */
-enum status variants_choose_first(struct device *dev, enum op op, struct error *err);
+void variants_take(struct device *dev, const struct variant *v);
+/* The first variant of OP_EXCHANGE of that name, or any for "auto", that serves so many devices of
+ * this machine; NULL: STATUS_UNSUPPORTED. */
+const struct variant *variants_for_group(enum device_kind kind, int members, const char *name,
+                                         struct error *err);
 
 /* step: host copy of what the call's step pointer holds. */
 void span_add(struct device *dev, const struct op_call *call, const struct step_params *step,

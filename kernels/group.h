@@ -1,6 +1,6 @@
-/* The inside of a group of devices, for the backends and for variants of OP_EXCHANGE. What the
- * members share is the backend's own: a meeting point of threads on the CPU, communicators of NCCL
- * on GPUs. */
+/* The inside of a group of devices, for variants of OP_EXCHANGE. What the members share is the
+ * variant's own: a meeting point of threads on the CPU, mailboxes in each other's memory or
+ * communicators of NCCL on GPUs. */
 #ifndef KERNELS_GROUP_H
 #define KERNELS_GROUP_H
 
@@ -9,18 +9,20 @@
 #include <stdatomic.h>
 
 struct device_group {
-    enum device_kind kind;
+    const struct variant *variant;
     int members;
     _Atomic bool aborted;
-    void *state; /* the backend's */
+    void *state; /* the variant's */
 };
 
 /* The group that the device has joined, or NULL; its place there. */
 struct device_group *device_group_of(const struct device *dev);
 int device_member(const struct device *dev);
 
-/* One kind of group. All but open may be called with a state that open left unfinished. */
+/* One kind of group. close and abort may be called with a state that open left unfinished. */
 struct group_backend {
+    /* Why devices 0 .. members - 1 of this machine cannot be joined so, or NULL. */
+    const char *(*why_not)(int members);
     enum status (*open)(struct device_group *g, struct error *err);
     void (*close)(struct device_group *g);
     void (*abort)(struct device_group *g); /* g->aborted is set already; any thread; once */
@@ -28,9 +30,4 @@ struct group_backend {
     enum status (*join)(struct device *dev, struct error *err);
     void (*leave)(struct device *dev); /* before the device closes; waits for nobody */
 };
-extern const struct group_backend group_backend_memory; /* exchange_ref.c */
-#ifdef HAVE_CUDA
-extern const struct group_backend group_backend_nccl; /* exchange_nccl.c */
-#endif
-
 #endif

@@ -48,8 +48,11 @@ static const struct variant table[] = {
     {COMMON(op, name, device, isa, dtypes), .kv_layout = &kv_layout_##layout},
 #define VARIANT_W(op, name, device, isa, dtypes, layout)                                           \
     {COMMON(op, name, device, isa, dtypes), .weight_layout = &weight_layout_##layout},
-#define VARIANT_LIB(op, name, device, isa, dtypes, lib)                                            \
-    {COMMON(op, name, device, isa, dtypes), .library = &kernel_library_##lib},
+#define VARIANT_GROUP(op, name, device, isa, dtypes, group_)                                       \
+    {COMMON(op, name, device, isa, dtypes), .group = &group_backend_##group_},
+#define VARIANT_GROUP_LIB(op, name, device, isa, dtypes, group_, lib)                              \
+    {COMMON(op, name, device, isa, dtypes), .group = &group_backend_##group_,                      \
+     .library = &kernel_library_##lib},
 #define VARIANT_KV_LIB(op, name, device, isa, dtypes, layout, lib)                                 \
     {COMMON(op, name, device, isa, dtypes), .kv_layout = &kv_layout_##layout,                      \
      .library = &kernel_library_##lib},
@@ -57,7 +60,8 @@ static const struct variant table[] = {
 #undef VARIANT
 #undef VARIANT_KV
 #undef VARIANT_W
-#undef VARIANT_LIB
+#undef VARIANT_GROUP
+#undef VARIANT_GROUP_LIB
 #undef VARIANT_KV_LIB
 #undef COMMON
     {.op = OPS, .name = NULL}};
@@ -147,7 +151,7 @@ static const char *why_unfit(const struct device *dev, const struct variant *v) 
     return NULL;
 }
 
-static void choose(struct device *dev, const struct variant *v) {
+void variants_take(struct device *dev, const struct variant *v) {
     dev->chosen[v->op] = v;
     dev->chosen_index[v->op] = (uint8_t)variant_index(v);
 }
@@ -190,18 +194,18 @@ static enum status choose_named(struct device *dev, enum op op, const char *name
             continue;
         const char *why = why_unfit(dev, v + i);
         if (why) return refuse(dev, op, name, why, err);
-        choose(dev, v + i);
+        variants_take(dev, v + i);
         return STATUS_OK;
     }
     return refuse(dev, op, name, "no such variant in this program", err);
 }
 
-enum status variants_choose_first(struct device *dev, enum op op, struct error *err) {
+static enum status choose_first(struct device *dev, enum op op, struct error *err) {
     int n;
     const struct variant *v = variant_table(&n);
     for (int i = 0; i < n; i++) {
         if (v[i].op != op || v[i].device != dev->backend->kind || why_unfit(dev, v + i)) continue;
-        choose(dev, v + i);
+        variants_take(dev, v + i);
         return STATUS_OK;
     }
     return refuse(dev, op, "auto", "no variant serves this device", err);
@@ -210,11 +214,30 @@ enum status variants_choose_first(struct device *dev, enum op op, struct error *
 enum status variants_choose(struct device *dev, const struct device_opts *opts, struct error *err) {
     const char *named[OPS] = {[OP_ATTENTION] = opts->attention, [OP_LINEAR] = opts->linear};
     for (int op = 0; op < OPS; op++) {
-        if (op == OP_EXCHANGE) continue; /* chosen when it joins a group */
+        if (op == OP_EXCHANGE) continue; /* a group brings it */
         bool any = !named[op] || strcmp(named[op], "auto") == 0;
-        enum status s = any ? variants_choose_first(dev, (enum op)op, err)
+        enum status s = any ? choose_first(dev, (enum op)op, err)
                             : choose_named(dev, (enum op)op, named[op], err);
         if (s != STATUS_OK) return s;
     }
     return STATUS_OK;
+}
+
+const struct variant *variants_for_group(enum device_kind kind, int members, const char *name,
+                                         struct error *err) {
+    char reasons[500] = "";
+    size_t used = 0;
+    const bool any = strcmp(name, "auto") == 0;
+    for (const struct variant *v = table; v->name; v++) {
+        const char *why;
+        if (v->op != OP_EXCHANGE || v->device != kind || (!any && strcmp(v->name, name) != 0))
+            continue;
+        if (variant_usable(v, &why) && !(why = v->group->why_not(members))) return v;
+        if (used < sizeof reasons)
+            used += (size_t)snprintf(reasons + used, sizeof reasons - used, "%s%s: %s",
+                                     used ? "; " : "", v->name, why);
+    }
+    error_set(err, STATUS_UNSUPPORTED, "exchange = %s serves no %d devices here%s%s", name, members,
+              used ? ": " : "", reasons);
+    return NULL;
 }

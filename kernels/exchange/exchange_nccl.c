@@ -71,10 +71,14 @@ const struct kernel_library kernel_library_nccl = {.name = "NCCL", .why_missing 
 
 /* ---- the group */
 
+/* Of the library itself why_missing() tells. */
+static const char *serves_any(int members) {
+    (void)members;
+    return NULL;
+}
+
 static enum status open_group(struct device_group *g, struct error *err) {
-    const char *why;
-    const struct nccl *lib = nccl_library(&why);
-    if (!lib) return error_set(err, STATUS_UNSUPPORTED, "ranks on several GPUs need NCCL: %s", why);
+    const struct nccl *lib = nccl_library(NULL);
     struct nccl_group *n = calloc(1, sizeof *n);
     if (!n) return error_set(err, STATUS_NO_MEMORY, "no memory for a group of devices");
     for (int i = 0; i < MAX_RANKS; i++) pthread_mutex_init(&n->member[i].lock, NULL);
@@ -137,4 +141,5 @@ static void leave(struct device *dev) {
     end_member(member_of(dev), ended ? nccl_library(NULL)->abort : nccl_library(NULL)->destroy);
 }
 
-const struct group_backend group_backend_nccl = {open_group, close_group, abort_group, join, leave};
+const struct group_backend group_backend_nccl = {serves_any,  open_group, close_group,
+                                                 abort_group, join,       leave};

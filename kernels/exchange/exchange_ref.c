@@ -98,5 +98,10 @@ static void leave_meeting(struct device *dev) {
     (void)dev;
 }
 
-const struct group_backend group_backend_memory = {open_meeting, close_meeting, abort_meeting,
-                                                   join_meeting, leave_meeting};
+static const char *always(int members) {
+    (void)members;
+    return NULL;
+}
+
+const struct group_backend group_backend_ref = {always,        open_meeting, close_meeting,
+                                                abort_meeting, join_meeting, leave_meeting};

@@ -36,13 +36,15 @@ static const char *const rows[][2] = {
 #define VARIANT(op, name, device, isa, dtypes) {#op, #name},
 #define VARIANT_KV(op, name, device, isa, dtypes, layout) {#op, #name},
 #define VARIANT_W(op, name, device, isa, dtypes, layout) {#op, #name},
-#define VARIANT_LIB(op, name, device, isa, dtypes, library) {#op, #name},
+#define VARIANT_GROUP(op, name, device, isa, dtypes, group) {#op, #name},
+#define VARIANT_GROUP_LIB(op, name, device, isa, dtypes, group, library) {#op, #name},
 #define VARIANT_KV_LIB(op, name, device, isa, dtypes, layout, library) {#op, #name},
 #include "kernels/ops.inc"
 #undef VARIANT
 #undef VARIANT_KV
 #undef VARIANT_W
-#undef VARIANT_LIB
+#undef VARIANT_GROUP
+#undef VARIANT_GROUP_LIB
 #undef VARIANT_KV_LIB
 };
 

@@ -84,7 +84,7 @@ static void *live(void *arg) {
 
 static void meet(struct member *m, int members, int stops) {
     struct device_group *g;
-    assert_int_equal(device_group_open(&g, DEVICE_CPU, members, NULL), STATUS_OK);
+    assert_int_equal(device_group_open(&g, DEVICE_CPU, members, "auto", NULL), STATUS_OK);
     memset(m, 0, (size_t)members * sizeof *m);
     for (int i = 0; i < members; i++) {
         m[i].group = g, m[i].number = i, m[i].members = members;

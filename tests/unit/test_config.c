@@ -458,12 +458,12 @@ static void random_value(uint64_t *seed, const struct option_info *o, char *out,
         }
     } else if (!strcmp(o->type, "text")) {
         random_text(seed, *o->fallback ? 1 : 0, 20, out);
-        while (next(seed) % 4 && strlen(out) + 300 < PATH_MAX_BYTES && *out &&
-               strlen(o->key) != 14) {
+        const bool name = strstr(o->key, "_backend"); /* of a kernel: 31 bytes at most */
+        while (next(seed) % 4 && strlen(out) + 300 < PATH_MAX_BYTES && *out && !name) {
             random_text(seed, 1, 290, text);
             strcat(out, text);
         }
-        if (strlen(o->key) == 14) out[31 < strlen(out) ? 31 : strlen(out)] = 0;
+        if (name) out[31 < strlen(out) ? 31 : strlen(out)] = 0;
         const size_t n = strlen(out);
         for (size_t i = 1; i < n; i++)
             if ((out[i] == ';' || out[i] == '#') && out[i - 1] == ' ') out[i] = '+';
