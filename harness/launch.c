@@ -44,6 +44,7 @@ struct child {
     int base;                /* queue position of its case_index 0 */
     bool in_case, begun;     /* a case is at work; one was, ever */
     bool told, stopped;      /* SIGTERM after one interrupt, SIGKILL after two */
+    bool by_stranger;        /* it stopped in a case, as if told, and this run had not told it */
     int64_t silent_s;        /* what the watchdog found; 0: nothing */
     char state;
     int64_t heard_ns, looked_ns, resident_bytes, oom_kills_before;
@@ -213,6 +214,8 @@ static void hear(struct launch *l, struct child *c, const struct event *e) {
     if (l->observer && l->observer->event) l->observer->event(l->observer->ctx, plan, e);
     if (e->kind == EVENT_CASE_END && of_case) {
         c->in_case = false;
+        c->by_stranger = e->value == CASE_INTERRUPTED && interrupt_count(l->opts->interrupts) == 0;
+        if (c->by_stranger) return;
         l->front = position + 1;
         tell_done(l, plan, (enum case_status)e->value, e->text);
     }
@@ -368,10 +371,17 @@ static enum status bury(struct launch *l, struct child *c, struct error *err) {
     return s;
 }
 
+/* Somebody's kill costs the case, not the run. */
+static enum status bury_stopped(struct launch *l, const struct child *c, struct error *err) {
+    static const char why[] = "the worker was told to stop, not by bench: SIGTERM or the like";
+    return write_fragment(l, queued(l, l->front++), CASE_CRASHED, why, c, err);
+}
+
 /* After a worker: what its end means for the launch. */
 static enum status settle(struct launch *l, struct child *c, struct error *err) {
     if (c->error.kind == EVENT_ERROR && c->error.value == STATUS_IO)
         return error_set(err, STATUS_IO, "%s", c->error.text);
+    if (c->by_stranger) return bury_stopped(l, c, err);
     /* told to stop, it did; by the signal itself when that came before it could listen */
     bool obeyed = c->told && !c->stopped && !c->silent_s && !c->in_case &&
                   (WIFEXITED(c->wait_status) || WTERMSIG(c->wait_status) == SIGTERM);

@@ -52,6 +52,14 @@ class Interrupt(drive.BenchTest):
         self.assertTrue(self.partial.exists())
         self.resume()
 
+    def test_a_worker_that_somebody_stops_costs_its_case_alone(self):
+        process = self.begin()
+        for pid in self.workers:
+            os.kill(pid, signal.SIGTERM)
+        self.expect(self.finish(process), 5, "not by bench", "--resume")
+        self.assertEqual(sorted(status for status, _ in self.cases().values()), ["crashed", "ok"])
+        self.resume()
+
     def test_a_terminal_interrupts_the_supervisor_alone(self):
         process = self.begin()
         for pid in self.workers:
