@@ -382,11 +382,12 @@ static void read_cases(struct h5 *h, h5_id file, struct record_run *out) {
 static void read_run_texts(struct h5 *h, h5_id g, struct record_run *out) {
     enum { VARIANT_BYTES = 64 };
     char *argv = h5_read_text(h, g, "argv"), *config = h5_read_text(h, g, "config");
-    char variant[OPS][VARIANT_BYTES];
+    char variant[OPS][VARIANT_BYTES] = {{0}};
     for (int i = 0; i < OPS; i++) {
         char name[64];
         snprintf(name, sizeof name, "kernel_%s", op_names[i]);
-        h5_read_text_attribute(h, g, name, variant[i], sizeof variant[i]);
+        if (!is_added(name) || h5_has_attribute(h, g, name))
+            h5_read_text_attribute(h, g, name, variant[i], sizeof variant[i]);
     }
     if (h->status == STATUS_OK) {
         size_t argv_bytes = strlen(argv) + 1, config_bytes = strlen(config) + 1;

@@ -221,7 +221,7 @@ static const struct column case_columns[] = {
     CASE_TEXT(prompt_sha256),
 };
 
-/* Attributes of a case that the first files of schema 1 do not have. */
+/* Attributes of a case or of the run that the first files of schema 1 do not have. */
 static const char *const added_attributes[] = {
     "max_num_batched_tokens",
     "energy_j",
@@ -234,6 +234,7 @@ static const char *const added_attributes[] = {
     "measured_copy_bytes_per_s",
     "measured_roof_flops",
     "measured_op_overhead_ns",
+    "kernel_exchange",
 };
 
 /* What a case's group says beside its row. */

@@ -335,6 +335,19 @@ class ResultFile(drive.BenchTest):
             f.attrs["complete"] = 0
         self.expect(self.bench("show", copy), 0, "INCOMPLETE")
 
+    def test_a_file_of_before_exchanges_and_devices_is_read(self):
+        """What was added later is not there: an op between devices, and of which device a span is."""
+        self.expect(self.bench("run", self.write_config(), "-o", self.file), 0)
+        shown = self.bench("show", self.file)
+        with h5py.File(self.file, "r+") as f:
+            del f["run"].attrs["kernel_exchange"]
+            for group in f["case"].values():
+                if "spans" in group and "device" in group["spans"]:
+                    del group["spans"]["device"]
+        again = self.bench("show", self.file)
+        self.expect(again, 0)
+        self.assertEqual(again.out, shown.out)
+
 
 if __name__ == "__main__":
     unittest.main()
