@@ -310,6 +310,7 @@ static enum status choose(struct cuda *c, int index, struct error *err) {
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index);
     cudaDeviceGetAttribute(&c->gpu.sm_count, cudaDevAttrMultiProcessorCount, index);
+    cudaDeviceGetAttribute(&c->gpu.l2_bytes, cudaDevAttrL2CacheSize, index);
     cudaDeviceGetAttribute(&c->gpu.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
     c->gpu.capability = 10 * major + minor;
     if (c->gpu.capability < ISA_SM80)

@@ -71,6 +71,13 @@ static cudaError_t encode_maps(attention_params *p, const struct attention_args 
 
 /* ---- launch */
 
+/* Keeping in step pays where the keys and values of a head are several times the cache: measured on
+ * an H200 (50 MB), nothing at two and three times, 5 to 10 % at ten. */
+static int32_t step_from_tile(const struct cuda_device *gpu, int32_t D) {
+    const int64_t tile_bytes = 2 * (int64_t)KV_TILE * D * (int64_t)sizeof(__nv_bfloat16);
+    return (int32_t)(4 * (int64_t)gpu->l2_bytes / tile_bytes);
+}
+
 static struct attention_params params_of(const struct cuda_device *gpu,
                                          const struct attention_args *a) {
     const double log2_e = 1.4426950408889634;
@@ -85,6 +92,7 @@ static struct attention_params params_of(const struct cuda_device *gpu,
     p.heads = a->H;
     p.group = a->H / a->kv.heads;
     p.chunk_tiles = a->pattern.chunk / KV_TILE;
+    p.step_from_tile = step_from_tile(gpu, a->D);
     p.out_is_aligned = (uintptr_t)a->out % 16 == 0 && a->ldo % 8 == 0;
     return p;
 }

@@ -61,11 +61,13 @@ struct attention_params {
     int64_t ldo;
     const struct step_params *step;
     float *sums;        /* [gridDim.x][long_sums::PER_CTA] */
-    uint32_t *counters; /* [0] next item, [1] CTAs or clusters that are done; both left zero */
+    uint32_t *counters; /* [0] next item, [1] CTAs or clusters that are done, [2] items whose keys
+                           have been fetched, where CTAs keep in step; all left zero */
     uint64_t *heartbeat;
     float scale;            /* times log2(e) */
     int32_t heads, group;   /* query heads; of one kv head */
     int32_t chunk_tiles;    /* tiles of a dual chunk, 0 without */
+    int32_t step_from_tile; /* chunks that end in this tile or a later one keep in step */
     int32_t out_is_aligned; /* rows of out allow sixteen-byte stores */
 };
 
@@ -284,6 +286,19 @@ static __device__ __forceinline__ void beat(const attention_params &p) {
     *(volatile uint64_t *)p.heartbeat = now;
 }
 
+/* CTAs that walk the same keys at different times fetch them from memory again and again, and drift
+ * apart item by item. Where the keys of a head are more than the cache holds, an item waits until
+ * all items of the rounds before it have been fetched (a round: as many as there are clusters).
+ * Nothing depends on it but time and joules, so nobody waits for long. */
+template <class C>
+static __device__ __forceinline__ void keep_step(const attention_params &p, int32_t item) {
+    enum { LONGEST_WAIT = 4096 }; /* of about a tenth of a microsecond */
+    const uint32_t clusters = gridDim.x / C::CLUSTER;
+    const uint32_t earlier = (uint32_t)item / clusters * clusters;
+    for (int i = 0; i < LONGEST_WAIT && *(volatile uint32_t *)&p.counters[2] < earlier; i++)
+        __nanosleep(100);
+}
+
 /* The last one leaves the counters as it found them. */
 template <class C>
 static __device__ __forceinline__ void leave_counters(const attention_params &p) {
@@ -293,18 +308,23 @@ static __device__ __forceinline__ void leave_counters(const attention_params &p)
     __threadfence();
     p.counters[0] = 0;
     p.counters[1] = 0;
+    p.counters[2] = 0;
 }
 
 template <class C>
 static __device__ __forceinline__ void produce(const attention_params &p, attention_shared<C> &s) {
     const bool draws = C::CLUSTER == 1 || cluster_rank() == 0;
-    const int32_t items = schedule_of<C>(p).items;
+    const struct schedule work = schedule_of<C>(p);
+    const int32_t items = work.items;
+    const bool in_step = work.last_tile >= p.step_from_tile;
     producer<C> me = {};
     me.first_unit = draws ? 0 : C::WARPGROUPS;
     for (int32_t item = (int32_t)(blockIdx.x / C::CLUSTER); item < items;) {
         if (blockIdx.x == 0) beat(p);
         int32_t next = draws ? draw_item(p, s, me) : 0;
+        if (draws && in_step) keep_step<C>(p, item);
         load_item(p, s, me, item);
+        if (draws && in_step) atomicAdd(&p.counters[2], 1u);
         if (!draws) next = receive_item(s, me);
         item = next;
     }

@@ -26,6 +26,7 @@ struct cuda_device {
     int sm_count;
     int capability;   /* ten times it: 90 for 9.0 */
     int shared_bytes; /* most of a block, by opt-in */
+    int l2_bytes;
     cudaStream_t stream;
     void *workspace;     /* CUDA_WORKSPACE_BYTES of device memory; contents do not outlive a call */
     uint32_t *counters;  /* CUDA_COUNTERS words of device memory, zero before every call: a kernel
