@@ -1,8 +1,11 @@
 """A worker that the kernel kills for its memory costs its case, with the kernel's word for it, and --resume completes it
 when there is memory; in an address space that is too small, the case says what it lacked."""
+import contextlib
+import errno
 import os
 import signal
 import subprocess
+import time
 import unittest
 from pathlib import Path
 
@@ -39,9 +42,18 @@ class Group:
         (self.path / self.limit).write_text(str(value))
 
     def close(self):
-        for pid in (self.path / "cgroup.procs").read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
-        self.path.rmdir()
+        """The kernel counts a process as a member until it is quite gone, a moment after its end was seen."""
+        end = time.monotonic() + 10
+        while True:
+            for pid in (self.path / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            try:
+                return self.path.rmdir()
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > end:
+                    raise
+            time.sleep(0.05)
 
 
 class Memory(drive.BenchTest):
