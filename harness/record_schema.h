@@ -170,6 +170,7 @@ struct case_row {
     int64_t peak_rank_bytes, peak_device_bytes, peak_driver_bytes, unaccounted_bytes;
     int64_t predicted_total_bytes;
     double energy_j, energy_j_per_token, sm_clock_mean_mhz, power_mean_w;
+    char exchange[32];
 };
 #define CASE_TEXT(field)                                                                           \
     { #field, TEXT, FIELD(case_row, field), "", "" }
@@ -219,6 +220,7 @@ static const struct column case_columns[] = {
     CASE_TEXT(output_check),
     CASE_TEXT(invariance_check),
     CASE_TEXT(prompt_sha256),
+    CASE_TEXT(exchange),
 };
 
 /* Attributes of a case or of the run that the first files of schema 1 do not have. */
@@ -235,6 +237,7 @@ static const char *const added_attributes[] = {
     "measured_roof_flops",
     "measured_op_overhead_ns",
     "kernel_exchange",
+    "exchange",
 };
 
 /* What a case's group says beside its row. */

@@ -146,7 +146,10 @@ static void add_case(struct table *t, const struct case_result *r, const struct 
     table_add(t, TONE_PLAIN, "%s%s", format_count(text, r->max_num_batched_tokens),
               r->max_num_batched_tokens > r->prompt_tokens ? " (all)" : "");
     table_add(t, TONE_PLAIN, "%s", r->graph ? "graph" : "eager");
-    table_add(t, TONE_PLAIN, "%d", r->tp);
+    if (r->devices > 1)
+        table_add(t, TONE_PLAIN, "%d on %d devices", r->tp, r->devices);
+    else
+        table_add(t, TONE_PLAIN, "%d", r->tp);
     add_coverage(t, r);
     add_ttft(t, r, &s, u);
     add_rates(t, r, &s);

@@ -79,6 +79,8 @@ static void put_case(struct csv *c, const struct case_result *r) {
     put_text(c, s.output == VERDICT_SPOT_OK ? "spot" : verdict_text(s.output));
     put_text(c, verdict_text(s.invariance));
     put_text(c, r->reason);
+    put_int(c, r->devices, true);
+    put_text(c, r->exchange);
     end_line(c);
 }
 
@@ -89,7 +91,7 @@ void show_csv(FILE *out, const struct record_run *run) {
           "ttft_estimated,ttft_relative_error,prefill_tok_s,decode_tok_s,peak_rank_bytes,"
           "peak_device_bytes,peak_driver_bytes,unaccounted_bytes,predicted_prefill_s,"
           "predicted_memory_bytes,energy_j,energy_j_per_token,output_check,invariance_check,"
-          "reason\n",
+          "reason,devices,exchange\n",
           out);
     for (int i = 0; i < run->n; i++) put_case(&c, &run->cases[i]);
 }

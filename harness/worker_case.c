@@ -706,11 +706,13 @@ static void keep_facts(struct case_run *k) {
     struct case_result *out = k->out;
     const char *attention = info->device[0].variant[OP_ATTENTION];
     const char *linear = info->device[0].variant[OP_LINEAR];
+    const char *exchange = info->device[0].variant[OP_EXCHANGE];
     out->repeats = (int)k->plan->config.repeats;
     out->devices = info->devices;
     out->load_ns = info->load_ns;
     if (attention) snprintf(out->attention, sizeof out->attention, "%s", attention);
     if (linear) snprintf(out->linear, sizeof out->linear, "%s", linear);
+    if (exchange) snprintf(out->exchange, sizeof out->exchange, "%s", exchange);
 }
 
 static void add_reason(struct case_result *out, const char *reason) {

@@ -95,7 +95,8 @@ class Formats(drive.BenchTest):
                 self.assertEqual([int(row[name]) for row in rows], list(chunks[name][:]), name)
 
     def test_columns_of_numbers_carry_their_unit(self):
-        plain = {"tp", "repeats_measured", "ttft_estimated", "ttft_relative_error", "repeat", "chunk", "replayed"}
+        plain = {"tp", "devices", "repeats_measured", "ttft_estimated", "ttft_relative_error", "repeat", "chunk",
+                 "replayed"}
         units = re.compile(r"(_ns|_s|_tokens|_token|_bytes|_j|^flops|^bytes)$")
         case = drive.text(self.groups[0].attrs["id"])
         for args in (["--csv"], ["--csv", "--case", case]):
