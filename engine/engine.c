@@ -4,13 +4,6 @@
 
 #include <sched.h>
 #include <stdlib.h>
-#include <time.h>
-
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 struct engine_opts engine_opts_defaults(void) {
     return (struct engine_opts){.model = "needle",

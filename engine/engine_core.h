@@ -6,6 +6,8 @@
 #include "engine/devices.h"
 #include "engine/forward.h"
 
+#include <time.h>
+
 struct engine {
     struct engine_opts opts; /* its texts are the caller's, unused after opening */
     struct engine_info info;
@@ -48,5 +50,12 @@ struct cost_sum {
     int64_t flops, bytes; /* of everything */
 };
 struct op_sink cost_sink(struct cost_sum *sum);
+
+/* CLOCK_MONOTONIC */
+static inline int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
 
 #endif

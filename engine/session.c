@@ -6,7 +6,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct session {
     struct engine *e; /* borrowed */
@@ -20,12 +19,6 @@ struct session {
     bool failed;                                    /* only good for closing */
     int32_t tap_wanted[TAP_ROWS], tapped[TAP_ROWS]; /* positions, or -1 */
 };
-
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 /* ---- options and sizes */
 
