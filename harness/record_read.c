@@ -52,7 +52,7 @@ static void read_case_row(struct h5 *h, h5_id g, struct case_result *r) {
     if (h->status != STATUS_OK) return;
 #define COPY(field) record_copy_text(r->field, sizeof r->field, row.field)
     COPY(id), COPY(prompt), COPY(prompt_sha256), COPY(device), COPY(dtype);
-    COPY(attention), COPY(linear), COPY(exchange), COPY(reason);
+    COPY(attention), COPY(linear), COPY(exchange), COPY(attention_note), COPY(reason);
 #undef COPY
     r->status = (enum case_status)FIND(h, "status", row.status, status_names);
     r->coverage = (enum coverage)FIND(h, "coverage", row.coverage, coverage_names);

@@ -170,7 +170,7 @@ struct case_row {
     int64_t peak_rank_bytes, peak_device_bytes, peak_driver_bytes, unaccounted_bytes;
     int64_t predicted_total_bytes;
     double energy_j, energy_j_per_token, sm_clock_mean_mhz, power_mean_w;
-    char exchange[32];
+    char exchange[32], attention_note[200];
 };
 #define CASE_TEXT(field)                                                                           \
     { #field, TEXT, FIELD(case_row, field), "", "" }
@@ -221,6 +221,7 @@ static const struct column case_columns[] = {
     CASE_TEXT(invariance_check),
     CASE_TEXT(prompt_sha256),
     CASE_TEXT(exchange),
+    CASE_TEXT(attention_note),
 };
 
 /* Attributes of a case or of the run that the first files of schema 1 do not have. */
@@ -238,6 +239,7 @@ static const char *const added_attributes[] = {
     "measured_op_overhead_ns",
     "kernel_exchange",
     "exchange",
+    "attention_note",
 };
 
 /* What a case's group says beside its row. */

@@ -25,7 +25,7 @@ static void case_row_fill(struct case_row *row, const struct case_result *r) {
     memset(row, 0, sizeof *row);
 #define COPY(field) record_copy_text(row->field, sizeof row->field, r->field)
     COPY(id), COPY(prompt), COPY(prompt_sha256), COPY(device), COPY(dtype);
-    COPY(attention), COPY(linear), COPY(exchange), COPY(reason);
+    COPY(attention), COPY(linear), COPY(exchange), COPY(attention_note), COPY(reason);
 #undef COPY
     record_copy_text(row->mode, sizeof row->mode, r->graph ? "graph" : "eager");
     record_copy_text(row->coverage, sizeof row->coverage, coverage_names[r->coverage]);

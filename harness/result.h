@@ -114,7 +114,8 @@ struct case_result {
     bool graph;
     int tp, repeats, devices; /* devices that share the ranks */
     char device[96], dtype[16], attention[32], linear[32];
-    char exchange[32]; /* kernel between devices; "" on one */
+    char exchange[32];        /* kernel between devices; "" on one */
+    char attention_note[200]; /* why not the best attention kernel for such a device, or "" */
     bool prune_last_layer, dual_chunk;
     enum coverage coverage;
     struct memory_prediction predicted_memory;

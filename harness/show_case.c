@@ -94,6 +94,7 @@ static void print_identity(FILE *out, const struct case_result *r, const struct 
              r->dual_chunk ? ", dual chunk attention" : "",
              r->prune_last_layer ? ", last layer pruned" : "");
     line(out, style, "kernels", text);
+    if (r->attention_note[0]) line(out, style, "", r->attention_note);
     snprintf(text, sizeof text, "model %s, session %s", format_ns(a, r->load_ns),
              format_ns(b, r->session_ns));
     if (r->load_ns > 0 || r->session_ns > 0) line(out, style, "opening", text);

@@ -712,6 +712,7 @@ static void keep_facts(struct case_run *k) {
     out->load_ns = info->load_ns;
     if (attention) snprintf(out->attention, sizeof out->attention, "%s", attention);
     if (linear) snprintf(out->linear, sizeof out->linear, "%s", linear);
+    snprintf(out->attention_note, sizeof out->attention_note, "%s", info->device[0].attention_note);
     if (exchange) snprintf(out->exchange, sizeof out->exchange, "%s", exchange);
 }
 

@@ -45,6 +45,8 @@ struct device_info {
     int64_t memory_bytes; /* in all: physical memory, or the cgroup's limit where that is lower */
     int64_t available_bytes;  /* now */
     const char *variant[OPS]; /* chosen kernel of each op */
+    char attention_note[200]; /* why "auto" passed over the best attention kernel for this kind of
+                                 device: "not sm90: this GPU's ..."; "" where it did not */
 };
 
 /* Opens a device and chooses its kernels: the first usable row of ops.inc for each op, unless opts

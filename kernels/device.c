@@ -62,6 +62,7 @@ void device_close(struct device *dev) {
 void device_info(struct device *dev, struct device_info *out) {
     *out = (struct device_info){.threads = 0};
     dev->backend->info(dev, out);
+    memcpy(out->attention_note, dev->attention_note, sizeof out->attention_note);
     for (int op = 0; op < OPS; op++)
         if (dev->chosen[op]) out->variant[op] = dev->chosen[op]->name;
 }

@@ -75,6 +75,21 @@ const struct variant *variant_table(int *n);
 /* Whether this process can run it: instruction set present. *why: a text when not (may be NULL). */
 bool variant_usable(const struct variant *v, const char **why);
 
+/* What decides which variants can serve a device, whatever machine this is. */
+struct variant_facts {
+    enum device_kind kind;
+    enum cpu_isa isa; /* of a CPU: the highest to use */
+    int capability;   /* of a GPU, ten times it */
+    enum dtype dtype;
+    int head_dim; /* 0: not known yet */
+};
+/* Why a variant cannot serve such a device, or NULL. Pure. */
+const char *variant_why_unfit(const struct variant *v, const struct variant_facts *f);
+/* The kernel that "auto" takes: the first row of ops.inc that fits and is usable, or NULL. Pure but
+ * for `usable`. */
+const struct variant *variant_first(enum op op, const struct variant_facts *f,
+                                    bool (*usable)(const struct variant *v, const char **why));
+
 /* Prototypes of every row of ops.inc: kernels include this header to be checked against them. */
 #define VARIANT(op, name, device, isa, dtypes) op_function op##_##name;
 #define VARIANT_KV(op, name, device, isa, dtypes, layout)                                          \

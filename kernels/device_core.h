@@ -52,6 +52,7 @@ struct device {
     struct nvtx *nvtx; /* borrowed, or NULL */
     const struct variant *chosen[OPS];
     uint8_t chosen_index[OPS];
+    char attention_note[200]; /* see device_info */
     struct ledger ledger;
     int64_t allocations;
     int open_arenas;

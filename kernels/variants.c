@@ -133,22 +133,38 @@ const char *variant_name(enum op op, int n) {
 
 /* ---- choice */
 
-/* Why a variant cannot serve this device, or NULL. */
-static const char *why_unfit(const struct device *dev, const struct variant *v) {
-    const char *why;
-    if (!variant_usable(v, &why)) return why;
-    if (v->device == DEVICE_CPU && v->isa > (int)dev->isa)
-        return "above the isa that was asked for";
-    if (v->device == DEVICE_CUDA && v->isa > dev->capability)
+const char *variant_why_unfit(const struct variant *v, const struct variant_facts *f) {
+    if (v->device != f->kind) return "it is of another kind of device";
+    if (f->kind == DEVICE_CPU && v->isa > (int)f->isa) return "above the isa that was asked for";
+    if (f->kind == DEVICE_CUDA && v->isa > f->capability)
         return "this GPU's compute capability is too low";
-    if (v->isa == ISA_SM90A && v->device == DEVICE_CUDA && dev->capability != ISA_SM90A)
+    if (f->kind == DEVICE_CUDA && v->isa == ISA_SM90A && f->capability != ISA_SM90A)
         return "this GPU's compute capability is not 9.0";
-    if (!(v->dtypes & (1 << dev->dtype)))
-        return dev->dtype == DTYPE_BF16 ? "does not serve bfloat16" : "does not serve float32";
-    if (v->kv_layout && dev->head_dim > 0 &&
-        v->kv_layout->bytes(KV_TILE, 1, dev->head_dim, dev->dtype) == 0)
+    if (!(v->dtypes & (1 << f->dtype)))
+        return f->dtype == DTYPE_BF16 ? "does not serve bfloat16" : "does not serve float32";
+    if (v->kv_layout && f->head_dim > 0 &&
+        v->kv_layout->bytes(KV_TILE, 1, f->head_dim, f->dtype) == 0)
         return "does not serve this head_dim";
     return NULL;
+}
+
+const struct variant *variant_first(enum op op, const struct variant_facts *f,
+                                    bool (*usable)(const struct variant *v, const char **why)) {
+    for (const struct variant *v = table; v->name; v++)
+        if (v->op == op && !variant_why_unfit(v, f) && usable(v, NULL)) return v;
+    return NULL;
+}
+
+static struct variant_facts facts_of(const struct device *dev) {
+    return (struct variant_facts){dev->backend->kind, dev->isa, dev->capability, dev->dtype,
+                                  dev->head_dim};
+}
+
+/* Why a variant cannot serve this device on this machine, or NULL. */
+static const char *why_unfit(const struct device *dev, const struct variant *v) {
+    const struct variant_facts facts = facts_of(dev);
+    const char *why;
+    return variant_usable(v, &why) ? variant_why_unfit(v, &facts) : why;
 }
 
 void variants_take(struct device *dev, const struct variant *v) {
@@ -200,15 +216,22 @@ static enum status choose_named(struct device *dev, enum op op, const char *name
     return refuse(dev, op, name, "no such variant in this program", err);
 }
 
+/* Where the best attention kernel of this kind of device was passed over: which, and why. */
+static void note_attention(struct device *dev) {
+    const struct variant *best = table;
+    while (best->op != OP_ATTENTION || best->device != dev->backend->kind) best++;
+    if (best == dev->chosen[OP_ATTENTION]) return;
+    snprintf(dev->attention_note, sizeof dev->attention_note, "not %s: %s", best->name,
+             why_unfit(dev, best));
+}
+
 static enum status choose_first(struct device *dev, enum op op, struct error *err) {
-    int n;
-    const struct variant *v = variant_table(&n);
-    for (int i = 0; i < n; i++) {
-        if (v[i].op != op || v[i].device != dev->backend->kind || why_unfit(dev, v + i)) continue;
-        variants_take(dev, v + i);
-        return STATUS_OK;
-    }
-    return refuse(dev, op, "auto", "no variant serves this device", err);
+    const struct variant_facts facts = facts_of(dev);
+    const struct variant *v = variant_first(op, &facts, variant_usable);
+    if (!v) return refuse(dev, op, "auto", "no variant serves this device", err);
+    variants_take(dev, v);
+    if (op == OP_ATTENTION) note_attention(dev);
+    return STATUS_OK;
 }
 
 enum status variants_choose(struct device *dev, const struct device_opts *opts, struct error *err) {

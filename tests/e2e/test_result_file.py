@@ -337,15 +337,17 @@ class ResultFile(drive.BenchTest):
 
     def test_ranks_on_two_devices(self):
         config = self.write_config(engine__tensor_parallel_size=2)
-        self.expect(self.bench("run", config, "-o", self.file, "--set", "engine.devices=2"), 0)
+        self.expect(self.bench("run", config, "-o", self.file, "--set", "engine.devices=2", "--set", "engine.isa=avx2"), 0)
         with h5py.File(self.file) as f:
             for group in f["case"].values():
                 self.assertEqual(group.attrs["devices"], 2)
                 self.assertEqual(text(group.attrs["exchange"]), "ref")
+                self.assertIn("not avx512_bf16: ", text(group.attrs["attention_note"]))  # but avx2
                 self.assertEqual(group["chunks"]["device_latency_ns"].shape[1], 2)
         self.expect(self.bench("show", self.file), 0, "TP 2 on 2 devices")
         for case in json.loads(self.bench("show", self.file, "--json").out)["cases"]:
             self.assertEqual((case["devices"], case["exchange"]), (2, "ref"))
+            self.assertIn("not avx512_bf16: ", case["attention_note"])
 
     def test_a_file_of_before_exchanges_and_devices_is_read(self):
         """What was added later is not there: an op between devices, and of which device a span is."""

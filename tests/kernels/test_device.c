@@ -111,6 +111,74 @@ static void the_first_usable_row_wins_at_every_isa_and_dtype(void **state) {
     }
 }
 
+static bool always(const struct variant *v, const char **why) {
+    (void)v;
+    if (why) *why = NULL;
+    return true;
+}
+
+static bool all_but_our_own_for_hopper(const struct variant *v, const char **why) {
+    if (why) *why = NULL;
+    return v->isa != ISA_SM90A || v->device != DEVICE_CUDA;
+}
+
+/* The choice as a function of facts alone: also for devices that this machine does not have. */
+static void the_choice_follows_from_facts(void **state) {
+    static const struct {
+        struct variant_facts facts;
+        const char *attention;
+    } cpu[] = {{{DEVICE_CPU, ISA_NONE, 0, DTYPE_BF16, 64}, "ref"},
+               {{DEVICE_CPU, ISA_AVX2, 0, DTYPE_BF16, 64}, "avx2"},
+               {{DEVICE_CPU, ISA_AVX512, 0, DTYPE_F32, 128}, "avx512"},
+               {{DEVICE_CPU, ISA_AVX512_BF16, 0, DTYPE_BF16, 128}, "avx512_bf16"},
+               {{DEVICE_CPU, ISA_AVX512_BF16, 0, DTYPE_F32, 128}, "avx512"},
+               {{DEVICE_CPU, ISA_AMX_BF16, 0, DTYPE_BF16, 64}, "avx512_bf16"}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cpu / sizeof *cpu; i++)
+        assert_string_equal(variant_first(OP_ATTENTION, &cpu[i].facts, always)->name,
+                            cpu[i].attention);
+#ifdef HAVE_CUDA
+    static const struct {
+        struct variant_facts facts;
+        const char *attention;
+    } gpu[] = {{{DEVICE_CUDA, ISA_NONE, 80, DTYPE_BF16, 128}, "cuda"},
+               {{DEVICE_CUDA, ISA_NONE, 89, DTYPE_BF16, 64}, "cuda"},
+               {{DEVICE_CUDA, ISA_NONE, 90, DTYPE_BF16, 64}, "sm90"},
+               {{DEVICE_CUDA, ISA_NONE, 90, DTYPE_BF16, 128}, "sm90"},
+               {{DEVICE_CUDA, ISA_NONE, 90, DTYPE_BF16, 32}, "cuda"},
+               {{DEVICE_CUDA, ISA_NONE, 90, DTYPE_F32, 128}, "simt"},
+               {{DEVICE_CUDA, ISA_NONE, 100, DTYPE_BF16, 128}, "cuda"},
+               {{DEVICE_CUDA, ISA_NONE, 120, DTYPE_BF16, 64}, "cuda"}};
+    for (size_t i = 0; i < sizeof gpu / sizeof *gpu; i++)
+        assert_string_equal(variant_first(OP_ATTENTION, &gpu[i].facts, always)->name,
+                            gpu[i].attention);
+    assert_string_equal(
+        variant_first(OP_ATTENTION, &gpu[3].facts, all_but_our_own_for_hopper)->name, "cuda");
+    const struct variant_facts old = {DEVICE_CUDA, ISA_NONE, 75, DTYPE_BF16, 128};
+    assert_null(variant_first(OP_ATTENTION, &old, always));
+#else
+    (void)all_but_our_own_for_hopper;
+#endif
+}
+
+/* Which better kernel was passed over stands beside the one that was taken. */
+static void a_lesser_attention_kernel_comes_with_its_reason(void **state) {
+    (void)state;
+    struct device_opts opts = two_threads();
+    struct device_info info;
+    opts.isa = "none";
+    struct device *dev = open_with(&opts);
+    device_info(dev, &info);
+    assert_string_equal(info.variant[OP_ATTENTION], "ref");
+    assert_non_null(strstr(info.attention_note, "not avx512_bf16: "));
+    device_close(dev);
+    opts.attention = "ref"; /* as it was asked for: nothing to explain */
+    dev = open_with(&opts);
+    device_info(dev, &info);
+    assert_string_equal(info.attention_note, "");
+    device_close(dev);
+}
+
 static void named_variants_are_taken(void **state) {
     (void)state;
     struct device_opts opts = two_threads();
@@ -768,6 +836,8 @@ int main(void) {
         cmocka_unit_test(rows_of_the_list_are_the_rows_of_the_table),
         cmocka_unit_test(every_op_has_a_reference_that_serves_everything),
         cmocka_unit_test(the_first_usable_row_wins_at_every_isa_and_dtype),
+        cmocka_unit_test(the_choice_follows_from_facts),
+        cmocka_unit_test(a_lesser_attention_kernel_comes_with_its_reason),
         cmocka_unit_test(named_variants_are_taken),
         cmocka_unit_test(info_tells_what_the_host_has),
         cmocka_unit_test(what_cannot_be_opened_is_refused_with_a_reason),
