@@ -157,7 +157,7 @@ static const struct library_question questions[] = {
      VERSION_STORED,
      10000,
      100,
-     "ranks on several GPUs",
+     "ranks on GPUs that do not reach each other's memory",
      "install libnccl2"},
     {"CUPTI",
      {"libcupti.so.13", "libcupti.so.12"},
