@@ -14,7 +14,9 @@ set ylabel 'latency of the chunk'
 set logscale xy
 stats 'latency.dat' using 1:2 nooutput
 set xrange [STATS_min_x / 1.3 : STATS_max_x * 1.3]
-set yrange [STATS_min_y / 1.3 : STATS_max_y * 2] # room for the notes
+LOWEST = STATS_min_y / 1.3
+ROOM = 0.18 # of the height, for the notes
+set yrange [LOWEST : STATS_max_y * (STATS_max_y / LOWEST) ** (ROOM / (1 - ROOM))]
 DECADES = log10(STATS_max_y / STATS_min_y)
 set xtics ()
 do for [i = 0 : 40] { set xtics add (tokens(2.0 ** i) 2.0 ** i) }
