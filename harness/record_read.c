@@ -2,6 +2,7 @@
  * Before it: record_write.c. After it: cmd_run.c (invariance), show.c. */
 #include "harness/record_schema.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -168,15 +169,30 @@ static void read_outputs(struct h5 *h, h5_id at, struct case_result *r) {
     h5_close_group(g);
 }
 
-static int variant_number(enum op op, const char *name) {
-    struct variant_info v;
-    for (int i = 0, of_op = 0; variant_info(i, &v); i++)
-        if (v.op == op && of_op++ < UINT8_MAX && strcmp(v.name, name) == 0) return of_op - 1;
-    return UINT8_MAX;
+/* Of a kernel that this program does not have, whose name is kept; letters that no kernel's name
+ * has are not. */
+static int foreign_number(struct case_result *r, const char *name) {
+    char plain[sizeof r->foreign_kernel[0]];
+    int i = 0;
+    record_copy_text(plain, sizeof plain, name);
+    for (char *c = plain; *c; c++)
+        if (!isalnum((unsigned char)*c) && *c != '_') *c = '?';
+    while (i < r->n_foreign && strcmp(r->foreign_kernel[i], plain) != 0) i++;
+    if (i == r->n_foreign && i < FOREIGN_KERNELS)
+        record_copy_text(r->foreign_kernel[r->n_foreign++], sizeof plain, plain);
+    return UINT8_MAX - (i < FOREIGN_KERNELS ? i : FOREIGN_KERNELS - 1);
 }
 
-/* What each op_id stands for; a kernel that this program does not have gets number 255. */
-static struct span *read_ops(struct h5 *h, h5_id at, int64_t *n) {
+static int variant_number(struct case_result *r, enum op op, const char *name) {
+    struct variant_info v;
+    for (int i = 0, of_op = 0; variant_info(i, &v); i++)
+        if (v.op == op && of_op++ < UINT8_MAX - FOREIGN_KERNELS && strcmp(v.name, name) == 0)
+            return of_op - 1;
+    return foreign_number(r, name);
+}
+
+/* What each op_id stands for. */
+static struct span *read_ops(struct h5 *h, h5_id at, struct case_result *r, int64_t *n) {
     h5_id g;
     struct op_row *rows = READ_TABLE(h, at, "ops", op_columns, struct op_row, n, &g);
     struct span *out = rows ? calloc((size_t)*n + 1, sizeof *out) : NULL;
@@ -184,7 +200,7 @@ static struct span *read_ops(struct h5 *h, h5_id at, int64_t *n) {
         if (rows[i].op_id != i) h5_fail(h, "read", "spans/ops", "its rows are not in order");
         out[i].op = (uint8_t)FIND(h, "an op's name", rows[i].op, op_names);
         out[i].role = (uint8_t)FIND(h, "an op's role", rows[i].role, role_names);
-        out[i].variant = (uint8_t)variant_number((enum op)out[i].op, rows[i].variant);
+        out[i].variant = (uint8_t)variant_number(r, (enum op)out[i].op, rows[i].variant);
     }
     if (rows) h5_check_memory(h, out, "spans");
     free(rows);
@@ -234,7 +250,7 @@ static void read_spans(struct h5 *h, h5_id at, struct case_result *r) {
     int64_t n = 0, n_ops = 0;
     struct span_record *rows = READ_TABLE(h, at, "spans", span_columns, struct span_record, &n, &g);
     read_span_devices(h, g, rows, n, r->devices);
-    struct span *ops = read_ops(h, g, &n_ops);
+    struct span *ops = read_ops(h, g, r, &n_ops);
     h5_read_attributes(h, g, span_facts, COLUMNS(span_facts), r);
     read_traced(h, g, r);
     if (h->status == STATUS_OK) r->spans = calloc((size_t)result_capacity(n) + 1, sizeof *r->spans);

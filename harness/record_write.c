@@ -122,7 +122,8 @@ struct op_numbers {
     int n;
 };
 
-static int op_number(struct h5 *h, struct op_numbers *ops, const struct span *s) {
+static int op_number(struct h5 *h, struct op_numbers *ops, const struct case_result *r,
+                     const struct span *s) {
     if (s->op >= OPS || s->role >= ROLES) {
         h5_fail(h, "write", "spans", "an op that does not exist");
         return 0;
@@ -137,7 +138,7 @@ static int op_number(struct h5 *h, struct op_numbers *ops, const struct span *s)
     row->op_id = ops->n;
     record_copy_text(row->op, sizeof row->op, op_names[s->op]);
     record_copy_text(row->role, sizeof row->role, role_names[s->role]);
-    record_copy_text(row->variant, sizeof row->variant, variant_name((enum op)s->op, s->variant));
+    record_copy_text(row->variant, sizeof row->variant, result_kernel_name(r, s->op, s->variant));
     *id = (int16_t)++ops->n;
     return row->op_id;
 }
@@ -149,7 +150,7 @@ static void write_spans(struct h5 *h, h5_id at, const struct case_result *r) {
         for (int64_t i = 0; i < r->n_spans; i++) {
             const struct span_row *s = &r->spans[i];
             rows[i] =
-                (struct span_record){s->repeat,      s->chunk,      op_number(h, ops, &s->span),
+                (struct span_record){s->repeat,      s->chunk,      op_number(h, ops, r, &s->span),
                                      s->span.rank,   s->span.layer, s->span.begin_ns,
                                      s->span.end_ns, s->span.flops, s->span.bytes,
                                      s->span.device};

@@ -226,6 +226,11 @@ static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
+const char *result_kernel_name(const struct case_result *r, int op, int variant) {
+    const int foreign = UINT8_MAX - variant;
+    return foreign < r->n_foreign ? r->foreign_kernel[foreign] : variant_name((enum op)op, variant);
+}
+
 int result_memories(const struct case_result *r) {
     const bool host = strcmp(r->device, device_kind_name(DEVICE_CPU)) == 0;
     return host || r->devices < 1 ? 1 : r->devices;

@@ -99,6 +99,8 @@ struct affine_fit { /* latency_ns = base_ns + slope_ns_per_token * start_token *
     int n;
 };
 
+enum { FOREIGN_KERNELS = 32 };
+
 struct case_result {
     char id[96];
     enum case_status status;
@@ -132,6 +134,10 @@ struct case_result {
     int64_t n_decode;
     struct span_row *spans;
     int64_t n_spans, dropped_spans;
+    /* Kernels of the spans that this program does not have, from a file: the i-th is number 255 - i
+     * of its op. */
+    char foreign_kernel[FOREIGN_KERNELS][32];
+    int n_foreign;
     struct chunk_row *traced; /* the chunks that the spans are of: no sample of anything */
     int64_t n_traced;
 
@@ -201,6 +207,8 @@ struct case_summary {
 /* Memories that a case's figures are of, all equally full: each GPU has its own, the CPU's devices
  * share the host's. */
 int result_memories(const struct case_result *r);
+/* Name of the kernel of a span. */
+const char *result_kernel_name(const struct case_result *r, int op, int variant);
 void result_summary(const struct case_result *r, struct case_summary *out);
 
 #endif

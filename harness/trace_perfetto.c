@@ -74,7 +74,7 @@ static void put_span(FILE *out, const struct trace *t, const struct span_row *ro
     fprintf(out,
             ",\"name\":\"%s\",\"args\":{\"kernel\":\"%s\",\"repeat\":%d,\"chunk\":%d,\"layer\":%d,"
             "\"rank\":%d,\"flops\":%lld,\"bytes\":%lld}},\n",
-            trace_op_text(name, s->op, s->role), variant_name((enum op)s->op, s->variant),
+            trace_op_text(name, s->op, s->role), result_kernel_name(t->r, s->op, s->variant),
             row->repeat, row->chunk, s->layer, s->rank, (long long)s->flops, (long long)s->bytes);
 }
 

@@ -218,7 +218,7 @@ static void add_op_names(struct writer *w) {
         char text[TRACE_TEXT], full[TRACE_TEXT];
         trace_op_text(text, o->op, o->role);
         snprintf(full, sizeof full, "%.100s [%.100s]", text,
-                 variant_name((enum op)o->op, o->variant));
+                 result_kernel_name(t->r, o->op, o->variant));
         w->full_name[i] = add_string(w, full);
         for (int k = 0; k < i && !w->short_name[i]; k++)
             if (t->ops[k].op == o->op && t->ops[k].role == o->role)

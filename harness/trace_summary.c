@@ -63,7 +63,7 @@ static void add_op(struct table *table, const struct trace *t, const struct trac
                    const struct device_rates *rates) {
     char text[TRACE_TEXT], count[FORMAT_BYTES];
     table_add(table, TONE_PLAIN, "%s", trace_op_text(text, o->op, o->role));
-    table_add(table, TONE_PLAIN, "%s", variant_name((enum op)o->op, o->variant));
+    table_add(table, TONE_PLAIN, "%s", result_kernel_name(t->r, o->op, o->variant));
     table_add(table, TONE_PLAIN, "%s", format_count(count, o->sum.calls));
     table_add_number(table, o->sum.ns / 1e6);
     add_percent(table, share(o->sum.ns, t->latency_ns));
@@ -367,7 +367,7 @@ void trace_csv(FILE *out, const struct trace *t) {
         const struct span *s = &row->span;
         fprintf(out, "%d,%d,%d,%d,%d,%s,%s,%s,%lld,%lld,%lld,%lld,%lld\n", row->repeat, row->chunk,
                 s->device, s->rank, s->layer, op_name((enum op)s->op),
-                role_name((enum role)s->role), variant_name((enum op)s->op, s->variant),
+                role_name((enum role)s->role), result_kernel_name(t->r, s->op, s->variant),
                 (long long)s->begin_ns, (long long)s->end_ns, (long long)(s->end_ns - s->begin_ns),
                 (long long)s->flops, (long long)s->bytes);
     }

@@ -348,6 +348,23 @@ class Trace(Views, Recorded):
         self.assertNotIn("(before the first op)", shown)
         self.assertIn("(between ops)", shown)
 
+    def test_kernels_of_another_program_keep_their_names(self):
+        """As a result of a GPU has them, looked at where the program was built without CUDA."""
+        def rename(spans):
+            ops = spans["ops"]
+            ops["variant"][...] = [b"wgmma_" + str(i).encode() if drive.text(op) == "linear" else b'x"\n'
+                                   for i, op in enumerate(ops["op"][:])]
+        path = self.copy(rename)
+        out = self.trace("--verbose", path=path).out
+        self.assertRegex(out, r"linear gate_up +wgmma_\d+ ")
+        self.assertRegex(out, r"attention +x\?\? ")
+        written = self.folder / "foreign.json"
+        self.trace("--perfetto", written, path=path)
+        kernels = {event["args"]["kernel"] for event in json.loads(written.read_text())["traceEvents"]
+                   if event.get("cat") == "op"}
+        self.assertIn("x??", kernels)
+        self.assertTrue(any(kernel.startswith("wgmma_") for kernel in kernels))
+
     def test_spans_that_make_no_sense_are_refused(self):
         def turn(spans):
             spans["end_ns"][0] = spans["begin_ns"][0] - 1
