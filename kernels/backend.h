@@ -70,7 +70,7 @@ enum status device_group_open(struct device_group **out, enum device_kind kind, 
 /* NULL is legal; its devices are closed before. */
 void device_group_close(struct device_group *g);
 /* Makes dev member number `member`. Called by the threads of all members at once: it waits for
- * them. */
+ * them, until device_group_abort() where one fails. */
 enum status device_join(struct device *dev, struct device_group *g, int member, struct error *err);
 /* Gives up what joins dev to the others. None is closed before all have left: until then they reach
  * into each other's memory. Does nothing for a device of no group. */

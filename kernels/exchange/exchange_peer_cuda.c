@@ -2,16 +2,15 @@
  * the mailboxes and the word that ends all waiting. The kernel: exchange_peer.cu. */
 #include "kernels/cuda/cuda_core.h"
 #include "kernels/exchange/exchange_peer.h"
+#include "kernels/exchange/meeting.h"
 #include "kernels/group.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 
 struct peer_group {
     struct peer_mailbox *mailbox[MAX_RANKS];
-    volatile uint32_t *stop; /* pinned, seen by all GPUs */
-    pthread_barrier_t all_there;
-    _Atomic int failed; /* of those that joined */
+    volatile uint32_t *stop;  /* pinned, seen by all GPUs */
+    struct meeting mailboxes; /* until all have theirs */
 };
 
 static const char *why_not(int members) {
@@ -28,7 +27,7 @@ static const char *why_not(int members) {
 static enum status open_group(struct device_group *g, struct error *err) {
     struct peer_group *p = calloc(1, sizeof *p);
     if (!p) return error_set(err, STATUS_NO_MEMORY, "no memory for a group of devices");
-    pthread_barrier_init(&p->all_there, NULL, (unsigned)g->members);
+    meeting_open(&p->mailboxes, g->members);
     g->state = p;
     void *stop = NULL;
     const enum status s = cuda_status(
@@ -42,13 +41,14 @@ static enum status open_group(struct device_group *g, struct error *err) {
 static void close_group(struct device_group *g) {
     struct peer_group *p = g->state;
     if (!p) return;
-    pthread_barrier_destroy(&p->all_there);
+    meeting_close(&p->mailboxes);
     free(p);
 }
 
 static void abort_group(struct device_group *g) {
     struct peer_group *p = g->state;
     *p->stop = 1;
+    meeting_end(&p->mailboxes);
 }
 
 static enum status reach_peers(const struct device_group *g, struct device *dev,
@@ -80,9 +80,7 @@ static enum status join(struct device *dev, struct error *err) {
     struct peer_group *p = g->state;
     enum status s = reach_peers(g, dev, err);
     if (s == STATUS_OK) s = make_mailbox(p, dev, err);
-    if (s != STATUS_OK) p->failed++;
-    pthread_barrier_wait(&p->all_there);
-    if (s == STATUS_OK && p->failed)
+    if (s == STATUS_OK && !meeting_wait(&p->mailboxes))
         s = error_set(err, STATUS_RUN_FAILED, "another device did not join");
     return s;
 }

@@ -18,6 +18,7 @@ struct member {
     struct device_group *group;
     int number, members;
     bool stops_before_last; /* of the rounds */
+    bool stays_away;        /* ends the group instead of joining it */
     int32_t out[MAX_RANKS][2][WORDS], in[MAX_RANKS][2][WORDS];
     int rounds; /* that went well */
     enum status status;
@@ -68,6 +69,13 @@ static void run_rounds(struct member *m, struct device *dev) {
     if (m->status == STATUS_OK) m->status = device_sync(dev, &m->err);
 }
 
+static enum status join(struct member *m, struct device *dev) {
+    if (!m->stays_away) return device_join(dev, m->group, m->number, &m->err);
+    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+    device_group_abort(m->group);
+    return error_set(&m->err, STATUS_NO_MEMORY, "no room");
+}
+
 static void *live(void *arg) {
     struct member *m = arg;
     struct device_opts o = device_opts_defaults();
@@ -75,20 +83,20 @@ static void *live(void *arg) {
     o.threads = 1;
     m->status = device_open(&dev, &o, &m->err);
     if (m->status != STATUS_OK) return NULL;
-    m->status = device_join(dev, m->group, m->number, &m->err);
+    m->status = join(m, dev);
     if (m->status == STATUS_OK) run_rounds(m, dev);
     device_leave(dev);
     device_close(dev);
     return NULL;
 }
 
-static void meet(struct member *m, int members, int stops) {
+static void meet(struct member *m, int members, int stops, int away) {
     struct device_group *g;
     assert_int_equal(device_group_open(&g, DEVICE_CPU, members, "auto", NULL), STATUS_OK);
     memset(m, 0, (size_t)members * sizeof *m);
     for (int i = 0; i < members; i++) {
         m[i].group = g, m[i].number = i, m[i].members = members;
-        m[i].stops_before_last = i == stops;
+        m[i].stops_before_last = i == stops, m[i].stays_away = i == away;
         assert_int_equal(pthread_create(&m[i].thread, NULL, live, &m[i]), 0);
     }
     for (int i = 0; i < members; i++) pthread_join(m[i].thread, NULL);
@@ -99,7 +107,7 @@ static void everyone_gets_what_was_sent(void **state) {
     static struct member m[MEMBERS];
     (void)state;
     for (int members = 2; members <= MEMBERS; members++) {
-        meet(m, members, -1);
+        meet(m, members, -1, -1);
         for (int i = 0; i < members; i++) {
             assert_int_equal(m[i].status, STATUS_OK);
             assert_int_equal(m[i].rounds, ROUNDS);
@@ -107,16 +115,26 @@ static void everyone_gets_what_was_sent(void **state) {
     }
 }
 
-/* The others are in the exchange already when one ends it. */
+/* The others are in the exchange already when one ends it. It comes there, too, last of all: what
+ * they showed is gone by then, and it gets nothing. */
 static void nobody_waits_for_a_member_that_ended(void **state) {
     static struct member m[MEMBERS];
     (void)state;
-    meet(m, MEMBERS, 2);
+    meet(m, MEMBERS, 2, -1);
     for (int i = 0; i < MEMBERS; i++) {
         assert_int_equal(m[i].status, STATUS_RUN_FAILED);
         assert_int_equal(m[i].rounds, ROUNDS - 1);
+        assert_true(round_is_right(&m[i], ROUNDS - 2));
         assert_non_null(strstr(m[i].err.text, "another device"));
     }
+}
+
+static void nobody_waits_for_a_member_that_does_not_join(void **state) {
+    static struct member m[MEMBERS];
+    (void)state;
+    meet(m, MEMBERS, -1, 1);
+    for (int i = 0; i < MEMBERS; i++)
+        assert_int_equal(m[i].status, i == 1 ? STATUS_NO_MEMORY : STATUS_RUN_FAILED);
 }
 
 static void a_device_without_a_group_has_no_exchange(void **state) {
@@ -135,6 +153,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everyone_gets_what_was_sent),
         cmocka_unit_test(nobody_waits_for_a_member_that_ended),
+        cmocka_unit_test(nobody_waits_for_a_member_that_does_not_join),
         cmocka_unit_test(a_device_without_a_group_has_no_exchange),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
