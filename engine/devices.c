@@ -102,6 +102,17 @@ static void stop_all(void *ctx) {
     device_group_abort(((const struct together *)ctx)->d->group);
 }
 
+static enum status settle_one(void *ctx, int i, struct error *err) {
+    (void)err;
+    device_sync(((struct devices *)ctx)->dev[i], NULL);
+    return STATUS_OK;
+}
+
+/* A failure is told when all are idle: until then they may write into each other's memory, which
+ * whoever closes them frees. */
 enum status devices_together(struct devices *d, crew_fn *fn, void *ctx, struct error *err) {
-    return crew_run_joined(d->crew, run_one, &(struct together){d, fn, ctx}, stop_all, err);
+    const enum status s =
+        crew_run_joined(d->crew, run_one, &(struct together){d, fn, ctx}, stop_all, err);
+    if (s != STATUS_OK && d->n > 1) devices_each(d, settle_one, d, NULL);
+    return s;
 }

@@ -22,8 +22,8 @@ void devices_close(struct devices *d); /* a zeroed struct is legal */
 
 /* fn for every device, each in its thread, none waiting for another. */
 enum status devices_each(struct devices *d, crew_fn *fn, void *ctx, struct error *err);
-/* The same for work in which devices exchange memory: the first failure stops them all, and they
- * are only good for closing. */
+/* The same for work in which devices exchange memory: the first failure stops them all. They are
+ * idle then and only good for closing. */
 enum status devices_together(struct devices *d, crew_fn *fn, void *ctx, struct error *err);
 
 #endif

@@ -12,6 +12,7 @@
 
 #include "engine/engine_core.h"
 #include "engine/needle.h"
+#include "kernels/device_core.h"
 
 static const char SMALL[] = "random:3x128x8x4x64x160x256";
 enum { S = 301, V = 256, MORE = 4 };
@@ -242,6 +243,28 @@ static void a_device_that_fails_stops_all_and_is_the_one_named(void **state) {
     engine_close(e);
 }
 
+static _Atomic int syncs;
+
+static enum status count_sync(struct device *dev, struct error *err) {
+    (void)dev, (void)err;
+    syncs++;
+    return STATUS_OK;
+}
+
+/* What a failed device had issued may reach into the others' memory, and theirs into its own. */
+static void a_failure_is_told_when_all_devices_are_idle(void **state) {
+    struct engine_opts o = options(SMALL, 4, 4);
+    struct engine *e = open_engine(&o);
+    struct backend counting = backend_cpu;
+    (void)state;
+    counting.sync = count_sync;
+    for (int i = 0; i < e->devices.n; i++) e->devices.dev[i]->backend = &counting;
+    syncs = 0;
+    assert_int_equal(devices_together(&e->devices, one_fails, &e->devices, NULL), STATUS_DEVICE);
+    assert_int_equal(syncs, e->devices.n);
+    engine_close(e);
+}
+
 /* What fails before devices meet (memory) leaves the engine as good as it was. */
 static void a_session_that_does_not_open_leaves_the_engine_whole(void **state) {
     struct engine_opts o = options(SMALL, 4, 2);
@@ -267,6 +290,7 @@ int main(void) {
         cmocka_unit_test(the_needle_is_found),
         cmocka_unit_test(impossible_placements_are_refused),
         cmocka_unit_test(a_device_that_fails_stops_all_and_is_the_one_named),
+        cmocka_unit_test(a_failure_is_told_when_all_devices_are_idle),
         cmocka_unit_test(a_session_that_does_not_open_leaves_the_engine_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
