@@ -68,6 +68,14 @@ class FakeGpu(drive.BenchTest):
         numbers = [int(line.split(":")[1]) for line in result.err.splitlines()]
         self.assertEqual((len(numbers), numbers), (3, sorted(numbers)))
 
+    def test_more_devices_than_there_are_is_known_by_the_drivers_word(self):
+        self.needs_cuda()
+        config = self.write_config(engine__device="cuda", engine__tensor_parallel_size="4")
+        result = self.expect(self.bench("plan", config, "--set", "engine.devices=4", **self.driver), 2)
+        self.assertIn("devices = 4: 2 GPUs can be used here", result.err)
+        result = self.expect(self.bench("plan", config, "--set", "engine.devices=2", **self.driver), 2, "libcuda.so.1")
+        self.assertNotIn("devices = 2", result.err)
+
     def test_the_cpu_is_not_concerned(self):
         result = self.expect(self.bench("plan", self.write_config(), **self.driver), 0, "2 full")
         self.assertNotIn("NVIDIA", result.out)
