@@ -83,23 +83,26 @@ void devices_close(struct devices *d) {
     *d = (struct devices){.n = 0};
 }
 
-enum status devices_each(struct devices *d, crew_fn *fn, void *ctx, struct error *err) {
-    return crew_run(d->crew, fn, ctx, err);
-}
-
-struct together {
+struct job {
     struct devices *d;
     crew_fn *fn;
     void *ctx;
 };
 
+/* Of several devices an error names its own, but for what is wrong with all of them. */
 static enum status run_one(void *ctx, int i, struct error *err) {
-    const struct together *t = ctx;
-    return t->fn(t->ctx, i, err);
+    const struct job *job = ctx;
+    const enum status s = job->fn(job->ctx, i, err);
+    const bool of_one = s == STATUS_NO_MEMORY || s == STATUS_RUN_FAILED || s == STATUS_DEVICE;
+    return of_one && job->d->n > 1 ? error_prefix(err, s, "device %d", i) : s;
+}
+
+enum status devices_each(struct devices *d, crew_fn *fn, void *ctx, struct error *err) {
+    return crew_run(d->crew, run_one, &(struct job){d, fn, ctx}, err);
 }
 
 static void stop_all(void *ctx) {
-    device_group_abort(((const struct together *)ctx)->d->group);
+    device_group_abort(((const struct job *)ctx)->d->group);
 }
 
 static enum status settle_one(void *ctx, int i, struct error *err) {
@@ -112,7 +115,7 @@ static enum status settle_one(void *ctx, int i, struct error *err) {
  * whoever closes them frees. */
 enum status devices_together(struct devices *d, crew_fn *fn, void *ctx, struct error *err) {
     const enum status s =
-        crew_run_joined(d->crew, run_one, &(struct together){d, fn, ctx}, stop_all, err);
+        crew_run_joined(d->crew, run_one, &(struct job){d, fn, ctx}, stop_all, err);
     if (s != STATUS_OK && d->n > 1) devices_each(d, settle_one, d, NULL);
     return s;
 }

@@ -20,7 +20,7 @@ enum status devices_open(struct devices *d, const struct engine_opts *opts,
                          const struct model_config *m, struct error *err);
 void devices_close(struct devices *d); /* a zeroed struct is legal */
 
-/* fn for every device, each in its thread, none waiting for another. */
+/* fn for every device, each in its thread, none waiting for another. The error names the device. */
 enum status devices_each(struct devices *d, crew_fn *fn, void *ctx, struct error *err);
 /* The same for work in which devices exchange memory: the first failure stops them all. They are
  * idle then and only good for closing. */

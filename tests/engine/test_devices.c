@@ -225,7 +225,7 @@ static enum status one_fails(void *ctx, int i, struct error *err) {
     struct op_call call = {.op = OP_EXCHANGE};
     int32_t word[2] = {0};
     const int peer = i == 0 ? d->n - 1 : 0;
-    if (i == 1) return error_set(err, STATUS_DEVICE, "device 1 is ill");
+    if (i == 1) return error_set(err, STATUS_DEVICE, "it is ill");
     call.exchange.sends = call.exchange.receives = 1;
     call.exchange.send[0] = (struct exchange_part){&word[0], 4, peer};
     call.exchange.receive[0] = (struct exchange_part){&word[1], 4, peer};
@@ -238,7 +238,7 @@ static void a_device_that_fails_stops_all_and_is_the_one_named(void **state) {
     struct error err = {""};
     (void)state;
     assert_int_equal(devices_together(&e->devices, one_fails, &e->devices, &err), STATUS_DEVICE);
-    assert_string_equal(err.text, "device 1 is ill");
+    assert_string_equal(err.text, "device 1: it is ill");
     assert_int_equal(engine_check(e, &err), STATUS_RUN_FAILED); /* the worker starts anew */
     engine_close(e);
 }
@@ -276,6 +276,7 @@ static void a_session_that_does_not_open_leaves_the_engine_whole(void **state) {
     (void)state;
     so.prompt_tokens = 2000000000, so.chunk_tokens = 1024;
     assert_int_equal(session_open(&s, e, &so, &err), STATUS_NO_MEMORY);
+    assert_int_equal(strncmp(err.text, "device ", 7), 0);
     assert_int_equal(engine_check(e, &err), STATUS_OK);
     run(e, 64, true, &a);
     engine_close(e);
