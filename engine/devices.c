@@ -48,7 +48,8 @@ static enum status open_all(struct devices *d, const struct engine_opts *opts,
     if (s != STATUS_OK || d->n == 1) return s;
     s = device_group_open(&d->group, opts->device, d->n, opts->exchange_backend, err);
     if (s == STATUS_OK) s = devices_together(d, join_one, &o, err);
-    return s == STATUS_OK ? s : error_prefix(err, s, "joining %d devices", d->n);
+    const char *way_out = s == STATUS_UNSUPPORTED ? " (devices = 1 keeps all ranks on one)" : "";
+    return s == STATUS_OK ? s : error_prefix(err, s, "joining %d devices%s", d->n, way_out);
 }
 
 enum status devices_open(struct devices *d, const struct engine_opts *opts,

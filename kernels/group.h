@@ -19,7 +19,7 @@ struct device_group {
 struct device_group *device_group_of(const struct device *dev);
 int device_member(const struct device *dev);
 
-/* One kind of group. close and abort may be called with a state that open left unfinished. */
+/* One kind of group. close may be called with a state that open left unfinished. */
 struct group_backend {
     /* Why devices 0 .. members - 1 of this machine cannot be joined so, or NULL. */
     const char *(*why_not)(int members);

@@ -260,7 +260,7 @@ const struct variant *variants_for_group(enum device_kind kind, int members, con
             used += (size_t)snprintf(reasons + used, sizeof reasons - used, "%s%s: %s",
                                      used ? "; " : "", v->name, why);
     }
-    error_set(err, STATUS_UNSUPPORTED, "exchange = %s serves no %d devices here%s%s", name, members,
-              used ? ": " : "", reasons);
+    error_set(err, STATUS_UNSUPPORTED, "exchange = %s serves no %d devices here: %s", name, members,
+              used ? reasons : "no such variant of this kind of device");
     return NULL;
 }
