@@ -40,13 +40,35 @@ static enum status join_one(void *ctx, int i, struct error *err) {
     return device_join(d->dev[i], d->group, i, err);
 }
 
+enum status devices_alike(const struct device_info *info, int n, struct error *err) {
+    for (int i = 1; i < n; i++)
+        for (int op = 0; op < OPS; op++) {
+            const char *first = info[0].variant[op], *other = info[i].variant[op];
+            if (first == other || (first && other && strcmp(first, other) == 0)) continue;
+            return error_set(err, STATUS_UNSUPPORTED,
+                             "device 0 (%s) would run %s = %s, device %d (%s) %s, whose bits are "
+                             "others: name a kernel that both have",
+                             info[0].name, op_name((enum op)op), first ? first : "none", i,
+                             info[i].name, other ? other : "none");
+        }
+    return STATUS_OK;
+}
+
+static enum status check_alike(const struct devices *d, struct error *err) {
+    struct device_info info[MAX_RANKS];
+    for (int i = 0; i < d->n; i++) device_info(d->dev[i], &info[i]);
+    return devices_alike(info, d->n, err);
+}
+
 static enum status open_all(struct devices *d, const struct engine_opts *opts,
                             const struct model_config *m, struct error *err) {
     struct opening o = {d, opts, m};
     enum status s = crew_open(&d->crew, d->n, err);
     if (s == STATUS_OK) s = devices_each(d, open_one, &o, err);
     if (s != STATUS_OK || d->n == 1) return s;
-    s = device_group_open(&d->group, opts->device, d->n, opts->exchange_backend, err);
+    s = check_alike(d, err);
+    if (s == STATUS_OK)
+        s = device_group_open(&d->group, opts->device, d->n, opts->exchange_backend, err);
     if (s == STATUS_OK) s = devices_together(d, join_one, &o, err);
     const char *way_out = s == STATUS_UNSUPPORTED ? " (devices = 1 keeps all ranks on one)" : "";
     return s == STATUS_OK ? s : error_prefix(err, s, "joining %d devices%s", d->n, way_out);

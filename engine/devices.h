@@ -14,11 +14,15 @@ struct devices {
     struct crew *crew;          /* owned */
 };
 
-/* Errors: those of device_open; STATUS_UNSUPPORTED when several devices lack what joins them. On
- * failure nothing stays open. */
+/* Errors: those of device_open; STATUS_UNSUPPORTED when several devices are not alike or lack what
+ * joins them. On failure nothing stays open. */
 enum status devices_open(struct devices *d, const struct engine_opts *opts,
                          const struct model_config *m, struct error *err);
 void devices_close(struct devices *d); /* a zeroed struct is legal */
+
+/* STATUS_UNSUPPORTED where kernels of one are not those of all: a rank's bits must not depend on
+ * where it lies. */
+enum status devices_alike(const struct device_info *info, int n, struct error *err);
 
 /* fn for every device, each in its thread, none waiting for another. The error names the device. */
 enum status devices_each(struct devices *d, crew_fn *fn, void *ctx, struct error *err);

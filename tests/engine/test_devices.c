@@ -222,6 +222,20 @@ static void impossible_placements_are_refused(void **state) {
     assert_int_equal(n, 1);
 }
 
+static void devices_with_other_kernels_are_refused(void **state) {
+    struct device_info info[3] = {{.name = "big"}, {.name = "big"}, {.name = "small"}};
+    struct error err = {""};
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        info[i].variant[OP_ATTENTION] = "fast", info[i].variant[OP_LINEAR] = "cublas";
+    assert_int_equal(devices_alike(info, 3, &err), STATUS_OK);
+    info[2].variant[OP_ATTENTION] = "simt";
+    assert_int_equal(devices_alike(info, 2, &err), STATUS_OK);
+    assert_int_equal(devices_alike(info, 3, &err), STATUS_UNSUPPORTED);
+    assert_non_null(
+        strstr(err.text, "device 0 (big) would run attention = fast, device 2 (small) simt"));
+}
+
 /* ---- failure */
 
 static enum status one_fails(void *ctx, int i, struct error *err) {
@@ -294,6 +308,7 @@ int main(void) {
         cmocka_unit_test(memory_is_as_predicted),
         cmocka_unit_test(the_needle_is_found),
         cmocka_unit_test(impossible_placements_are_refused),
+        cmocka_unit_test(devices_with_other_kernels_are_refused),
         cmocka_unit_test(a_device_that_fails_stops_all_and_is_the_one_named),
         cmocka_unit_test(a_failure_is_told_when_all_devices_are_idle),
         cmocka_unit_test(a_session_that_does_not_open_leaves_the_engine_whole),
