@@ -3,8 +3,8 @@
 #include "kernels/exchange/nccl_api.h"
 
 #include "kernels/gpu_list.h"
+#include "kernels/run_time_library.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 
@@ -14,40 +14,30 @@ enum { OLDEST = 21100 };
 
 static pthread_once_t load_once = PTHREAD_ONCE_INIT;
 static struct nccl loaded;
-static char missing[200]; /* "" when it is there */
-
-static void *find(void *library, const char *name) {
-    void *found = dlsym(library, name);
-    if (!found && !missing[0])
-        snprintf(missing, sizeof missing, "libnccl.so.2 of this machine has no function %s", name);
-    return found;
-}
+static struct run_time_library library = {.file = "libnccl.so.2"};
 
 static void load(void) {
-    void *library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
     int version = 0;
-    if (!library) {
-        const char *why = dlerror();
-        snprintf(missing, sizeof missing, "%.199s", why ? why : "libnccl.so.2 does not load");
-        return;
-    }
-#define X(name, function, parameters) *(void **)&loaded.name = find(library, function);
+    if (!run_time_library_open(&library)) return;
+#define X(name, function, parameters)                                                              \
+    *(void **)&loaded.name = run_time_library_find(&library, function);
     NCCL_FUNCTION_TABLE(X)
 #undef X
-    *(void **)&loaded.error_text = find(library, "ncclGetErrorString");
-    *(void **)&loaded.last_error = find(library, "ncclGetLastError");
-    if (missing[0]) return;
+    *(void **)&loaded.error_text = run_time_library_find(&library, "ncclGetErrorString");
+    *(void **)&loaded.last_error = run_time_library_find(&library, "ncclGetLastError");
+    if (library.missing[0]) return;
     loaded.get_version(&version);
     loaded.version = version;
     if (version < OLDEST)
-        snprintf(missing, sizeof missing, "NCCL %d.%d is too old: %d.%d or newer is needed",
-                 version / 10000, version / 100 % 100, OLDEST / 10000, OLDEST / 100 % 100);
+        snprintf(library.missing, sizeof library.missing,
+                 "NCCL %d.%d is too old: %d.%d or newer is needed", version / 10000,
+                 version / 100 % 100, OLDEST / 10000, OLDEST / 100 % 100);
 }
 
 const struct nccl *nccl_library(const char **why) {
     pthread_once(&load_once, load);
-    if (why) *why = missing[0] ? missing : NULL;
-    return missing[0] ? NULL : &loaded;
+    if (why) *why = library.missing[0] ? library.missing : NULL;
+    return library.missing[0] ? NULL : &loaded;
 }
 
 int64_t cuda_nccl_version(void) {

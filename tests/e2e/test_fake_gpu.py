@@ -2,6 +2,7 @@
 decided by the driver's word alone, and how the child process that opens the GPU fails."""
 import json
 import os
+import re
 import shutil
 import sys
 import unittest
@@ -49,9 +50,10 @@ class FakeGpu(drive.BenchTest):
 
     def test_a_kernel_made_of_a_library_says_what_keeps_the_library_from_use(self):
         self.needs_cuda()
-        (self.folder / "libraries" / "libcudnn.so.9").touch()  # found first, and no library
-        (line,) = [x for x in self.bench("list", "kernels", **self.driver).out.splitlines() if " cudnn " in x]
-        self.assertRegex(line, r"cudnn +cuda +cuDNN +no: .*libcudnn\.so\.9: file too short")
+        for kernel, library, file in (("cudnn", "cuDNN", "libcudnn.so.9"), ("nccl", "NCCL", "libnccl.so.2")):
+            (self.folder / "libraries" / file).touch()  # found first, and no library
+            (line,) = [x for x in self.bench("list", "kernels", **self.driver).out.splitlines() if f" {kernel} " in x]
+            self.assertRegex(line, rf"{kernel} +cuda +{library} +no: .*{re.escape(file)}: file too short")
 
     def test_a_gpu_that_does_not_open_is_a_finding_about_the_device_and_nothing_runs(self):
         self.needs_cuda()

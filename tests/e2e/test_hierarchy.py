@@ -29,7 +29,7 @@ homes = {
     "nvtx3/nvToolsExt.h": {"kernels/nvtx.c"},
     "nvtx3/nvToolsExtPayload.h": {"kernels/nvtx.c"},
     "dnnl.h": {"kernels/linear/linear_onednn.c"},
-    "dlfcn.h": {"kernels/nvml.c", "kernels/cublas_door_cuda.c", "kernels/attention/cudnn_api.c", "kernels/exchange/nccl_api.c",
+    "dlfcn.h": {"kernels/nvml.c", "kernels/cublas_door_cuda.c", "kernels/run_time_library.c",
                 "harness/library_probe.c"},
 }
 # Libraries whose plain C interface several files use on purpose.
