@@ -2,6 +2,8 @@
  * it: session.c and the prediction; after it: forward.c, which computes in them. */
 #include "engine/buffers.h"
 
+#include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 /* A rank's query, key or value rows: all ranks are equally large. */
@@ -9,22 +11,40 @@ static struct shard any_shard(const struct buffer_sizes *s) {
     return shard_of(s->m, s->ranks.tp, s->ranks.begin);
 }
 
+/* The only way to memory: who takes some says what for. */
+static void *take(struct buffers *b, struct layout *l, const char *name, int rank,
+                  enum buffer_life life, size_t bytes) {
+    void *at = layout_take(l, rank, bytes);
+    if (bytes == 0) return at;
+    assert(b->n_named < BUFFERS_MAX);
+    struct buffer *named = &b->named[b->n_named++];
+    *named = (struct buffer){.at = at, .bytes = (int64_t)bytes, .rank = rank, .life = life};
+    snprintf(named->name, sizeof named->name, "%s", name);
+    return at;
+}
+
 static void place_activations(struct buffers *b, const struct buffer_sizes *s, struct layout *l) {
     const struct shard r = any_shard(s);
     const int64_t C = s->m->C, D = s->m->D, T = s->rows, B = s->block_rows;
-    b->h = layout_take(l, SHARED_RANK, matrix_bytes(T, C, s->dtype));
-    b->y = layout_take(l, SHARED_RANK, matrix_bytes(T, C, s->dtype));
-    b->qkv = layout_take(l, SHARED_RANK, matrix_bytes(T, (r.H + 2 * r.K) * D, s->dtype));
+    const size_t stream = matrix_bytes(T, C, s->dtype), heads = matrix_bytes(T, r.H * D, s->dtype);
+    const size_t row = matrix_bytes(1, (r.H + 2 * r.K) * D, s->dtype);
+    b->h = take(b, l, "h", SHARED_RANK, LIVES_BETWEEN_OPS, stream);
+    b->y = take(b, l, "y", SHARED_RANK, LIVES_BETWEEN_OPS, stream);
+    b->qkv = take(b, l, "qkv", SHARED_RANK, LIVES_BETWEEN_OPS, (size_t)T * row);
+    b->named[b->n_named - 1].pitch = (int64_t)row;
     for (int i = 0; i < s->copies; i++)
-        b->q[i] = layout_take(l, SHARED_RANK, matrix_bytes(T, r.H * D, s->dtype));
+        b->q[i] = take(b, l, i ? "q (far)" : "q", SHARED_RANK, LIVES_BETWEEN_OPS, heads);
     for (int rank = s->ranks.begin; rank < s->ranks.end; rank++)
-        b->attended[rank] = layout_take(l, rank, matrix_bytes(T, r.H * D, s->dtype));
-    b->gate_up = layout_take(l, SHARED_RANK, matrix_bytes(B, 2 * (int64_t)r.F, s->dtype));
-    b->activated = layout_take(l, SHARED_RANK, matrix_bytes(B, r.F, s->dtype));
-    b->logits = layout_take(l, SHARED_RANK, matrix_bytes(1, s->m->V, DTYPE_F32));
-    b->logits_at =
-        layout_take(l, SHARED_RANK, matrix_bytes(s->logits_at_count, s->m->V, DTYPE_F32));
-    if (s->ranks.tp == 1) b->partial[0] = layout_take(l, 0, matrix_bytes(B, C, s->dtype));
+        b->attended[rank] = take(b, l, "attended", rank, LIVES_BETWEEN_OPS, heads);
+    b->gate_up = take(b, l, "gate_up", SHARED_RANK, LIVES_BETWEEN_OPS,
+                      matrix_bytes(B, 2 * (int64_t)r.F, s->dtype));
+    b->activated =
+        take(b, l, "activated", SHARED_RANK, LIVES_BETWEEN_OPS, matrix_bytes(B, r.F, s->dtype));
+    b->logits = take(b, l, "logits", SHARED_RANK, LIVES_AFTER, matrix_bytes(1, s->m->V, DTYPE_F32));
+    b->logits_at = take(b, l, "logits_at", SHARED_RANK, LIVES_ALWAYS,
+                        matrix_bytes(s->logits_at_count, s->m->V, DTYPE_F32));
+    if (s->ranks.tp == 1)
+        b->partial[0] = take(b, l, "partial", 0, LIVES_BETWEEN_OPS, matrix_bytes(B, C, s->dtype));
 }
 
 static void place_comm(struct buffers *b, const struct buffer_sizes *s, struct layout *l) {
@@ -33,8 +53,8 @@ static void place_comm(struct buffers *b, const struct buffer_sizes *s, struct l
     for (int rank = 0; rank < s->ranks.tp; rank++) {
         const bool mine = rank >= s->ranks.begin && rank < s->ranks.end;
         b->partial[rank] =
-            layout_take(l, mine ? rank : SHARED_RANK,
-                        matrix_bytes(mine ? s->block_rows : slice, s->m->C, s->dtype));
+            take(b, l, mine ? "partial" : "partial (peer)", mine ? rank : SHARED_RANK,
+                 LIVES_BETWEEN_OPS, matrix_bytes(mine ? s->block_rows : slice, s->m->C, s->dtype));
     }
 }
 
@@ -49,31 +69,35 @@ static void place_kv(struct buffers *b, const struct buffer_sizes *s, struct lay
     b->kv_bytes =
         s->kv_layout ? arena_bytes(s->kv_layout->bytes(s->capacity, r.K, s->m->D, s->dtype)) : 0;
     for (int rank = s->ranks.begin; rank < s->ranks.end; rank++) {
-        b->k[rank] = layout_take(l, rank, layers * b->kv_bytes);
-        b->v[rank] = layout_take(l, rank, layers * b->kv_bytes);
+        b->k[rank] = take(b, l, "kv", rank, LIVES_IN_CACHE, layers * b->kv_bytes);
+        b->v[rank] = take(b, l, "kv", rank, LIVES_IN_CACHE, layers * b->kv_bytes);
     }
 }
 
 static void place_sampling(struct buffers *b, const struct buffer_sizes *s, struct layout *l) {
-    const size_t V = (size_t)s->m->V;
-    b->sample =
-        (struct sample_args){.logits = b->logits,
-                             .seen = layout_take(l, SHARED_RANK, (V + 31) / 32 * sizeof(uint32_t)),
-                             .draw = layout_take(l, SHARED_RANK, sizeof(int32_t)),
-                             .id = layout_take(l, SHARED_RANK, sizeof(int32_t)),
-                             .logprob = layout_take(l, SHARED_RANK, sizeof(float)),
-                             .scratch = layout_take(l, SHARED_RANK, sample_scratch_bytes(s->m->V)),
-                             .params = layout_take(l, SHARED_RANK, sizeof(struct sample_params)),
-                             .V = s->m->V};
+    const size_t V = (size_t)s->m->V, seen = (V + 31) / 32 * sizeof(uint32_t);
+    const enum buffer_life always = LIVES_ALWAYS;
+    b->sample = (struct sample_args){
+        .logits = b->logits,
+        .seen = take(b, l, "seen", SHARED_RANK, always, seen),
+        .draw = take(b, l, "draw", SHARED_RANK, always, sizeof(int32_t)),
+        .id = take(b, l, "id", SHARED_RANK, LIVES_AFTER, sizeof(int32_t)),
+        .logprob = take(b, l, "logprob", SHARED_RANK, LIVES_AFTER, sizeof(float)),
+        .scratch =
+            take(b, l, "sampling", SHARED_RANK, LIVES_BETWEEN_OPS, sample_scratch_bytes(s->m->V)),
+        .params = take(b, l, "sample_params", SHARED_RANK, always, sizeof(struct sample_params)),
+        .V = s->m->V};
 }
 
 static void place_taps(struct buffers *b, const struct buffer_sizes *s, struct layout *l) {
     const struct shard r = any_shard(s);
     const int64_t D = s->m->D, rows = (int64_t)s->m->layers * TAP_ROWS;
     for (int rank = s->ranks.begin; s->taps && rank < s->ranks.end; rank++) {
-        b->tap_query[rank] = layout_take(l, rank, matrix_bytes(rows, r.H * D, s->dtype));
-        b->tap_output[rank] = layout_take(l, rank, matrix_bytes(rows, r.H * D, s->dtype));
-        b->tap_kv[rank] = layout_take(l, rank, matrix_bytes(rows, 2 * r.K * D, s->dtype));
+        const size_t heads = matrix_bytes(rows, r.H * D, s->dtype);
+        const size_t kv = matrix_bytes(rows, 2 * r.K * D, s->dtype);
+        b->tap_query[rank] = take(b, l, "tap_query", rank, LIVES_AFTER, heads);
+        b->tap_output[rank] = take(b, l, "tap_output", rank, LIVES_AFTER, heads);
+        b->tap_kv[rank] = take(b, l, "tap_kv", rank, LIVES_AFTER, kv);
     }
 }
 
@@ -81,11 +105,11 @@ static void place_workspace(struct buffers *b, const struct buffer_sizes *s, str
     const size_t half = (size_t)s->m->D / 2;
     const size_t angles = (size_t)s->copies * (size_t)s->rows * half;
     for (int i = 0; i < STEPS; i++)
-        b->params[i] = layout_take(l, SHARED_RANK, sizeof(struct step_params));
-    b->ids = layout_take(l, SHARED_RANK, (size_t)s->rows * sizeof(int32_t));
-    b->inv_freq = layout_take(l, SHARED_RANK, half * sizeof(double));
-    b->cos = layout_take(l, SHARED_RANK, angles * sizeof(float));
-    b->sin = layout_take(l, SHARED_RANK, angles * sizeof(float));
+        b->params[i] = take(b, l, "params", SHARED_RANK, LIVES_ALWAYS, sizeof(struct step_params));
+    b->ids = take(b, l, "ids", SHARED_RANK, LIVES_BETWEEN_OPS, (size_t)s->rows * sizeof(int32_t));
+    b->inv_freq = take(b, l, "inv_freq", SHARED_RANK, LIVES_ALWAYS, half * sizeof(double));
+    b->cos = take(b, l, "cos", SHARED_RANK, LIVES_BETWEEN_OPS, angles * sizeof(float));
+    b->sin = take(b, l, "sin", SHARED_RANK, LIVES_BETWEEN_OPS, angles * sizeof(float));
     place_sampling(b, s, l);
     place_taps(b, s, l);
 }
@@ -105,9 +129,15 @@ static void start(struct buffers *b, const struct buffer_sizes *s) {
     *b = (struct buffers){.block_rows = s->block_rows, .copies = s->copies};
 }
 
+static void place(int arena, struct buffers *b, const struct buffer_sizes *s, struct layout *l) {
+    const int before = b->n_named;
+    arenas[arena].place(b, s, l);
+    for (int i = before; i < b->n_named; i++) b->named[i].category = arenas[arena].category;
+}
+
 static void place_all(struct buffers *b, const struct buffer_sizes *s, struct layout *l) {
     start(b, s);
-    for (int i = 0; i < ARENAS; i++) arenas[i].place(b, s, &l[arenas[i].category]);
+    for (int i = 0; i < ARENAS; i++) place(i, b, s, &l[arenas[i].category]);
 }
 
 void buffers_layout(const struct buffer_sizes *s, struct layout by_category[MEMORY_CATEGORIES]) {
@@ -135,7 +165,7 @@ enum status buffers_open(struct buffers *b, struct device *dev, const struct buf
             buffers_close(b);
             return status;
         }
-        arenas[i].place(b, s, &(struct layout){.arena = b->arena[c]});
+        place(i, b, s, &(struct layout){.arena = b->arena[c]});
     }
     return STATUS_OK;
 }

@@ -22,6 +22,24 @@ struct buffer_sizes {
     const struct kv_layout *kv_layout;
 };
 
+/* How long what a buffer holds is needed. */
+enum buffer_life {
+    LIVES_BETWEEN_OPS, /* from the op that writes it to the last op of the step that reads it */
+    LIVES_AFTER,       /* to the end of the step, once an op has written it: a result */
+    LIVES_ALWAYS,      /* as long as the session, whether there is something in it yet or not */
+    LIVES_IN_CACHE     /* as long as the sequence, position by position: keys or values */
+};
+struct buffer {
+    char name[16];
+    const void *at;
+    int64_t bytes;
+    int64_t pitch; /* bytes from row to row where ops use some columns alone; 0: none does */
+    int rank;      /* or SHARED_RANK */
+    enum memory_category category;
+    enum buffer_life life;
+};
+enum { BUFFERS_MAX = 96 }; /* eight a rank, and those that ranks share */
+
 struct buffers {
     int32_t block_rows;
     /* activations; H, K, F are a rank's */
@@ -52,6 +70,8 @@ struct buffers {
     void *tap_kv[MAX_RANKS];     /* [L][TAP_ROWS][2*K*D]: keys before rotation, then values */
 
     struct arena *arena[MEMORY_CATEGORIES]; /* owned; NULL where nothing is kept */
+    struct buffer named[BUFFERS_MAX];       /* all of the above that have bytes */
+    int n_named;
 };
 
 /* Adds up what buffers_open() will take, by category. */

@@ -236,6 +236,39 @@ int64_t engine_allocations(struct engine *e);
 enum status session_spans_enable(struct session *s, int64_t capacity, struct error *err);
 const struct span *session_spans(struct session *s, int device, int64_t *n, int64_t *dropped);
 void session_spans_reset(struct session *s);
+
+/* A piece of memory of a device with a name of its own; those of one name, category and rank are
+ * one. What is accounted for beside the named buffers of a session (weights, graphs, scratch of
+ * threads) has the name of its category. */
+struct buffer_info {
+    char name[16];
+    enum memory_category category;
+    int rank;      /* or SHARED_RANK: the ranks of the device use it one after another */
+    int64_t bytes; /* reserved */
+};
+/* From op number `op` of the chunk on, `bytes` of it are in use, until its next row. */
+struct buffer_use {
+    int32_t op, buffer;
+    int64_t bytes;
+};
+/* What of a device's memory the ops of the newest chunk had in use: while an op runs, what it reads
+ * and writes, and what an earlier op (or an earlier step) has written and a later one (or a later
+ * step) reads. Found from the calls of the chunk, each with the memory that it was given: in use is
+ * what could not be overwritten without changing what comes out. All of the rest of `buffers` is
+ * reserved and idle. */
+struct memory_timeline {
+    struct buffer_info *buffers; /* owned */
+    int n_buffers;
+    struct buffer_use *uses; /* owned; in order of their ops */
+    int64_t n_uses, n_ops;
+};
+/* After a chunk whose spans, and no others, are there: the ops of the timeline are theirs.
+ * STATUS_INVALID: the ops that ran are others, or some were dropped; STATUS_USAGE: there has been
+ * no chunk; STATUS_NO_MEMORY. */
+enum status session_memory_timeline(struct session *s, int device, struct memory_timeline *out,
+                                    struct error *err);
+void memory_timeline_free(struct memory_timeline *t); /* a zeroed struct is legal */
+
 /* A profiler that waits for it captures between on and off; nothing on the CPU. */
 void engine_profile(struct engine *e, bool on);
 /* Moves while kernels make progress; any thread may read it. */

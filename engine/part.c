@@ -253,14 +253,20 @@ enum status part_skip(struct part *p, int32_t begin, int32_t end, uint64_t seed,
     return device_sync(p->dev, err);
 }
 
-void part_count(const struct part *p, const struct chunk *c, int64_t *flops, int64_t *bytes) {
+enum status part_walk(const struct part *p, const struct chunk *c, const struct op_sink *sink,
+                      const struct step_params **step, struct error *err) {
     const struct step body = body_step(p, c->n), finish = finish_step(p, c->n - 1);
-    struct cost_sum sum = {.step = &c->params};
+    *step = &c->params;
+    enum status s = forward_body(&p->forward, &body, sink, err);
+    if (s == STATUS_OK) s = wanted_logits(p, c, sink, err);
+    *step = &c->finish_params;
+    return s == STATUS_OK && c->last ? forward_finish(&p->forward, &finish, sink, err) : s;
+}
+
+void part_count(const struct part *p, const struct chunk *c, int64_t *flops, int64_t *bytes) {
+    struct cost_sum sum = {0};
     const struct op_sink sink = cost_sink(&sum);
-    forward_body(&p->forward, &body, &sink, NULL);
-    wanted_logits(p, c, &sink, NULL);
-    sum.step = &c->finish_params;
-    if (c->last) forward_finish(&p->forward, &finish, &sink, NULL);
+    part_walk(p, c, &sink, &sum.step, NULL);
     *flops += sum.flops;
     *bytes += sum.bytes;
 }

@@ -46,6 +46,10 @@ enum status part_reset(struct part *p, struct error *err);
 enum status part_skip(struct part *p, int32_t begin, int32_t end, uint64_t seed, struct error *err);
 /* Whether the newest chunk was replayed from the recorded step. */
 bool part_replays(const struct part *p, const struct chunk *c);
+/* The calls of a chunk on this device, in the order in which they run, into another sink. *step is
+ * set to the host copy of what the calls that follow read. */
+enum status part_walk(const struct part *p, const struct chunk *c, const struct op_sink *sink,
+                      const struct step_params **step, struct error *err);
 /* Adds what the chunk executes on this device. */
 void part_count(const struct part *p, const struct chunk *c, int64_t *flops, int64_t *bytes);
 

@@ -1,5 +1,6 @@
 /* One sequence on an engine: its position, what has been seen and asked for, and a part on every
  * device that takes its steps (part.c). Before it: the harness. */
+#include "engine/live.h"
 #include "engine/part.h"
 #include "kernels/bf16.h"
 
@@ -17,6 +18,7 @@ struct session {
     bool prune;
     bool synthetic;                                 /* the cache holds values that no token gave */
     bool failed;                                    /* only good for closing */
+    struct chunk newest;                            /* without its tokens; n = 0: none yet */
     int32_t tap_wanted[TAP_ROWS], tapped[TAP_ROWS]; /* positions, or -1 */
 };
 
@@ -152,6 +154,7 @@ static enum status reset_part(void *ctx, int i, struct error *err) {
 enum status session_reset(struct session *s, struct error *err) {
     s->position = s->generated = 0;
     s->synthetic = false;
+    s->newest.n = 0;
     memset(s->seen, 0, ((size_t)s->m->V + 31) / 32 * sizeof *s->seen);
     forget_taps(s->tap_wanted);
     forget_taps(s->tapped);
@@ -242,6 +245,8 @@ enum status session_prefill(struct session *s, const int32_t *tokens, int32_t n,
     s->failed = status != STATUS_OK;
     if (s->failed) return status;
     s->position += n;
+    s->newest = c;
+    s->newest.tokens = NULL;
     *out = (struct chunk_result){.start_token = c.start,
                                  .n_tokens = n,
                                  .begin_ns = begin,
@@ -499,4 +504,11 @@ static enum status reset_spans(void *ctx, int i, struct error *err) {
 
 void session_spans_reset(struct session *s) {
     devices_each(&s->e->devices, reset_spans, &(struct spans_job){.s = s}, NULL);
+}
+
+enum status session_memory_timeline(struct session *s, int device, struct memory_timeline *out,
+                                    struct error *err) {
+    *out = (struct memory_timeline){0};
+    if (s->newest.n == 0) return error_set(err, STATUS_USAGE, "no chunk has been prefilled yet");
+    return live_find(out, &s->part[device], &s->newest, err);
 }

@@ -5,6 +5,7 @@
 #include "harness/show.h"
 #include "harness/suggest.h"
 #include "harness/terminal.h"
+#include "harness/timeline.h"
 #include "harness/trace.h"
 
 #include <errno.h>
@@ -16,7 +17,7 @@
 struct options {
     const char *path, *id, *chunk_text, *perfetto, *sqlite;
     int chunk; /* from 0; -1: all */
-    bool csv, verbose, no_color;
+    bool csv, memory, verbose, no_color;
 };
 
 /* "3": people count from 1. */
@@ -70,11 +71,30 @@ static enum status check_target(const struct options *o, const char *target, str
                      target);
 }
 
+static struct show_style style_of(const struct options *o) {
+    return (struct show_style){.color = terminal_colored(stdout, o->no_color),
+                               .verbose = o->verbose,
+                               .width = terminal_width(stdout, SHOW_WIDTH)};
+}
+
+/* --memory: another view of the same chunks. */
+static enum status write_memory(const struct options *o, const struct case_result *r,
+                                struct error *err) {
+    const struct show_style style = style_of(o);
+    struct timeline t;
+    const enum status s = timeline_open(&t, r, o->chunk, err);
+    if (s != STATUS_OK) return s;
+    if (o->csv)
+        trace_memory_csv(stdout, &t);
+    else
+        trace_memory(stdout, &t, &style);
+    timeline_close(&t);
+    return s;
+}
+
 static enum status write_views(const struct options *o, const struct record_run *run,
                                const struct trace *t, struct error *err) {
-    const struct show_style style = {.color = terminal_colored(stdout, o->no_color),
-                                     .verbose = o->verbose,
-                                     .width = terminal_width(stdout, SHOW_WIDTH)};
+    const struct show_style style = style_of(o);
     enum status s = check_target(o, o->perfetto, err);
     if (s == STATUS_OK) s = check_target(o, o->sqlite, err);
     if (s == STATUS_OK && o->perfetto) s = trace_perfetto(o->perfetto, run, t, err);
@@ -98,10 +118,10 @@ static enum status trace(struct options *o, struct error *err) {
     if (s == STATUS_OK) s = record_read_case(o->path, o->id, true, &r, err);
     if (s == STATUS_OK) {
         s = trace_open(&t, &r, o->chunk, err);
-        if (s == STATUS_OK)
-            s = write_views(o, &run, &t, err);
-        else
+        if (s != STATUS_OK)
             error_prefix(err, s, "%s", o->path);
+        else
+            s = o->memory ? write_memory(o, &r, err) : write_views(o, &run, &t, err);
         trace_close(&t);
         result_free(&r);
     }
@@ -120,17 +140,19 @@ int cmd_trace(int argc, char **argv, const struct bench_hooks *hooks) {
         {"--sqlite", ARGUMENT_VALUE, &o.sqlite, "FILE",
          "write a database with the tables of an Nsight Systems export"},
         {"--csv", ARGUMENT_FLAG, &o.csv, NULL, "print comma-separated values: a line per span"},
-        {"--verbose", ARGUMENT_FLAG, &o.verbose, NULL, "every op and every layer"},
+        {"--memory", ARGUMENT_FLAG, &o.memory, NULL,
+         "memory in use at the peaks instead, and who held it"},
+        {"--verbose", ARGUMENT_FLAG, &o.verbose, NULL, "every op, layer and buffer"},
         {"--no-color", ARGUMENT_FLAG, &o.no_color, NULL, "so does NO_COLOR in the environment"},
     };
     const struct command_line line = {
         .command = "trace",
         .operands = "FILE",
         .purpose = "Tells where the time of a case's traced chunks went: by op, depth, layer and\n"
-                   "rank, with the longest gaps and what no op accounts for; or writes the spans\n"
-                   "for another program. Exits with 0, 2 for an unknown case or chunk, 4 for a\n"
-                   "case without spans, 5 where the program was built without what it needs, 6\n"
-                   "for a file that cannot be read or written.",
+                   "rank, with the longest gaps and what no op accounts for; or what memory they\n"
+                   "had in use; or writes the spans for another program. Exits with 0, 2 for an\n"
+                   "unknown case or chunk, 4 for a case without spans, 5 where the program was\n"
+                   "built without what it needs, 6 for a file that cannot be read or written.",
         .arguments = arguments,
         .n = sizeof arguments / sizeof arguments[0],
         .least = 1,
@@ -141,6 +163,9 @@ int cmd_trace(int argc, char **argv, const struct bench_hooks *hooks) {
     int code = arguments_parse(&line, argc, argv, &operands);
     if (code >= 0) return code;
     o.path = operands.v[0];
+    if (o.memory && (o.perfetto || o.sqlite))
+        return bench_fail_usage("trace", "--memory excludes",
+                                o.perfetto ? "--perfetto" : "--sqlite");
     if (!parse_chunk(&o)) return bench_fail_usage("trace", "--chunk: not a number", o.chunk_text);
     enum status s = trace(&o, &err);
     return s == STATUS_OK ? 0 : bench_fail("trace", s, &err);

@@ -245,6 +245,53 @@ static void read_span_devices(struct h5 *h, h5_id g, struct span_record *rows, i
     free(device);
 }
 
+static void read_buffers(struct h5 *h, h5_id g, struct case_result *r) {
+    h5_id table;
+    int64_t n = 0;
+    struct buffer_record *rows =
+        READ_TABLE(h, g, "buffers", buffer_columns, struct buffer_record, &n, &table);
+    h5_close_group(table);
+    if (rows) r->buffers = calloc((size_t)result_capacity(n) + 1, sizeof *r->buffers);
+    if (rows && h5_check_memory(h, r->buffers, "buffers")) r->n_buffers = n;
+    for (int64_t i = 0; i < r->n_buffers; i++) {
+        struct buffer_info *b = &r->buffers[i].buffer;
+        if (rows[i].buffer != i) h5_fail(h, "read", "spans/buffers", "its rows are not in order");
+        if (rows[i].device < 0 || rows[i].device >= MAX_RANKS || rows[i].rank < SHARED_RANK ||
+            rows[i].rank >= MAX_RANKS || rows[i].bytes < 0)
+            h5_fail(h, "read", "spans/buffers", "an impossible device, rank or size");
+        r->buffers[i].device = rows[i].device;
+        b->rank = rows[i].rank, b->bytes = rows[i].bytes;
+        b->category = (enum memory_category)FIND(h, "a category", rows[i].category, category_names);
+        record_copy_text(b->name, sizeof b->name, rows[i].name);
+    }
+    free(rows);
+}
+
+/* In order of the spans, each of one that is there. */
+static void check_uses(struct h5 *h, const struct case_result *r) {
+    for (int64_t i = 0; i < r->n_buffer_uses; i++) {
+        const struct buffer_use_row *u = &r->buffer_uses[i];
+        if (u->span < 0 || u->span >= r->n_spans || u->buffer < 0 || u->buffer >= r->n_buffers ||
+            u->bytes < 0 || (i > 0 && u->span < r->buffer_uses[i - 1].span)) {
+            h5_fail(h, "read", "spans/memory", "a span or a buffer that is not there");
+            return;
+        }
+    }
+}
+
+/* Two tables that older files do not have. */
+static void read_timeline(struct h5 *h, h5_id g, struct case_result *r) {
+    h5_id table;
+    int64_t n = 0;
+    if (!h5_has(h, g, "buffers") || !h5_has(h, g, "memory")) return;
+    read_buffers(h, g, r);
+    r->buffer_uses =
+        READ_ROWS(h, g, "memory", buffer_use_columns, struct buffer_use_row, &n, &table);
+    r->n_buffer_uses = n;
+    h5_close_group(table);
+    if (h->status == STATUS_OK) check_uses(h, r);
+}
+
 static void read_spans(struct h5 *h, h5_id at, struct case_result *r) {
     h5_id g;
     int64_t n = 0, n_ops = 0;
@@ -272,6 +319,7 @@ static void read_spans(struct h5 *h, h5_id at, struct case_result *r) {
     }
     free(ops);
     free(rows);
+    if (h->status == STATUS_OK) read_timeline(h, g, r);
     h5_close_group(g);
 }
 

@@ -139,6 +139,27 @@ static const struct column span_columns[] = {
 /* One more column of the spans, which older files do not have. */
 static const struct column span_device_column = {"device", UNSIGNED, FIELD(span_record, device),
                                                  "1", "of the run, from 0"};
+/* Two tables in that of the spans, which older files do not have. */
+struct buffer_record {
+    int32_t buffer, device, rank;
+    char category[16], name[16];
+    int64_t bytes;
+};
+static const struct column buffer_columns[] = {
+    {"buffer", SIGNED, FIELD(buffer_record, buffer), "1", "what spans/memory/buffer refers to"},
+    {"device", SIGNED, FIELD(buffer_record, device), "1", "of the run, from 0"},
+    {"rank", SIGNED, FIELD(buffer_record, rank), "1", "tensor-parallel rank; -1: shared by ranks"},
+    {"category", TEXT, FIELD(buffer_record, category), "", "what it is accounted as"},
+    {"name", TEXT, FIELD(buffer_record, name), "", "what is kept in it"},
+    {"bytes", SIGNED, FIELD(buffer_record, bytes), "bytes", "reserved"},
+};
+static const struct column buffer_use_columns[] = {
+    {"span", SIGNED, FIELD(buffer_use_row, span), "1", "row of spans; ops run in their order"},
+    {"buffer", SIGNED, FIELD(buffer_use_row, buffer), "1", "row of spans/buffers"},
+    {"bytes", SIGNED, FIELD(buffer_use_row, bytes), "bytes",
+     "in use while this op runs and until the buffer's next row; a chunk begins with nothing said"},
+};
+
 struct op_row {
     int32_t op_id;
     char op[24], role[16], variant[32];
@@ -343,6 +364,7 @@ static const char *const status_names[] = {CASE_STATUS_TABLE(X)};
 static const char *const check_names[] = {CHECK_TABLE(X)};
 static const char *const op_names[] = {OP_TABLE(X)};
 static const char *const role_names[] = {ROLE_TABLE(X)};
+static const char *const category_names[] = {MEMORY_CATEGORY_TABLE(X)};
 #undef X
 static const char *const verdict_names[] = {"not checked", "ok", "FAILED"};
 static const char *const coverage_names[] = {"full", "sampled", "skipped"};

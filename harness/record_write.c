@@ -143,6 +143,26 @@ static int op_number(struct h5 *h, struct op_numbers *ops, const struct case_res
     return row->op_id;
 }
 
+/* What of memory they had in use, where that is known. */
+static void write_timeline(struct h5 *h, h5_id spans, const struct case_result *r) {
+    if (r->n_buffers == 0) return;
+    struct buffer_record *rows = calloc((size_t)r->n_buffers, sizeof *rows);
+    if (!h5_check_memory(h, rows, "buffers")) return;
+    for (int64_t i = 0; i < r->n_buffers; i++) {
+        const struct buffer_info *b = &r->buffers[i].buffer;
+        rows[i] = (struct buffer_record){.buffer = (int32_t)i,
+                                         .device = r->buffers[i].device,
+                                         .rank = b->rank,
+                                         .bytes = b->bytes};
+        record_copy_text(rows[i].category, sizeof rows[i].category, category_names[b->category]);
+        record_copy_text(rows[i].name, sizeof rows[i].name, b->name);
+    }
+    h5_close_group(WRITE_TABLE(h, spans, "buffers", buffer_columns, rows, r->n_buffers));
+    h5_close_group(
+        WRITE_TABLE(h, spans, "memory", buffer_use_columns, r->buffer_uses, r->n_buffer_uses));
+    free(rows);
+}
+
 static void write_spans(struct h5 *h, h5_id at, const struct case_result *r) {
     struct span_record *rows = calloc((size_t)r->n_spans + 1, sizeof *rows);
     struct op_numbers *ops = calloc(1, sizeof *ops);
@@ -160,6 +180,7 @@ static void write_spans(struct h5 *h, h5_id at, const struct case_result *r) {
         h5_write_attributes(h, g, span_facts, COLUMNS(span_facts), r);
         h5_close_group(WRITE_TABLE(h, g, "ops", op_columns, ops->row, ops->n));
         h5_close_group(WRITE_TABLE(h, g, "chunks", chunk_columns, r->traced, r->n_traced));
+        write_timeline(h, g, r);
         h5_close_group(g);
     }
     free(ops);

@@ -103,6 +103,8 @@ void result_free(struct case_result *r) {
     free(r->decode);
     free(r->spans);
     free(r->traced);
+    free(r->buffers);
+    free(r->buffer_uses);
     free(r->ttft_ns);
     free(r->output);
     free(r->output_text);
@@ -186,6 +188,22 @@ enum status result_add_spans(struct case_result *r, const struct span_row *rows,
     void *array = r->spans;
     enum status s = add_rows(&array, &r->n_spans, rows, n, sizeof *rows, err);
     r->spans = array;
+    return s;
+}
+
+enum status result_add_buffers(struct case_result *r, const struct buffer_row *rows, int64_t n,
+                               struct error *err) {
+    void *array = r->buffers;
+    enum status s = add_rows(&array, &r->n_buffers, rows, n, sizeof *rows, err);
+    r->buffers = array;
+    return s;
+}
+
+enum status result_add_buffer_uses(struct case_result *r, const struct buffer_use_row *rows,
+                                   int64_t n, struct error *err) {
+    void *array = r->buffer_uses;
+    enum status s = add_rows(&array, &r->n_buffer_uses, rows, n, sizeof *rows, err);
+    r->buffer_uses = array;
     return s;
 }
 

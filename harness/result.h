@@ -89,6 +89,18 @@ struct span_row {
     int32_t repeat, chunk;
     struct span span;
 };
+/* What a device has of memory, by number: its place among all devices' buffers. */
+struct buffer_row {
+    int32_t device;
+    struct buffer_info buffer;
+};
+/* From a span on, `bytes` of a buffer are in use; in order of the spans, which are rows of `spans`.
+ * At the first span of a chunk on a device nothing has been said of its buffers. */
+struct buffer_use_row {
+    int64_t span;
+    int32_t buffer;
+    int64_t bytes;
+};
 struct top_logprob {
     int32_t id;
     float logprob;
@@ -138,6 +150,10 @@ struct case_result {
      * of its op. */
     char foreign_kernel[FOREIGN_KERNELS][32];
     int n_foreign;
+    struct buffer_row *buffers;
+    int64_t n_buffers;
+    struct buffer_use_row *buffer_uses; /* of up to five traced chunks */
+    int64_t n_buffer_uses;
     struct chunk_row *traced; /* the chunks that the spans are of: no sample of anything */
     int64_t n_traced;
 
@@ -180,6 +196,10 @@ enum status result_add_traced(struct case_result *r, const struct chunk_row *row
                               struct error *err);
 enum status result_add_spans(struct case_result *r, const struct span_row *rows, int64_t n,
                              struct error *err);
+enum status result_add_buffers(struct case_result *r, const struct buffer_row *rows, int64_t n,
+                               struct error *err);
+enum status result_add_buffer_uses(struct case_result *r, const struct buffer_use_row *rows,
+                                   int64_t n, struct error *err);
 
 /* Rows that an array of n rows has room for: who fills one otherwise than by adding allocates so.
  */

@@ -111,6 +111,11 @@ void trace_summary(FILE *out, const struct record_run *run, const struct trace *
                    const struct show_style *style);
 /* A line per span. */
 void trace_csv(FILE *out, const struct trace *t);
+/* Memory in use at the peaks of a timeline (timeline.h), who held it, and the system's figure. */
+struct timeline;
+void trace_memory(FILE *out, struct timeline *t, const struct show_style *style);
+/* A line per change of a buffer's use. */
+void trace_memory_csv(FILE *out, const struct timeline *t);
 /* Files for other programs; written whole or not at all. STATUS_IO. */
 enum status trace_perfetto(const char *path, const struct record_run *run, const struct trace *t,
                            struct error *err);

@@ -12,6 +12,7 @@
 #include "harness/format.h"
 #include "harness/predict.h"
 #include "harness/stats.h"
+#include "harness/timeline.h"
 #include "kernels/nvtx.h"
 
 #include <math.h>
@@ -34,6 +35,7 @@ struct case_run {
     int n_chunks;
     int profiled;                /* number of the chunk for a profiler, or -1 */
     bool tracing;                /* the pass at work records spans */
+    char no_timeline[190];       /* why a chunk with spans has no timeline of memory; or "" */
     struct check_spot *spot;     /* owned until finished; NULL: off */
     struct check_logits *answer; /* owned until finished; NULL: no known answer */
     float *logits;               /* [V], owned */
@@ -220,19 +222,29 @@ static enum status enable_spans(struct case_run *k, struct error *err) {
     return session_spans_enable(k->session, 2 * ops + 256, err);
 }
 
-/* What the newest chunk left. */
+/* What it had in use of a device's memory. The spans stand without that. */
+static void keep_memory(struct case_run *k, int device, int64_t first_span) {
+    struct error err = {{0}};
+    if (timeline_keep(k->out, k->session, device, first_span, &err) != STATUS_OK)
+        snprintf(k->no_timeline, sizeof k->no_timeline, "memory in use is missing: %.150s",
+                 err.text);
+}
+
+/* What the newest chunk left; timeline: also of its memory. */
 static enum status keep_spans(struct case_run *k, int pass, int chunk, const struct chunk_result *r,
-                              struct error *err) {
+                              bool timeline, struct error *err) {
     const struct chunk_row traced = chunk_row_of(pass, chunk, r);
     enum status s = r->n_tokens > 0 ? result_add_traced(k->out, &traced, err) : STATUS_OK;
     for (int d = 0; s == STATUS_OK && d < engine_info(k->engine)->devices; d++) {
         int64_t n, dropped;
         const struct span *spans = session_spans(k->session, d, &n, &dropped);
+        const int64_t first = k->out->n_spans;
         k->out->dropped_spans += dropped;
         for (int64_t j = 0; s == STATUS_OK && j < n; j++) {
             struct span_row row = {pass, chunk, spans[j]};
             s = result_add_spans(k->out, &row, 1, err);
         }
+        if (s == STATUS_OK && n > 0 && timeline) keep_memory(k, d, first);
     }
     session_spans_reset(k->session);
     return s;
@@ -290,7 +302,7 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
         if (s != STATUS_OK) return s;
     }
     if (k->tracing) {
-        if (is_traced(k, i)) s = keep_spans(k, pass, chunk, &r, err);
+        if (is_traced(k, i)) s = keep_spans(k, pass, chunk, &r, fed, err);
         if (s != STATUS_OK) return s;
         session_spans_reset(k->session);
     }
@@ -541,7 +553,8 @@ static enum status trace_all(struct case_run *k, struct error *err) {
         s = stop_before(k, err, "chunk %d of %d", i + 1, k->n_chunks);
         if (s == STATUS_OK) s = reach_chunk(k, i, err);
         if (s == STATUS_OK) s = feed_chunk(k, k->out->repeats, k->chunks[i], &r, &fed, err);
-        if (s == STATUS_OK) s = keep_spans(k, k->out->repeats, k->chunks[i], &r, err);
+        if (s == STATUS_OK)
+            s = keep_spans(k, k->out->repeats, k->chunks[i], &r, fed && is_traced(k, i), err);
     }
     return s;
 }
@@ -553,7 +566,7 @@ static enum status trace_last(struct case_run *k, struct error *err) {
     bool fed;
     enum status s = session_rewind(k->session, chunk_start(k, chunk), err);
     if (s == STATUS_OK) s = feed_chunk(k, k->out->repeats, chunk, &r, &fed, err);
-    return s == STATUS_OK ? keep_spans(k, k->out->repeats, chunk, &r, err) : s;
+    return s == STATUS_OK ? keep_spans(k, k->out->repeats, chunk, &r, fed, err) : s;
 }
 
 /* Whether the last chunk takes so small a part of the measured time that it may run once more. */
@@ -581,6 +594,7 @@ static void add_spans(struct case_run *k, char *reason, size_t size) {
     nvtx_end(k->env->nvtx, NVTX_PASS);
     if (s == STATUS_OK) return;
     k->out->n_spans = k->out->dropped_spans = k->out->n_traced = 0;
+    k->out->n_buffers = k->out->n_buffer_uses = 0;
     snprintf(reason, size, "spans are missing: %.160s", err.text);
 }
 
@@ -734,6 +748,7 @@ static void explain_case(const struct case_run *k, const char *no_spans) {
     out->reason[0] = 0;
     add_reason(out, fewer);
     add_reason(out, no_spans);
+    add_reason(out, k->no_timeline);
     add_reason(out, k->c->reason);
 }
 

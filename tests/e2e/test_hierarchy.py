@@ -14,7 +14,7 @@ layers = ["kernels", "engine", "harness"]
 # `bench kernels` runs ops alone.
 doors = {
     "kernels": set(),
-    "engine": {f"kernels/{name}.h" for name in ("error", "types", "ops", "backend", "cost", "bf16", "random")},
+    "engine": {f"kernels/{name}.h" for name in ("error", "types", "ops", "backend", "cost", "op_memory", "bf16", "random")},
     "harness": {"engine/engine.h", "engine/needle.h", "kernels/cpu_features.h", "kernels/gpu_list.h", "kernels/nvml.h",
                 "kernels/nvtx.h",
                 "kernels/op_bench.h"},

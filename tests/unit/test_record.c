@@ -19,7 +19,7 @@
 
 #include <cmocka.h>
 
-enum { CHUNKS = 5, REPEATS = 2, RANKS = 2, SPANS = 40 };
+enum { CHUNKS = 5, REPEATS = 2, RANKS = 2, SPANS = 40, BUFFERS = 9 };
 
 /* ---- a folder of its own for each test ---- */
 
@@ -111,6 +111,16 @@ static void add_rows(struct case_result *r) {
         s.span.op = i % 2 ? OP_LINEAR : OP_EMBED, s.span.role = i % 2 ? ROLE_DOWN : ROLE_NONE;
         assert_int_equal(result_add_spans(r, &s, 1, NULL), STATUS_OK);
     }
+    for (int i = 0; i < BUFFERS; i++) {
+        struct buffer_row b = {i % 2, {.category = i % MEMORY_CATEGORIES, .rank = i % RANKS - 1}};
+        snprintf(b.buffer.name, sizeof b.buffer.name, "buffer %d", i);
+        b.buffer.bytes = (int64_t)i << 33;
+        assert_int_equal(result_add_buffers(r, &b, 1, NULL), STATUS_OK);
+    }
+    for (int i = 0; i < SPANS; i++) {
+        const struct buffer_use_row u = {i / 2 * 2, i % BUFFERS, (int64_t)i << 32};
+        assert_int_equal(result_add_buffer_uses(r, &u, 1, NULL), STATUS_OK);
+    }
 }
 
 static void *copy_of(const void *data, size_t n) {
@@ -187,6 +197,18 @@ static void assert_same_spans(const struct case_result *a, const struct case_res
         assert_int_equal(x->device, y->device);
         assert_true(x->layer == y->layer && x->begin_ns == y->begin_ns && x->end_ns == y->end_ns);
         assert_int_equal(x->flops, y->flops);
+    }
+    assert_int_equal(a->n_buffers, b->n_buffers);
+    for (int64_t i = 0; i < a->n_buffers; i++) {
+        const struct buffer_info *x = &a->buffers[i].buffer, *y = &b->buffers[i].buffer;
+        assert_int_equal(a->buffers[i].device, b->buffers[i].device);
+        assert_string_equal(x->name, y->name);
+        assert_true(x->category == y->category && x->rank == y->rank && x->bytes == y->bytes);
+    }
+    assert_int_equal(a->n_buffer_uses, b->n_buffer_uses);
+    for (int64_t i = 0; i < a->n_buffer_uses; i++) {
+        const struct buffer_use_row *x = &a->buffer_uses[i], *y = &b->buffer_uses[i];
+        assert_true(x->span == y->span && x->buffer == y->buffer && x->bytes == y->bytes);
     }
 }
 
