@@ -236,7 +236,9 @@ int cmd_plot(int argc, char **argv, const struct bench_hooks *hooks) {
         {"-o", ARGUMENT_VALUE, &o.folder, "DIR", "where the pictures go; else FILE-plots"},
         {"--format", ARGUMENT_VALUE, &o.format, "png|svg|png,svg", "kinds of pictures; else png"},
         {"--trace", ARGUMENT_FLAG, &o.trace, NULL,
-         "of every case with spans: time by op over depth, ops against the measured ceilings"},
+         "of every case with spans: time by op over depth, ops against the measured ceilings, "
+         "memory in "
+         "use"},
         {"--case", ARGUMENT_VALUE, &o.id, "ID", "with --trace: this case alone"},
         {"--keep-data", ARGUMENT_FLAG, &o.keep_data, NULL,
          "leave the data and settings that were drawn in DIR/PICTURE-data"},

@@ -20,7 +20,9 @@
 /* Of a case's spans: the plot has this case alone, read with them. */
 #define TRACE_PICTURE_TABLE(X)                                                                     \
     X(time_by_op, "Where the time of a chunk goes, by op and depth")                               \
-    X(roofline, "Ops against what the machine can do")
+    X(roofline, "Ops against what the machine can do")                                             \
+    X(memory_in_use, "Memory in use, by category, depth and op")                                   \
+    X(memory_of_layer, "Which buffers the ops of a layer need")
 
 struct plot_case {
     const struct case_result *r; /* borrowed */

@@ -12,6 +12,7 @@ from pathlib import Path
 import drive
 import h5py
 import numpy as np
+from test_trace_memory import Memory
 
 PICTURES = ("latency", "speed", "memory", "prediction")
 needs_gnuplot = unittest.skipUnless(shutil.which("gnuplot"), "gnuplot is not installed (package gnuplot-nox)")
@@ -265,6 +266,14 @@ class Plot(drive.BenchTest):
         self.expect(self.bench("plot", self.path, "-o", self.copy), 6, "is not a folder")
 
 
+TRACE_PICTURES = {
+    "time_by_op": ("attention", "linear gate_up", "depth in the prompt", "share of it", "no op:"),
+    "roofline": ("attention", "linear gate_up", "measured ceilings", "copied", "FLOP/B"),
+    "memory_in_use": ("weights", "kv", "activations", "reserved", "ops of chunk 4 in order", "MiB"),
+    "memory_of_layer": ("linear gate_up, 0", "gate_up", "partial, rank 0", "reserved, idle", "ops of layer"),
+}
+
+
 class TracePlot(drive.BenchTest):
     """Pictures of spans: every chunk recorded in a pass of its own."""
     devices = 1
@@ -309,8 +318,7 @@ class TracePlot(drive.BenchTest):
 
     @needs_gnuplot
     def test_every_case_with_spans_has_its_pictures(self):
-        names = [f"{case}-{picture}.{kind}" for case in self.cases for picture in ("time_by_op", "roofline")
-                 for kind in ("png", "svg")]
+        names = [f"{case}-{picture}.{kind}" for case in self.cases for picture in TRACE_PICTURES for kind in ("png", "svg")]
         self.assertEqual(self.plot("--format", "png,svg").out.split(), [str(self.out / name) for name in names])
         self.assertEqual(sorted(p.name for p in self.out.iterdir()), sorted(names), "nothing else is left")
         for name in names:
@@ -319,9 +327,8 @@ class TracePlot(drive.BenchTest):
                 self.assertTrue(width == 1200 and 250 < height < 1200 and len(set(rows)) > 40, name)
             else:
                 texts = " | ".join(svg_texts(self.out / name))
-                words = ("depth in the prompt", "share of it", "no op:") if "time_by_op" in name else \
-                    ("measured ceilings", "copied", "FLOP/B")
-                for word in ("attention", "linear gate_up", name[:-len("-time_by_op.svg")][:20], *words):
+                words = next(words for picture, words in TRACE_PICTURES.items() if name.endswith(f"-{picture}.svg"))
+                for word in (name[:20], *words):
                     self.assertIn(word, texts)
 
     @needs_gnuplot
@@ -368,6 +375,54 @@ class TracePlot(drive.BenchTest):
             if self.devices > 1:
                 note = (self.out / f"{self.cases[0]}-{picture}-data" / "settings.gp").read_text()
                 self.assertIn(f"; mean of {self.devices} devices'", note)
+
+    @needs_gnuplot
+    def test_memory_is_stacked_to_the_peak_of_its_chunk(self):
+        self.plot("--case", self.cases[0], "--keep-data")
+        m = Memory(self.path, self.cases[0])
+        peak = {c: m.peak(c, 0, None)[1] for c in range(4)}
+        top = {}
+        for row in self.data("memory_in_use", "depth.dat"):
+            low, high, _, to, _ = map(float, row)
+            chunk = int((low + high) / 2 // 256)
+            top[chunk] = max(top.get(chunk, 0), to)
+        self.assertEqual(top, {c: peak[c].sum() for c in range(4)})
+        kv = [i for i, c in enumerate(m.category) if c == "kv"]
+        drawn = {chunk: high - low for *_, chunk, low, high in
+                 ((int((float(r[0]) + float(r[1])) / 2 // 256), float(r[2]), float(r[3]))
+                  for r in self.data("memory_in_use", "depth.dat") if r[4] == "1")}
+        self.assertEqual(drawn, {c: peak[c][kv].sum() for c in range(4)})
+        tops = [float(row[3]) for row in self.data("memory_in_use", "chunk.dat")]
+        self.assertEqual(max(tops), peak[3].sum())
+
+    @needs_gnuplot
+    def test_a_row_is_filled_while_its_buffer_is_needed(self):
+        self.plot("--case", self.cases[0], "--keep-data")
+        m = Memory(self.path, self.cases[0])
+        labels = {int(row[0]): " ".join(row[1:]) for row in self.data("memory_of_layer", "buffers.dat")}
+        row = next(i for i, text in labels.items() if text.startswith('"gate_up'))
+        buffer = next(i for i, name in enumerate(m.names) if name == "gate_up" and m.device[i] == 0)
+        with h5py.File(self.path, "r") as f:
+            layer = f["case"][self.cases[0]]["spans"]["layer"][:]
+        ops = np.flatnonzero((m.chunk == 3) & (m.on == 0))
+        middle = layer[ops].max() // 2
+        ops = ops[layer[ops] == middle][:48]
+        drawn = np.zeros(len(ops))
+        for begin, end, number, share, _ in self.data("memory_of_layer", "life.dat"):
+            if int(number) == row:
+                drawn[int(begin):int(end)] = float(share)
+        np.testing.assert_allclose(drawn, m.table[ops, buffer] / m.bytes[buffer], rtol=1e-6)
+
+    @needs_gnuplot
+    def test_a_file_without_a_timeline_has_the_other_pictures(self):
+        copy = self.folder / "old.h5"
+        shutil.copy(self.path, copy)
+        with h5py.File(copy, "r+") as f:
+            for case in self.cases:
+                del f["case"][case]["spans/memory"], f["case"][case]["spans/buffers"]
+        result = self.expect(self.bench("plot", copy, "--trace", "-o", self.out), 0)
+        self.assertEqual(len(result.out.split()), 2 * len(self.cases))
+        self.assertIn("memory_in_use is left out: the file has no memory timeline", result.err)
 
     @needs_gnuplot
     def test_what_has_no_spans_is_not_drawn(self):
