@@ -62,6 +62,7 @@ enum status engine_device_open(struct device **out, const struct engine_opts *op
     d.interpose = opts->interpose;
     d.interpose_ctx = opts->interpose_ctx;
     d.nvtx = i == 0 ? opts->nvtx : NULL; /* ranges are one thread's */
+    d.activity = opts->activity;
     return device_open(out, &d, err);
 }
 

@@ -53,6 +53,8 @@ struct engine_opts {
     op_interposer *interpose; /* tests only */
     void *interpose_ctx;
     struct nvtx *nvtx; /* kernels/nvtx.h: gets a range for every op and layer. Borrowed, or NULL */
+    struct activity *activity; /* kernels/activity/activity.h: is told what belongs to which op.
+                                  Borrowed, or NULL */
 };
 struct engine_opts engine_opts_defaults(void);
 

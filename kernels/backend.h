@@ -33,7 +33,9 @@ struct device_opts {
     int head_dim;             /* attention variants may serve only some; 0 = not known yet */
     op_interposer *interpose; /* or NULL */
     void *interpose_ctx;
-    struct nvtx *nvtx; /* borrowed; gets a range for every op. Or NULL */
+    struct nvtx *nvtx;         /* borrowed; gets a range for every op. Or NULL */
+    struct activity *activity; /* kernels/activity/activity.h: is told what belongs to which op.
+                                  Borrowed, or NULL */
 };
 struct device_opts device_opts_defaults(void);
 

@@ -1,6 +1,7 @@
 /* A device, as backend.h promises it: choice of kernels, arenas and their accounting, weights,
  * recorded calls. What differs between kinds of device is behind `struct backend`. Owns the list of
  * weights; arenas and graphs belong to whoever opened them, and go before the device. */
+#include "kernels/activity/activity.h"
 #include "kernels/device_core.h"
 #include "kernels/nvtx.h"
 
@@ -39,6 +40,7 @@ enum status device_open(struct device **out, const struct device_opts *opts, str
     dev->interpose = opts->interpose;
     dev->interpose_ctx = opts->interpose_ctx;
     dev->nvtx = opts->nvtx;
+    dev->activity = opts->activity;
     enum status s = backend->open(dev, opts, err);
     if (s == STATUS_OK) s = variants_choose(dev, opts, err);
     if (s != STATUS_OK) {
@@ -376,9 +378,20 @@ static enum status interposed(struct device *dev, const struct op_call *call, st
     return device_execute(dev, &copy, err);
 }
 
+struct op_place device_place(const struct device *dev, const struct op_call *call) {
+    return (struct op_place){.rank = call->rank,
+                             .layer = call->layer,
+                             .op = (uint8_t)call->op,
+                             .role = (uint8_t)call->role,
+                             .variant = dev->chosen_index[call->op],
+                             .device = (uint8_t)dev->member};
+}
+
 static enum status run_now(struct device *dev, const struct op_call *call, struct error *err) {
     nvtx_begin_op(dev->nvtx, call);
+    activity_begin_op(dev->activity, device_place(dev, call));
     enum status s = interposed(dev, call, err);
+    activity_end_op(dev->activity);
     nvtx_end_op(dev->nvtx);
     return s;
 }

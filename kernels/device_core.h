@@ -7,6 +7,7 @@
 #ifndef KERNELS_DEVICE_CORE_H
 #define KERNELS_DEVICE_CORE_H
 
+#include "kernels/activity/op_place.h"
 #include "kernels/device.h"
 #include "kernels/group.h"
 
@@ -49,7 +50,8 @@ struct device {
     int head_dim;
     op_interposer *interpose;
     void *interpose_ctx;
-    struct nvtx *nvtx; /* borrowed, or NULL */
+    struct nvtx *nvtx;         /* borrowed, or NULL */
+    struct activity *activity; /* borrowed, or NULL */
     const struct variant *chosen[OPS];
     uint8_t chosen_index[OPS];
     char attention_note[200]; /* see device_info */
@@ -133,6 +135,8 @@ const struct variant *variants_for_group(enum device_kind kind, int members, con
 void span_add(struct device *dev, const struct op_call *call, const struct step_params *step,
               int64_t begin_ns, int64_t end_ns);
 int64_t monotonic_ns(void);
+/* Where a call stands in the model, for records of what it starts. */
+struct op_place device_place(const struct device *dev, const struct op_call *call);
 
 /* Frees a weight before the device closes. */
 void device_weight_drop(struct device *dev, const struct weight *w);

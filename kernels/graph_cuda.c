@@ -1,6 +1,7 @@
 /* A recorded step as a CUDA graph: its calls issued once into a capturing stream, instantiated,
  * uploaded, then launched whole. Kernels read what changes from device memory, so one graph serves
  * every equal chunk. Before it: device.c, which recorded the calls. */
+#include "kernels/activity/activity.h"
 #include "kernels/cuda/cuda_core.h"
 
 #include <stdlib.h>
@@ -15,6 +16,51 @@ static int64_t free_bytes(void) {
     return cudaMemGetInfo(&left, &all) == cudaSuccess ? (int64_t)left : 0;
 }
 
+/* ---- whose nodes they are, for whoever traces */
+
+enum { NODES_BEFORE = 8 };
+
+/* The nodes after which the stream's next one will come. */
+static cudaError_t newest_nodes(cudaStream_t stream, const cudaGraphNode_t **nodes, size_t *n) {
+    enum cudaStreamCaptureStatus status;
+    *n = 0;
+#if CUDART_VERSION >= 13000
+    return cudaStreamGetCaptureInfo(stream, &status, NULL, NULL, nodes, NULL, n);
+#else
+    return cudaStreamGetCaptureInfo_v2(stream, &status, NULL, NULL, nodes, n);
+#endif
+}
+
+static cudaError_t nodes_before(cudaGraphNode_t node, cudaGraphNode_t *nodes, size_t *n) {
+    *n = NODES_BEFORE;
+#if CUDART_VERSION >= 13000
+    return cudaGraphNodeGetDependencies(node, nodes, NULL, n);
+#else
+    return cudaGraphNodeGetDependencies(node, nodes, n);
+#endif
+}
+
+/* A node and those before it, back to the nodes of calls before. */
+static void tell_node(struct device *dev, cudaGraphNode_t node, struct op_place place) {
+    cudaGraphNode_t before[NODES_BEFORE];
+    size_t n;
+    if (!activity_add_node(dev->activity, node, place) ||
+        nodes_before(node, before, &n) != cudaSuccess)
+        return;
+    for (size_t i = 0; i < n && i < NODES_BEFORE; i++) tell_node(dev, before[i], place);
+}
+
+/* What a call has added to the graph, as its end shows it. */
+static void tell_nodes(struct device *dev, const struct op_call *call) {
+    const cudaGraphNode_t *newest;
+    size_t n;
+    if (!dev->activity || newest_nodes(cuda_of(dev)->gpu.stream, &newest, &n) != cudaSuccess)
+        return;
+    for (size_t i = 0; i < n; i++) tell_node(dev, newest[i], device_place(dev, call));
+}
+
+/* ---- making a graph */
+
 /* The capture ends whatever happened in it: a stream must not stay in capture. */
 static enum status capture(struct device *dev, const struct device_graph *g, cudaGraph_t *out,
                            struct error *err) {
@@ -22,7 +68,10 @@ static enum status capture(struct device *dev, const struct device_graph *g, cud
     enum status s = cuda_status(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
                                 "capture", err);
     if (s != STATUS_OK) return s;
-    for (int64_t i = 0; i < g->n; i++) dev->chosen[g->calls[i].op]->run(dev, &g->calls[i].embed);
+    for (int64_t i = 0; i < g->n; i++) {
+        dev->chosen[g->calls[i].op]->run(dev, &g->calls[i].embed);
+        tell_nodes(dev, &g->calls[i]);
+    }
     const cudaError_t e = cudaStreamEndCapture(stream, out);
     s = cuda_take_error(dev, err);
     if (s == STATUS_OK) s = cuda_status(e, "end of capture", err);

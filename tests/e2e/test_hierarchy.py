@@ -16,8 +16,8 @@ doors = {
     "kernels": set(),
     "engine": {f"kernels/{name}.h" for name in ("error", "types", "ops", "backend", "cost", "op_memory", "bf16", "random")},
     "harness": {"engine/engine.h", "engine/needle.h", "kernels/cpu_features.h", "kernels/gpu_list.h", "kernels/nvml.h",
-                "kernels/nvtx.h",
-                "kernels/op_bench.h"},
+                "kernels/nvtx.h", "kernels/activity/activity.h", "kernels/activity/activity_log.h",
+                "kernels/activity/op_place.h", "kernels/op_bench.h"},
 }
 # Headers that are not ours: who may include them. One home each.
 homes = {

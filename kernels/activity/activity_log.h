@@ -1,0 +1,98 @@
+/* What a GPU and its driver did, record by record, as CUPTI told it and with the op that each
+ * belongs to: plain data, filled by activity.c, kept in result files by the harness.
+ *
+ * Times are CLOCK_MONOTONIC. A text is a number in `strings`; 0 is none. */
+#ifndef KERNELS_ACTIVITY_ACTIVITY_LOG_H
+#define KERNELS_ACTIVITY_ACTIVITY_LOG_H
+
+#include "kernels/activity/op_place.h"
+#include "kernels/error.h"
+
+/* What every record has. */
+struct activity_head {
+    int64_t begin_ns, end_ns;
+    int32_t repeat, chunk; /* that it was taken for */
+    struct op_place place;
+};
+
+struct activity_kernel {
+    struct activity_head head;
+    uint32_t device, context, stream; /* CUDA's numbers in its process */
+    uint32_t correlation;             /* of the call that launched it */
+    uint64_t graph_node;              /* 0: of no graph */
+    int32_t grid[3], block[3];
+    int32_t registers;                      /* a thread */
+    int32_t static_shared, dynamic_shared;  /* bytes a block */
+    int32_t shared_executed;                /* bytes that the multiprocessor set aside */
+    int32_t local_per_thread;               /* bytes */
+    int32_t launch_type;                    /* 0: regular, 1 and 2: cooperative */
+    int32_t mangled, demangled, short_name; /* strings */
+};
+
+struct activity_copy { /* a copy, or (set) a fill */
+    struct activity_head head;
+    uint32_t device, context, stream, correlation;
+    uint64_t graph_node;
+    int64_t bytes;
+    bool set;
+    uint8_t kind, from, to; /* of a copy: CUDA's kinds of copies and of memory */
+    uint32_t value;         /* of a fill */
+};
+
+struct activity_call { /* of a function of CUDA's runtime or driver */
+    struct activity_head head;
+    uint32_t process, thread, correlation, result;
+    bool driver;
+    int32_t name; /* string */
+};
+
+struct activity_range { /* NVTX */
+    struct activity_head head;
+    uint32_t process, thread;
+    int32_t name, domain; /* strings */
+};
+
+struct activity_overhead { /* of tracing itself, and of what the driver does once */
+    struct activity_head head;
+    uint32_t process, thread;
+    int32_t kind; /* see activity_overhead_name() */
+};
+
+/* Zeroed is empty. Arrays are owned, and grow. */
+struct activity_log {
+    struct activity_kernel *kernels;
+    struct activity_copy *copies;
+    struct activity_call *calls;
+    struct activity_range *ranges;
+    struct activity_overhead *overheads;
+    int64_t n_kernels, n_copies, n_calls, n_ranges, n_overheads;
+    char **strings; /* [0] is "" */
+    int32_t n_strings;
+    int64_t dropped; /* records that found no room: what is here is not all */
+};
+
+void activity_log_free(struct activity_log *log); /* a zeroed one is legal */
+
+/* Each appends *row. STATUS_NO_MEMORY. */
+enum status activity_log_add_kernel(struct activity_log *log, const struct activity_kernel *row,
+                                    struct error *err);
+enum status activity_log_add_copy(struct activity_log *log, const struct activity_copy *row,
+                                  struct error *err);
+enum status activity_log_add_call(struct activity_log *log, const struct activity_call *row,
+                                  struct error *err);
+enum status activity_log_add_range(struct activity_log *log, const struct activity_range *row,
+                                   struct error *err);
+enum status activity_log_add_overhead(struct activity_log *log, const struct activity_overhead *row,
+                                      struct error *err);
+/* Number of a text, the same for the same text. NULL and "": 0. *out is 0 on failure. */
+enum status activity_log_string(struct activity_log *log, const char *text, int32_t *out,
+                                struct error *err);
+/* "" for a number that is none. */
+const char *activity_log_text(const struct activity_log *log, int32_t string);
+
+/* "lazy function loading" */
+const char *activity_overhead_name(int32_t kind);
+/* "HtoD" of a copy's kind, as NVIDIA's tools write it; "?" for one that is not known. */
+const char *activity_copy_name(int32_t kind);
+
+#endif
