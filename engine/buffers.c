@@ -44,18 +44,23 @@ static void place_activations(struct buffers *b, const struct buffer_sizes *s, s
     b->logits_at = take(b, l, "logits_at", SHARED_RANK, LIVES_ALWAYS,
                         matrix_bytes(s->logits_at_count, s->m->V, DTYPE_F32));
     if (s->ranks.tp == 1)
-        b->partial[0] = take(b, l, "partial", 0, LIVES_BETWEEN_OPS, matrix_bytes(B, C, s->dtype));
+        b->partial[0][0] =
+            take(b, l, "partial", 0, LIVES_BETWEEN_OPS, matrix_bytes(B, C, s->dtype));
 }
 
-static void place_comm(struct buffers *b, const struct buffer_sizes *s, struct layout *l) {
-    if (s->ranks.tp == 1) return;
+static void place_parts(struct buffers *b, int block, const struct buffer_sizes *s,
+                        struct layout *l) {
     const int32_t slice = rows_slice(s->block_rows, ranks_devices(s->ranks), 0).n;
     for (int rank = 0; rank < s->ranks.tp; rank++) {
         const bool mine = rank >= s->ranks.begin && rank < s->ranks.end;
-        b->partial[rank] =
+        b->partial[block][rank] =
             take(b, l, mine ? "partial" : "partial (peer)", mine ? rank : SHARED_RANK,
                  LIVES_BETWEEN_OPS, matrix_bytes(mine ? s->block_rows : slice, s->m->C, s->dtype));
     }
+}
+
+static void place_comm(struct buffers *b, const struct buffer_sizes *s, struct layout *l) {
+    for (int i = 0; s->ranks.tp > 1 && i < s->blocks; i++) place_parts(b, i, s, l);
 }
 
 static void place_kv(struct buffers *b, const struct buffer_sizes *s, struct layout *l) {
@@ -126,7 +131,7 @@ static const struct {
 enum { ARENAS = sizeof arenas / sizeof arenas[0] };
 
 static void start(struct buffers *b, const struct buffer_sizes *s) {
-    *b = (struct buffers){.block_rows = s->block_rows, .copies = s->copies};
+    *b = (struct buffers){.block_rows = s->block_rows, .blocks = s->blocks, .copies = s->copies};
 }
 
 static void place(int arena, struct buffers *b, const struct buffer_sizes *s, struct layout *l) {

@@ -16,6 +16,7 @@ struct buffer_sizes {
     int copies;         /* of the query: 1, or Q_COPIES for dual chunk attention */
     int32_t rows;       /* T: most tokens of a step */
     int32_t block_rows; /* B: rows of o_proj and the MLP worked on at a time, at most T */
+    int blocks;         /* of B rows whose parts of sums are there at once: 1, or ASIDES */
     int32_t capacity;   /* positions of the KV cache, a multiple of KV_TILE */
     int32_t logits_at_count;
     bool taps;
@@ -38,22 +39,23 @@ struct buffer {
     enum memory_category category;
     enum buffer_life life;
 };
-enum { BUFFERS_MAX = 96 }; /* eight a rank, and those that ranks share */
+enum { BUFFERS_MAX = 112 }; /* ten a rank, and those that ranks share */
 
 struct buffers {
     int32_t block_rows;
+    int blocks;
     /* activations; H, K, F are a rank's */
-    void *h, *y;               /* [T][C] */
-    void *qkv;                 /* [T][(H+2K)*D] */
-    void *q[Q_COPIES];         /* [T][H*D], rotated; NULL beyond `copies` */
-    void *attended[MAX_RANKS]; /* [T][H*D] */
-    void *partial[MAX_RANKS];  /* [B][C]: a rank's part of a sum; the sum is left in the first. Of
-                                  another device's rank: [B / devices][C], the rows that are summed
-                                  here */
-    void *gate_up;             /* [B][2F] */
-    void *activated;           /* [B][F] */
-    float *logits;             /* [V] */
-    float *logits_at;          /* [logits_at_count][V] */
+    void *h, *y;                      /* [T][C] */
+    void *qkv;                        /* [T][(H+2K)*D] */
+    void *q[Q_COPIES];                /* [T][H*D], rotated; NULL beyond `copies` */
+    void *attended[MAX_RANKS];        /* [T][H*D] */
+    void *partial[ASIDES][MAX_RANKS]; /* [blocks], each [B][C]: a rank's part of a sum; the sum is
+                                         left in the device's first. Of another device's rank:
+                                         [B / devices][C], the rows that are summed here */
+    void *gate_up;                    /* [B][2F] */
+    void *activated;                  /* [B][F] */
+    float *logits;                    /* [V] */
+    float *logits_at;                 /* [logits_at_count][V] */
     /* keys and values */
     void *k[MAX_RANKS], *v[MAX_RANKS]; /* [L] of kv_bytes; see buffers_kv() */
     size_t kv_bytes;

@@ -41,6 +41,7 @@ static struct forward imagine(const struct model_config *m, const struct engine_
                                        .copies = pattern.chunk > 0 ? Q_COPIES : 1,
                                        .rows = rows,
                                        .block_rows = eo->block_rows < rows ? eo->block_rows : rows,
+                                       .blocks = 1, /* in turn or aside: the same calls */
                                        .taps = true};
     buffers_imagine(b, &sizes);
     return (struct forward){.m = m,

@@ -7,11 +7,13 @@
 #include "engine/forward.h"
 
 struct reduction {
-    void *const *partial; /* [R of the device], each [rows][C] */
-    void *out;            /* [rows][C]; may be partial[0] */
+    void *const *partial; /* [tp]; each [rows][C] of a rank of this device, else the device's slice
+                             of them: struct buffers */
+    void *out;            /* [rows][C]; may be the first partial of the device */
     int32_t rows;
     enum role role; /* of the linear whose parts they are; ROLE_NONE: the embedding */
     int layer;
+    uint8_t aside; /* of all its calls, as in struct op_call */
 };
 
 struct comm {

@@ -24,14 +24,17 @@ static void receive(struct exchange_args *a, void *to, int64_t bytes, int peer) 
     if (bytes > 0) a->receive[a->receives++] = (struct exchange_part){to, bytes, peer};
 }
 
-static struct op_call exchange_call(enum role role, int layer) {
-    return (struct op_call){
-        .op = OP_EXCHANGE, .role = role, .rank = SHARED_RANK, .layer = (int16_t)layer};
+static struct op_call exchange_call(enum role role, int layer, uint8_t aside) {
+    return (struct op_call){.op = OP_EXCHANGE,
+                            .role = role,
+                            .rank = SHARED_RANK,
+                            .layer = (int16_t)layer,
+                            .aside = aside};
 }
 
 /* Everyone's parts of this device's slice. */
 static struct op_call scatter_parts(const struct forward *f, const struct reduction *r) {
-    struct op_call call = exchange_call(ROLE_SCATTER, r->layer);
+    struct op_call call = exchange_call(ROLE_SCATTER, r->layer, r->aside);
     const int devices = ranks_devices(f->ranks), self = ranks_device(f->ranks);
     const int64_t mine = bytes_of(f, slice_of(f, r, self));
     for (int d = 0; d < devices; d++) {
@@ -39,10 +42,9 @@ static struct op_call scatter_parts(const struct forward *f, const struct reduct
         const struct rows_slice theirs = slice_of(f, r, d);
         if (d == self) continue;
         for (int rank = f->ranks.begin; rank < f->ranks.end; rank++)
-            send(&call.exchange, at(f->buffers->partial[rank], theirs.begin, f),
-                 bytes_of(f, theirs), d);
+            send(&call.exchange, at(r->partial[rank], theirs.begin, f), bytes_of(f, theirs), d);
         for (int rank = peer.begin; rank < peer.end; rank++)
-            receive(&call.exchange, f->buffers->partial[rank], mine, d);
+            receive(&call.exchange, r->partial[rank], mine, d);
     }
     return call;
 }
@@ -53,6 +55,7 @@ static struct op_call sum_slice(const struct forward *f, const struct reduction 
                            .role = r->role,
                            .rank = SHARED_RANK,
                            .layer = (int16_t)r->layer,
+                           .aside = r->aside,
                            .all_reduce = {.out = at(r->out, mine.begin, f),
                                           .ranks = f->ranks.tp,
                                           .rows = mine.n,
@@ -60,13 +63,13 @@ static struct op_call sum_slice(const struct forward *f, const struct reduction 
                                           .dtype = f->dtype}};
     for (int rank = 0; rank < f->ranks.tp; rank++) {
         const bool local = rank >= f->ranks.begin && rank < f->ranks.end;
-        call.all_reduce.partial[rank] = at(f->buffers->partial[rank], local ? mine.begin : 0, f);
+        call.all_reduce.partial[rank] = at(r->partial[rank], local ? mine.begin : 0, f);
     }
     return call;
 }
 
 static struct op_call gather_sums(const struct forward *f, const struct reduction *r) {
-    struct op_call call = exchange_call(ROLE_GATHER, r->layer);
+    struct op_call call = exchange_call(ROLE_GATHER, r->layer, r->aside);
     const int self = ranks_device(f->ranks);
     const struct rows_slice mine = slice_of(f, r, self);
     for (int d = 0; d < ranks_devices(f->ranks); d++) {
@@ -90,7 +93,7 @@ static enum status reduce_over_devices(const struct forward *f, const struct red
 /* The vocabulary of a device's ranks is one run of it. */
 static enum status gather_logits(const struct forward *f, float *logits, const struct op_sink *sink,
                                  struct error *err) {
-    struct op_call call = exchange_call(ROLE_HEAD, -1);
+    struct op_call call = exchange_call(ROLE_HEAD, -1, 0);
     const int devices = ranks_devices(f->ranks), self = ranks_device(f->ranks);
     const int64_t V = f->m->V / devices, bytes = V * (int64_t)sizeof *logits;
     for (int d = 0; d < devices; d++) {

@@ -7,12 +7,14 @@ static enum status reduce_locally(const struct forward *f, const struct reductio
                            .role = r->role,
                            .rank = SHARED_RANK,
                            .layer = (int16_t)r->layer,
+                           .aside = r->aside,
                            .all_reduce = {.out = r->out,
                                           .ranks = f->ranks.end - f->ranks.begin,
                                           .rows = r->rows,
                                           .C = f->m->C,
                                           .dtype = f->dtype}};
-    for (int i = 0; i < call.all_reduce.ranks; i++) call.all_reduce.partial[i] = r->partial[i];
+    for (int i = 0; i < call.all_reduce.ranks; i++)
+        call.all_reduce.partial[i] = r->partial[f->ranks.begin + i];
     return sink->emit(sink->ctx, &call, NULL, err);
 }
 

@@ -32,6 +32,10 @@ struct model_config {
     int32_t eos_count;
 };
 
+/* Whether devices exchange the parts of a block's sums while the next block is computed. AUTO: GPUs
+ * do, where a chunk has several blocks. */
+enum overlap { OVERLAP_AUTO, OVERLAP_ON, OVERLAP_OFF };
+
 struct engine_opts {
     const char
         *model; /* "needle", "needle:4x4x64", "needle:28x4x128", "random:PRESET" or a folder */
@@ -43,6 +47,7 @@ struct engine_opts {
     const char *isa, *attention_backend,
         *linear_backend,   /* "auto" or a name of `bench list kernels` */
         *exchange_backend; /* the same, between devices */
+    enum overlap exchange_overlap;
     uint64_t seed;         /* of random weights */
     bool prune_last_layer; /* last layer: only K and V except for the last token; same answer, same
                               bits */
@@ -202,6 +207,8 @@ struct graph_info {
     int graphs;
     int64_t nodes, bytes, capture_ns, instantiate_ns, upload_ns;
 };
+/* Whether the exchanges of whole chunks run beside other ops. */
+bool session_overlaps(const struct session *s);
 void session_graph_info(const struct session *s, struct graph_info *out); /* zeros in eager mode */
 
 /* ---- the spot check's view: what the engine really did with chosen rows

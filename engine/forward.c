@@ -8,8 +8,9 @@
  * h and its norm y exist once per device; qkv, o, gate_up and down are cut over the ranks, which
  * run one after another. What follows attention works on blocks of rows, so that its wide rows
  * never exist for a whole chunk. Adding a part's result to h and taking the norm for the part after
- * it is one op: each part finds its input in y. Before it: session.c; after it: a sink, and behind
- * that the kernels. */
+ * it is one op: each part finds its input in y. Where ranks lie on several devices, the sum over
+ * them may be taken aside (ops.h), while the linears of other blocks run. Before it: session.c;
+ * after it: a sink, and behind that the kernels. */
 #include "engine/forward.h"
 
 #include "engine/comm.h"
@@ -65,18 +66,51 @@ static void linear(struct walk *w, enum linear kind, enum role role, int layer, 
     emit(w, &call, &shape);
 }
 
-/* h += x (if x), y = norm(h) with the gain of the part that reads y. */
-static void add_norm(struct walk *w, int layer, const void *gain, const void *x, int64_t row,
-                     int32_t rows) {
+/* Rows [row, row + n) of the step, and where sums of them are taken. */
+struct block {
+    int64_t row;
+    int32_t n;            /* 0: there is no such block */
+    void *const *partial; /* [R] */
+    void *sum;
+    uint8_t aside;
+};
+
+/* How many blocks later what reads a sum comes: 0 where sums are taken in turn. */
+static int lag(const struct walk *w) {
+    const struct buffers *b = w->f->buffers;
+    return b->blocks > 1 && w->step->rows > b->block_rows ? 1 : 0;
+}
+
+static int64_t blocks(const struct walk *w) {
+    const int64_t B = w->f->buffers->block_rows;
+    return (w->step->rows + B - 1) / B;
+}
+
+static struct block block(const struct walk *w, int64_t i) {
+    const struct buffers *b = w->f->buffers;
+    if (i < 0 || i >= blocks(w)) return (struct block){.n = 0};
+    const int64_t row = i * b->block_rows, left = w->step->rows - row;
+    const int at = lag(w) > 0 ? (int)(i % b->blocks) : 0;
+    return (struct block){.row = row,
+                          .n = (int32_t)(left < b->block_rows ? left : b->block_rows),
+                          .partial = b->partial[at],
+                          .sum = b->partial[at][w->f->ranks.begin],
+                          .aside = (uint8_t)(lag(w) > 0 ? at + 1 : 0)};
+}
+
+/* h += x (if x), y = norm(h) with the gain of the part that reads y; after the block's sum. */
+static void add_norm(struct walk *w, int layer, const void *gain, const void *x,
+                     const struct block *b) {
     const struct forward *f = w->f;
     const struct op_call call = {.op = OP_ADD_RMSNORM,
                                  .rank = SHARED_RANK,
                                  .layer = (int16_t)layer,
-                                 .add_rmsnorm = {.h = row_of(w, w->step->h, row, f->m->C),
+                                 .after = b->aside,
+                                 .add_rmsnorm = {.h = row_of(w, w->step->h, b->row, f->m->C),
                                                  .x = x,
                                                  .gain = gain,
-                                                 .y = row_of(w, w->step->y, row, f->m->C),
-                                                 .rows = rows,
+                                                 .y = row_of(w, w->step->y, b->row, f->m->C),
+                                                 .rows = b->n,
                                                  .C = f->m->C,
                                                  .eps = f->m->rms_norm_eps,
                                                  .dtype = f->dtype}};
@@ -93,25 +127,16 @@ static const void *post_gain(const struct forward *f, int layer) {
 }
 
 /* Where a rank puts its part of a sum that belongs into `sum`. */
-static void *part_of(const struct walk *w, int rank, void *sum) {
-    return w->f->ranks.tp == 1 ? sum : w->f->buffers->partial[rank];
+static void *part_of(const struct walk *w, const struct block *b, int rank, void *sum) {
+    return w->f->ranks.tp == 1 ? sum : b->partial[rank];
 }
 
-static void all_reduce(struct walk *w, enum role role, int layer, int32_t rows, void *sum) {
+static void all_reduce(struct walk *w, enum role role, int layer, const struct block *b,
+                       void *sum) {
     const struct forward *f = w->f;
-    const struct reduction r = {
-        f->buffers->partial + f->ranks.begin, sum, rows, role, layer,
-    };
+    const struct reduction r = {b->partial, sum, b->n, role, layer, b->aside};
     if (f->ranks.tp > 1 && w->status == STATUS_OK)
         w->status = f->comm->all_reduce(f, &r, w->sink, w->err);
-}
-
-/* Rows [row, row + n) of the step, a block at a time. */
-static bool next_block(const struct walk *w, int64_t *row, int32_t *n) {
-    *row += *n;
-    const int64_t left = w->step->rows - *row;
-    *n = (int32_t)(left < w->f->buffers->block_rows ? left : w->f->buffers->block_rows);
-    return left > 0;
 }
 
 /* ---- the parts, in order */
@@ -134,31 +159,40 @@ static void rotations(struct walk *w) {
 }
 
 /* Each rank has the rows of its part of the vocabulary, the others give zeros. */
-static void embedding(struct walk *w) {
+static void look_up(struct walk *w, struct block b) {
     const struct forward *f = w->f;
-    int32_t n = 0;
-    for (int64_t row = 0; next_block(w, &row, &n);) {
-        void *h = row_of(w, w->step->h, row, f->m->C);
-        for (int rank = f->ranks.begin; rank < f->ranks.end; rank++) {
-            const struct shard s = shard(w, rank);
-            const struct op_call call = {
-                .op = OP_EMBED,
-                .rank = (int16_t)rank,
-                .layer = -1,
-                .embed = {.table = f->weights ? f->weights->rank[rank].embed : NULL,
-                          .ids = (const int32_t *)((uintptr_t)w->step->ids +
-                                                   (uintptr_t)row * sizeof(int32_t)),
-                          .out = part_of(w, rank, h),
-                          .vocab_begin = s.vocab_begin,
-                          .vocab_end = s.vocab_begin + s.V,
-                          .rows = n,
-                          .C = f->m->C,
-                          .dtype = f->dtype}};
-            emit(w, &call, NULL);
-        }
-        all_reduce(w, ROLE_NONE, -1, n, h);
+    void *h = row_of(w, w->step->h, b.row, f->m->C);
+    if (b.n == 0) return;
+    for (int rank = f->ranks.begin; rank < f->ranks.end; rank++) {
+        const struct shard s = shard(w, rank);
+        const struct op_call call = {
+            .op = OP_EMBED,
+            .rank = (int16_t)rank,
+            .layer = -1,
+            .embed = {.table = f->weights ? f->weights->rank[rank].embed : NULL,
+                      .ids = (const int32_t *)((uintptr_t)w->step->ids +
+                                               (uintptr_t)b.row * sizeof(int32_t)),
+                      .out = part_of(w, &b, rank, h),
+                      .vocab_begin = s.vocab_begin,
+                      .vocab_end = s.vocab_begin + s.V,
+                      .rows = b.n,
+                      .C = f->m->C,
+                      .dtype = f->dtype}};
+        emit(w, &call, NULL);
     }
-    add_norm(w, -1, input_gain(f, 0), NULL, 0, w->step->rows);
+    all_reduce(w, ROLE_NONE, -1, &b, h);
+}
+
+/* y for the first layer. */
+static void first_norm(struct walk *w, struct block b) {
+    if (b.n > 0) add_norm(w, -1, input_gain(w->f, 0), NULL, &b);
+}
+
+static void embedding(struct walk *w) {
+    for (int64_t i = 0; i < blocks(w) + lag(w); i++) {
+        look_up(w, block(w, i));
+        first_norm(w, block(w, i - lag(w)));
+    }
 }
 
 /* Copies chosen rows of a rank's queries, keys and values or attention output aside, for the spot
@@ -258,18 +292,17 @@ static void attention(struct walk *w, int layer, int rank) {
     tap(w, ROLE_OUTPUT, layer, rank, (struct matrix){b->attended[rank], ld});
 }
 
-/* o_proj of n rows, into h; y for the MLP. */
-static void attention_output(struct walk *w, int layer, int64_t row, int32_t n) {
+/* o_proj of a block, into its sum. */
+static void attention_output(struct walk *w, int layer, struct block b) {
     const struct forward *f = w->f;
-    void *sum = f->buffers->partial[f->ranks.begin];
+    if (b.n == 0) return;
     for (int rank = f->ranks.begin; rank < f->ranks.end; rank++) {
         const int64_t width = (int64_t)shard(w, rank).H * f->m->D;
-        const struct matrix x = {row_of(w, f->buffers->attended[rank], row, width), width};
-        linear(w, LINEAR_O, ROLE_O, layer, rank, n, x,
-               (struct matrix){part_of(w, rank, sum), f->m->C});
+        const struct matrix x = {row_of(w, f->buffers->attended[rank], b.row, width), width};
+        linear(w, LINEAR_O, ROLE_O, layer, rank, b.n, x,
+               (struct matrix){part_of(w, &b, rank, b.sum), f->m->C});
     }
-    all_reduce(w, ROLE_O, layer, n, sum);
-    add_norm(w, layer, post_gain(f, layer), sum, row, n);
+    all_reduce(w, ROLE_O, layer, &b, b.sum);
 }
 
 static void swiglu(struct walk *w, int layer, int rank, int32_t n) {
@@ -284,31 +317,39 @@ static void swiglu(struct walk *w, int layer, int rank, int32_t n) {
     emit(w, &call, NULL);
 }
 
-/* The MLP of n rows, into h; y for the next layer. */
-static void mlp(struct walk *w, int layer, int64_t row, int32_t n) {
+/* The sum of attention_output() into h; the MLP of that, into the block's next sum. */
+static void mlp(struct walk *w, int layer, struct block b) {
     const struct forward *f = w->f;
-    const struct buffers *b = f->buffers;
-    const struct matrix y = {row_of(w, w->step->y, row, f->m->C), f->m->C};
-    void *sum = b->partial[f->ranks.begin];
+    const struct matrix y = {row_of(w, w->step->y, b.row, f->m->C), f->m->C};
+    if (b.n == 0) return;
+    add_norm(w, layer, post_gain(f, layer), b.sum, &b);
     for (int rank = f->ranks.begin; rank < f->ranks.end; rank++) {
         const int64_t F = shard(w, rank).F;
-        linear(w, LINEAR_GATE_UP, ROLE_GATE_UP, layer, rank, n, y,
-               (struct matrix){b->gate_up, 2 * F});
-        swiglu(w, layer, rank, n);
-        linear(w, LINEAR_DOWN, ROLE_DOWN, layer, rank, n, (struct matrix){b->activated, F},
-               (struct matrix){part_of(w, rank, sum), f->m->C});
+        linear(w, LINEAR_GATE_UP, ROLE_GATE_UP, layer, rank, b.n, y,
+               (struct matrix){f->buffers->gate_up, 2 * F});
+        swiglu(w, layer, rank, b.n);
+        linear(w, LINEAR_DOWN, ROLE_DOWN, layer, rank, b.n,
+               (struct matrix){f->buffers->activated, F},
+               (struct matrix){part_of(w, &b, rank, b.sum), f->m->C});
     }
-    all_reduce(w, ROLE_DOWN, layer, n, sum);
-    add_norm(w, layer, input_gain(f, layer + 1), sum, row, n);
+    all_reduce(w, ROLE_DOWN, layer, &b, b.sum);
 }
 
+/* The sum of mlp() into h; y for the next layer. */
+static void layer_output(struct walk *w, int layer, struct block b) {
+    if (b.n > 0) add_norm(w, layer, input_gain(w->f, layer + 1), b.sum, &b);
+}
+
+/* With a lag of one, a block's first sum is taken while the next block's o_proj and the last one's
+ * MLP run, its second while the next block's MLP and the o_proj after that do. Three blocks are
+ * under way then, each with parts of its own: ASIDES. */
 static void decoder_layer(struct walk *w, int layer) {
     const struct ranks r = w->f->ranks;
-    int32_t n = 0;
     for (int rank = r.begin; rank < r.end; rank++) attention(w, layer, rank);
-    for (int64_t row = 0; next_block(w, &row, &n);) {
-        attention_output(w, layer, row, n);
-        mlp(w, layer, row, n);
+    for (int64_t i = 0; i < blocks(w) + 2 * lag(w); i++) {
+        attention_output(w, layer, block(w, i));
+        mlp(w, layer, block(w, i - lag(w)));
+        layer_output(w, layer, block(w, i - 2 * lag(w)));
     }
 }
 

@@ -53,6 +53,13 @@ static enum status check_session_opts(const struct session_opts *so, struct erro
     return STATUS_OK;
 }
 
+/* Blocks of a chunk whose sums are under way at once. */
+static int blocks_at_once(const struct engine_opts *eo, struct ranks ranks, int32_t rows) {
+    const bool wanted = eo->exchange_overlap == OVERLAP_AUTO ? eo->device == DEVICE_CUDA
+                                                             : eo->exchange_overlap == OVERLAP_ON;
+    return wanted && ranks_devices(ranks) > 1 && rows > eo->block_rows ? ASIDES : 1;
+}
+
 enum status session_sizes(const struct model_config *m, const struct engine_opts *eo,
                           const struct session_opts *so, struct ranks ranks,
                           const struct kv_layout *kv_layout, struct buffer_sizes *out,
@@ -70,6 +77,7 @@ enum status session_sizes(const struct model_config *m, const struct engine_opts
                                  .copies = pattern.chunk > 0 ? Q_COPIES : 1,
                                  .rows = rows,
                                  .block_rows = eo->block_rows < rows ? eo->block_rows : rows,
+                                 .blocks = blocks_at_once(eo, ranks, rows),
                                  .capacity = (tokens + KV_TILE - 1) / KV_TILE * KV_TILE,
                                  .logits_at_count = so->logits_at_count,
                                  .taps = so->taps,
@@ -372,6 +380,10 @@ static void add_graph(struct graph_info *sum, const struct device_graph *g) {
     sum->capture_ns += one.capture_ns;
     sum->instantiate_ns += one.instantiate_ns;
     sum->upload_ns += one.upload_ns;
+}
+
+bool session_overlaps(const struct session *s) {
+    return s->part[0].buffers.blocks > 1;
 }
 
 void session_graph_info(const struct session *s, struct graph_info *out) {

@@ -55,6 +55,7 @@ struct config {
     struct text_axis attention_backend;
     char linear_backend[32];
     char exchange_backend[32];
+    char exchange_overlap[8]; /* auto, true, false */
     bool dual_chunk_attention;
     bool prune_last_layer;
     int64_t block_rows;

@@ -67,6 +67,12 @@ static const struct option options[] = {
      "into "
      "each other's memory where GPUs reach it, else NCCL. The bits are the same.",
      "exchange|comm|all_reduce"},
+    {"engine", "exchange_overlap", OPTION_CHOICE, AT(exchange_overlap), 0, 0, "auto|true|false",
+     "auto",
+     "Whether devices exchange the parts of one block of rows (`block_rows`) while they compute "
+     "the "
+     "next; `auto`: GPUs do, where a chunk has several blocks. The bits are the same.",
+     "overlap"},
     {"engine", "dual_chunk_attention", OPTION_BOOL, AT(dual_chunk_attention), 0, 0, NULL, "true",
      "Dual chunk attention where the model's configuration has it; false: plain attention.", "dca"},
     {"engine", "prune_last_layer", OPTION_BOOL, AT(prune_last_layer), 0, 0, NULL, "true",

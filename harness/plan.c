@@ -390,6 +390,12 @@ static void name_case(struct case_plan *c, int64_t chunk, const char *attention)
              automatic ? "" : attention);
 }
 
+static enum overlap overlap_of(const char *text) {
+    return strcmp(text, "true") == 0    ? OVERLAP_ON
+           : strcmp(text, "false") == 0 ? OVERLAP_OFF
+                                        : OVERLAP_AUTO;
+}
+
 static struct engine_opts launch_opts_of(const struct plan *p, int dtype, int tp, int attention) {
     const struct config *c = &p->config;
     struct engine_opts o = engine_opts_defaults();
@@ -403,6 +409,7 @@ static struct engine_opts launch_opts_of(const struct plan *p, int dtype, int tp
     o.attention_backend = c->attention_backend.v[attention];
     o.linear_backend = c->linear_backend;
     o.exchange_backend = c->exchange_backend;
+    o.exchange_overlap = overlap_of(c->exchange_overlap);
     o.seed = (uint64_t)c->model_seed;
     o.prune_last_layer = c->prune_last_layer;
     o.dual_chunk_attention = c->dual_chunk_attention && p->model.dual_chunk.chunk > 0;

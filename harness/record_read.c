@@ -64,6 +64,7 @@ static void read_case_row(struct h5 *h, h5_id g, struct case_result *r) {
     r->tp = row.tp, r->devices = row.devices, r->repeats = row.repeats;
     r->ttft_estimated = row.ttft_estimated, r->ttft_error = row.ttft_error;
     r->prune_last_layer = row.prune_last_layer, r->dual_chunk = row.dual_chunk;
+    r->exchange_overlap = row.exchange_overlap;
     r->predicted_prefill_s = row.predicted_prefill_s;
     if (r->tp < 0 || r->tp > MAX_RANKS || r->devices < 0 || r->devices > MAX_RANKS)
         h5_fail(h, "read", "the case", "it has an impossible number of ranks or devices");

@@ -192,6 +192,7 @@ struct case_row {
     int64_t predicted_total_bytes;
     double energy_j, energy_j_per_token, sm_clock_mean_mhz, power_mean_w;
     char exchange[32], attention_note[200];
+    uint8_t exchange_overlap;
 };
 #define CASE_TEXT(field)                                                                           \
     { #field, TEXT, FIELD(case_row, field), "", "" }
@@ -243,6 +244,7 @@ static const struct column case_columns[] = {
     CASE_TEXT(prompt_sha256),
     CASE_TEXT(exchange),
     CASE_TEXT(attention_note),
+    CASE_FLAG(exchange_overlap),
 };
 
 /* Attributes of a case or of the run that the first files of schema 1 do not have. */
@@ -261,6 +263,7 @@ static const char *const added_attributes[] = {
     "kernel_exchange",
     "exchange",
     "attention_note",
+    "exchange_overlap",
 };
 
 /* What a case's group says beside its row. */

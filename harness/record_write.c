@@ -40,6 +40,7 @@ static void case_row_fill(struct case_row *row, const struct case_result *r) {
     row->tp = r->tp, row->devices = r->devices, row->repeats = r->repeats;
     row->ttft_estimated = r->ttft_estimated;
     row->prune_last_layer = r->prune_last_layer, row->dual_chunk = r->dual_chunk;
+    row->exchange_overlap = r->exchange_overlap;
     row->ttft_median_ns = s.ttft_median_ns;
     row->ttft_min_ns = s.ttft_min_ns, row->ttft_max_ns = s.ttft_max_ns;
     row->ttft_error = r->ttft_error;

@@ -129,6 +129,7 @@ struct case_result {
     int tp, repeats, devices; /* devices that share the ranks */
     char device[96], dtype[16], attention[32], linear[32];
     char exchange[32];        /* kernel between devices; "" on one */
+    bool exchange_overlap;    /* it ran beside other ops */
     char attention_note[200]; /* why not the best attention kernel for such a device, or "" */
     bool prune_last_layer, dual_chunk;
     enum coverage coverage;

@@ -89,8 +89,9 @@ static void print_identity(FILE *out, const struct case_result *r, const struct 
              format_count(a, r->chunk_tokens), r->graph ? "graph" : "eager", r->tp, r->devices,
              r->devices == 1 ? "" : "s", r->device, r->dtype);
     line(out, style, "execution", text);
-    snprintf(text, sizeof text, "attention %s, linear %s%s%s%s%s", kernel_name(r->attention),
+    snprintf(text, sizeof text, "attention %s, linear %s%s%s%s%s%s", kernel_name(r->attention),
              kernel_name(r->linear), r->exchange[0] ? ", exchange " : "", r->exchange,
+             r->exchange_overlap ? " beside other ops" : "",
              r->dual_chunk ? ", dual chunk attention" : "",
              r->prune_last_layer ? ", last layer pruned" : "");
     line(out, style, "kernels", text);

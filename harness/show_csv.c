@@ -81,6 +81,7 @@ static void put_case(struct csv *c, const struct case_result *r) {
     put_text(c, r->reason);
     put_int(c, r->devices, true);
     put_text(c, r->exchange);
+    put_int(c, r->exchange_overlap, true);
     end_line(c);
 }
 
@@ -91,7 +92,7 @@ void show_csv(FILE *out, const struct record_run *run) {
           "ttft_estimated,ttft_relative_error,prefill_tok_s,decode_tok_s,peak_rank_bytes,"
           "peak_device_bytes,peak_driver_bytes,unaccounted_bytes,predicted_prefill_s,"
           "predicted_memory_bytes,energy_j,energy_j_per_token,output_check,invariance_check,"
-          "reason,devices,exchange\n",
+          "reason,devices,exchange,exchange_overlap\n",
           out);
     for (int i = 0; i < run->n; i++) put_case(&c, &run->cases[i]);
 }

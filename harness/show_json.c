@@ -120,6 +120,7 @@ static void put_case(struct jsondoc *d, const struct record_run *run, const stru
     jsondoc_put_text(d, "device", r->device);
     jsondoc_put_int(d, "devices", r->devices);
     jsondoc_put_text(d, "exchange", r->exchange[0] ? r->exchange : NULL);
+    jsondoc_put_bool(d, "exchange_overlap", r->exchange_overlap);
     jsondoc_put_text(d, "dtype", r->dtype);
     jsondoc_put_text(d, "attention", show_is_known(r->attention) ? r->attention : NULL);
     jsondoc_put_text(d, "attention_note", r->attention_note[0] ? r->attention_note : NULL);

@@ -274,6 +274,10 @@ int64_t trace_layer_end(const struct trace_part *p, int64_t first, int64_t *end)
     return end_ns;
 }
 
+bool trace_is_aside(const struct trace *t, const struct span *s) {
+    return t->r->exchange_overlap && (s->op == OP_EXCHANGE || s->op == OP_ALL_REDUCE);
+}
+
 double trace_no_op_ns(const struct trace_chunk *c, const struct trace_part *p) {
     return latency_of(c) - p->ops_ns + p->at_once_ns;
 }

@@ -87,6 +87,8 @@ int trace_op_number(const struct trace *t, const struct span *s);
 /* Ops of one layer, one after the other, are an execution of it: sets *end to the number after the
  * last of them that begins at `first`, and returns when it ended. */
 int64_t trace_layer_end(const struct trace_part *p, int64_t first, int64_t *end);
+/* Whether a span may have run beside others of its device: it has a track of its own. */
+bool trace_is_aside(const struct trace *t, const struct span *s);
 /* Time of a device in a chunk in which it ran no op. */
 double trace_no_op_ns(const struct trace_chunk *c, const struct trace_part *p);
 

@@ -3,8 +3,9 @@
  * ("X") and metadata ("M") are used. Streamed: a million spans need no memory here.
  *
  * Process 1 + D is the case on device D. Thread 1 has its chunks and, within them, layers; thread 2
- * what was done once for all its ranks; thread 3 + R the ops of rank R. Times are microseconds
- * since the first chunk began, with three decimals: nothing is rounded. Before it: trace.c. */
+ * what was done once for all its ranks; thread 3 + R the ops of rank R; the last one sums that were
+ * taken beside other ops. Times are microseconds since the first chunk began, with three decimals:
+ * nothing is rounded. Before it: trace.c. */
 #include "harness/new_file.h"
 #include "harness/trace.h"
 
@@ -12,7 +13,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PROCESS = 1, CHUNKS_THREAD = 1, SHARED_THREAD = 2, RANK_THREAD = 3 };
+enum {
+    PROCESS = 1,
+    CHUNKS_THREAD = 1,
+    SHARED_THREAD = 2,
+    RANK_THREAD = 3,
+    ASIDE_THREAD = RANK_THREAD + MAX_RANKS
+};
 
 /* Text from a file as a JSON string; what is not ASCII becomes '?'. */
 static void put_text(FILE *out, const char *text) {
@@ -49,6 +56,8 @@ static void put_threads(FILE *out, const struct trace *t, int device) {
         snprintf(name, sizeof name, "rank %d", i);
         put_metadata(out, device, RANK_THREAD + i, "thread_name", name, 3 + i);
     }
+    if (t->r->exchange_overlap)
+        put_metadata(out, device, ASIDE_THREAD, "thread_name", "beside", 3 + MAX_RANKS);
 }
 
 /* Nanoseconds as microseconds: "12.345" */
@@ -69,7 +78,9 @@ static void begin_event(FILE *out, const struct trace *t, int device, int thread
 static void put_span(FILE *out, const struct trace *t, const struct span_row *row) {
     const struct span *s = &row->span;
     char name[TRACE_TEXT];
-    const int thread = s->rank >= 0 ? RANK_THREAD + s->rank : SHARED_THREAD;
+    const int thread = trace_is_aside(t, s) ? ASIDE_THREAD
+                       : s->rank >= 0       ? RANK_THREAD + s->rank
+                                            : SHARED_THREAD;
     begin_event(out, t, s->device, thread, "op", s->begin_ns, s->end_ns);
     fprintf(out,
             ",\"name\":\"%s\",\"args\":{\"kernel\":\"%s\",\"repeat\":%d,\"chunk\":%d,\"layer\":%d,"

@@ -3,12 +3,13 @@
  * of libsqlite3, which a build may lack. Before it: trace.c.
  *
  * A span is a row of CUPTI_ACTIVITY_KIND_KERNEL: shortName is op and role, demangledName has the
- * kernel too, deviceId and contextId are the device, streamId is the rank + 1 (0: for all ranks).
+ * kernel too, deviceId and contextId are the device, streamId is the rank + 1 (0: for all ranks;
+ * 1 + MAX_RANKS: sums that were taken beside other ops).
  * What a span does not know (grid, block, registers) is NULL. Three columns are ours: chunk, layer
  * (as the result file numbers them), and flops. NVTX_EVENTS has the ranges case > chunk > layer >
- * op in the domain "bench", those of device D all of thread 1 + D of process 1: the file does not
- * say under which numbers they ran. Times are nanoseconds since
- * the first chunk began, as TARGET_INFO_SESSION_START_TIME tells it. */
+ * op in the domain "bench", those of device D all of thread 1 + D of process 1, but for sums beside
+ * other ops (thread 1 + MAX_RANKS + D): the file does not say under which numbers they ran. Times
+ * are nanoseconds since the first chunk began, as TARGET_INFO_SESSION_START_TIME tells it. */
 #include "harness/trace.h"
 
 #ifndef HAVE_SQLITE
@@ -229,13 +230,13 @@ static void add_op_names(struct writer *w) {
 
 /* ---- ranges and kernels ---- */
 
-static void add_range(struct writer *w, int device, int64_t begin_ns, int64_t end_ns,
+static void add_range(struct writer *w, int thread, int64_t begin_ns, int64_t end_ns,
                       int64_t text_id) {
     if (w->code != SQLITE_OK) return;
     check(w, sqlite3_bind_int64(w->range, 1, begin_ns - w->origin_ns));
     check(w, sqlite3_bind_int64(w->range, 2, end_ns - w->origin_ns));
     check(w, sqlite3_bind_int(w->range, 3, RANGE));
-    check(w, sqlite3_bind_int(w->range, 5, THREAD + device));
+    check(w, sqlite3_bind_int(w->range, 5, THREAD + thread));
     check(w, sqlite3_bind_int64(w->range, 6, text_id));
     check(w, sqlite3_bind_int(w->range, 7, DOMAIN));
     step(w, w->range);
@@ -254,11 +255,12 @@ static void add_domain(struct writer *w) {
 static void add_span(struct writer *w, const struct span_row *row) {
     const struct span *s = &row->span;
     const int op = trace_op_number(w->t, s);
+    const bool aside = trace_is_aside(w->t, s);
     const int64_t values[] = {s->begin_ns - w->origin_ns,
                               s->end_ns - w->origin_ns,
                               s->device,
                               s->device,
-                              s->rank + 1,
+                              aside ? 1 + MAX_RANKS : s->rank + 1,
                               ++w->n_kernels,
                               PROCESS,
                               w->full_name[op],
@@ -268,7 +270,7 @@ static void add_span(struct writer *w, const struct span_row *row) {
                               s->flops};
     bind_numbers(w, w->kernel, values, (int)(sizeof values / sizeof *values));
     step(w, w->kernel);
-    add_range(w, s->device, s->begin_ns, s->end_ns, w->short_name[op]);
+    add_range(w, (aside ? MAX_RANKS : 0) + s->device, s->begin_ns, s->end_ns, w->short_name[op]);
 }
 
 static int64_t layer_name(struct writer *w, int layer) {

@@ -284,7 +284,10 @@ static void print_skew(FILE *out, const struct trace *t) {
         parts_of(t->devices[i].all.op_ns, parts);
         comm += parts[COMMUNICATION];
     }
-    fprintf(out, "  communication: %.1f %% of the chunks' latency\n", share(comm, t->latency_ns));
+    fprintf(out, "  communication: %.1f %% of the chunks' latency", share(comm, t->latency_ns));
+    if (t->r->exchange_overlap)
+        fprintf(out, ", %.1f %% of it while other ops ran", share(t->at_once_ns, comm));
+    putc('\n', out);
 }
 
 static void print_ranks(FILE *out, const struct trace *t, const struct show_style *style) {

@@ -666,8 +666,10 @@ static enum status open_case(struct case_run *k, struct error *err) {
     int64_t begin = now_ns();
     s = session_open(&k->session, k->engine, &opts, err);
     k->out->session_ns = now_ns() - begin;
-    if (s == STATUS_OK) session_graph_info(k->session, &k->out->graph_info);
-    return s;
+    if (s != STATUS_OK) return s;
+    session_graph_info(k->session, &k->out->graph_info);
+    k->out->exchange_overlap = session_overlaps(k->session);
+    return STATUS_OK;
 }
 
 /* Why a check did not run, where it has not said so itself. */

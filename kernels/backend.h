@@ -196,8 +196,8 @@ void device_graph_close(struct device *dev, struct device_graph *g); /* NULL is 
 /* Keeps the first `capacity` spans after a reset, in a buffer allocated here (not in a step); 0
  * turns them off again. */
 enum status device_spans_enable(struct device *dev, int64_t capacity, struct error *err);
-/* Spans since the last reset, in order of begin; valid until the next run. *dropped: those that
- * found no room. */
+/* Spans since the last reset, in the order of issue, calls aside among the others; valid until the
+ * next run. *dropped: those that found no room. */
 const struct span *device_spans(struct device *dev, int64_t *n, int64_t *dropped);
 void device_spans_reset(struct device *dev);
 /* Tells a profiler that waits for it to capture from here to here (cudaProfilerStart, -Stop); does

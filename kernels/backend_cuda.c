@@ -1,8 +1,8 @@
-/* One GPU as a device: memory from cudaMalloc, one stream on which
- * everything is issued in order, a ring of pinned memory between it and the host. Owns the stream,
- * the ring, the workspace and the events. Ranks that share the GPU run one after another on that
- * stream. Below device.c, above the kernels; graphs, spans and rates are in the other *_cuda.c
- * files. */
+/* One GPU as a device: memory from cudaMalloc, a stream on which everything is issued in order but
+ * for calls aside, which have a second one, a ring of pinned memory between it and the host. Owns
+ * the streams, the ring, the workspace and the events. Ranks that share the GPU run one after
+ * another on that stream. Below device.c, above the kernels; graphs, spans and rates are in the
+ * other *_cuda.c files. */
 #include "kernels/bf16.h"
 #include "kernels/cuda/cuda_core.h"
 #include "kernels/gpu_list.h"
@@ -171,18 +171,50 @@ static void fill_normal(struct device *dev, void *dst, int64_t n, uint64_t seed)
 static enum status sync(struct device *dev, struct error *err) {
     struct cuda *c = cuda_of(dev);
     cuda_check(dev, cudaStreamSynchronize(c->gpu.stream), "work on the GPU");
+    /* idle too, unless a step ended before its end */
+    cuda_check(dev, cudaStreamSynchronize(c->lane.stream), "exchanges on the GPU");
     if (c->error == cudaSuccess && c->timed_n > 0) cuda_spans_collect(dev);
     return cuda_take_error(dev, err);
 }
 
 /* ---- running */
 
+void cuda_run_call(struct device *dev, const struct op_call *call) {
+    dev->chosen[call->op]->run(dev, &call->embed); /* members of a union: all at one address */
+}
+
+static void wait_for(struct device *dev, cudaStream_t waiting, cudaEvent_t event) {
+    cuda_check(dev, cudaStreamWaitEvent(waiting, event, 0), "one stream waiting for the other");
+}
+
+static void record(struct device *dev, cudaEvent_t event, cudaStream_t stream) {
+    cuda_check(dev, cudaEventRecord(event, stream), "one stream waiting for the other");
+}
+
+static void issue_aside(struct device *dev, const struct op_call *call, cuda_run *run) {
+    struct cuda *c = cuda_of(dev);
+    const struct lane *lane = &c->lane;
+    const cudaStream_t in_turn = c->gpu.stream;
+    record(dev, lane->begin, in_turn);
+    wait_for(dev, lane->stream, lane->begin);
+    c->gpu.stream = lane->stream, c->gpu.aside = true;
+    run(dev, call);
+    c->gpu.stream = in_turn, c->gpu.aside = false;
+    record(dev, lane->done[call->aside - 1], lane->stream);
+}
+
+void cuda_issue(struct device *dev, const struct op_call *call, cuda_run *run) {
+    struct cuda *c = cuda_of(dev);
+    if (call->after) wait_for(dev, c->gpu.stream, c->lane.done[call->after - 1]);
+    if (call->aside)
+        issue_aside(dev, call, run);
+    else
+        run(dev, call);
+}
+
 static enum status execute(struct device *dev, const struct op_call *call, struct error *err) {
     struct cuda *c = cuda_of(dev);
-    if (dev->spans.capacity > 0)
-        cuda_spans_run(dev, call);
-    else
-        dev->chosen[call->op]->run(dev, &call->embed); /* members of a union: all at one address */
+    cuda_issue(dev, call, dev->spans.capacity > 0 ? cuda_spans_run : cuda_run_call);
     return c->error == cudaSuccess ? STATUS_OK : cuda_take_error(dev, err);
 }
 
@@ -324,8 +356,27 @@ static enum status choose(struct cuda *c, int index, struct error *err) {
     return STATUS_OK;
 }
 
-static enum status open_stream(struct cuda *c, struct error *err) {
+static cudaError_t open_lane(struct lane *lane) {
+    int least, greatest;
+    cudaError_t e = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (e == cudaSuccess)
+        e = cudaStreamCreateWithPriority(&lane->stream, cudaStreamNonBlocking, greatest);
+    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&lane->begin, cudaEventDisableTiming);
+    for (int i = 0; i < ASIDES && e == cudaSuccess; i++)
+        e = cudaEventCreateWithFlags(&lane->done[i], cudaEventDisableTiming);
+    return e;
+}
+
+static void close_lane(struct lane *lane) {
+    for (int i = 0; i < ASIDES; i++)
+        if (lane->done[i]) cudaEventDestroy(lane->done[i]);
+    if (lane->begin) cudaEventDestroy(lane->begin);
+    if (lane->stream) cudaStreamDestroy(lane->stream);
+}
+
+static enum status open_streams(struct cuda *c, struct error *err) {
     cudaError_t e = cudaStreamCreateWithFlags(&c->gpu.stream, cudaStreamNonBlocking);
+    if (e == cudaSuccess) e = open_lane(&c->lane);
     if (e == cudaSuccess) e = cudaEventCreate(&c->clock_begin);
     if (e == cudaSuccess) e = cudaEventCreate(&c->clock_end);
     if (e == cudaSuccess) e = cudaEventCreate(&c->origin);
@@ -376,7 +427,7 @@ static enum status backend_open(struct device *dev, const struct device_opts *op
     if (s != STATUS_OK) return s;
     c->has_context = true;
     dev->capability = c->gpu.capability;
-    s = open_stream(c, err);
+    s = open_streams(c, err);
     if (s == STATUS_OK) s = open_workspace(dev, err);
     if (s == STATUS_OK) s = sync(dev, err);
     if (s == STATUS_OK) charge_context(dev);
@@ -388,6 +439,7 @@ static void backend_close(struct device *dev) {
     if (!c) return;
     if (c->has_context) use(dev);
     if (c->gpu.stream) cudaStreamSynchronize(c->gpu.stream);
+    if (c->lane.stream) cudaStreamSynchronize(c->lane.stream);
     if (c->gpu.close_linears) c->gpu.close_linears(&c->gpu);
     if (c->gpu.attentions) c->gpu.close_attentions(&c->gpu);
     cuda_spans_open(dev, 0, NULL);
@@ -399,6 +451,7 @@ static void backend_close(struct device *dev) {
     if (c->clock_begin) cudaEventDestroy(c->clock_begin);
     if (c->clock_end) cudaEventDestroy(c->clock_end);
     if (c->origin) cudaEventDestroy(c->origin);
+    close_lane(&c->lane);
     if (c->gpu.stream) cudaStreamDestroy(c->gpu.stream);
     /* Gives the context back, too: what the next device finds in use is others'. */
     if (c->has_context) cudaDeviceReset();

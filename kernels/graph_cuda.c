@@ -61,6 +61,11 @@ static void tell_nodes(struct device *dev, const struct op_call *call) {
 
 /* ---- making a graph */
 
+static void capture_call(struct device *dev, const struct op_call *call) {
+    cuda_run_call(dev, call);
+    tell_nodes(dev, call);
+}
+
 /* The capture ends whatever happened in it: a stream must not stay in capture. */
 static enum status capture(struct device *dev, const struct device_graph *g, cudaGraph_t *out,
                            struct error *err) {
@@ -68,10 +73,7 @@ static enum status capture(struct device *dev, const struct device_graph *g, cud
     enum status s = cuda_status(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
                                 "capture", err);
     if (s != STATUS_OK) return s;
-    for (int64_t i = 0; i < g->n; i++) {
-        dev->chosen[g->calls[i].op]->run(dev, &g->calls[i].embed);
-        tell_nodes(dev, &g->calls[i]);
-    }
+    for (int64_t i = 0; i < g->n; i++) cuda_issue(dev, &g->calls[i], capture_call);
     const cudaError_t e = cudaStreamEndCapture(stream, out);
     s = cuda_take_error(dev, err);
     if (s == STATUS_OK) s = cuda_status(e, "end of capture", err);

@@ -331,11 +331,21 @@ struct exchange_args {
     int32_t sends, receives;
 };
 
+/* Work beside the ops that are issued after it, for ops that wait for other devices more than they
+ * compute: OP_EXCHANGE and OP_ALL_REDUCE alone, whose kernels use no scratch of the device. A call
+ * aside begins when all that was issued before it has ended, in turn or aside; calls aside are done
+ * in the order of their issue. What reads their results, writes what they read, or is of the same
+ * kind of op but in turn, comes `after` them. A number is used again, and a walk ends, only after
+ * that. A device may do all calls in turn, as the CPU does: the results are the same. */
+enum { ASIDES = 3 };
+
 struct op_call {
     enum op op;
     enum role role;
     int16_t rank;  /* or SHARED_RANK */
     int16_t layer; /* or -1 */
+    uint8_t aside; /* 0: in turn; 1 .. ASIDES: aside, and its number there */
+    uint8_t after; /* 0, or the number of calls aside that have to end before it begins */
     union {
         struct embed_args embed;
         struct add_rmsnorm_args add_rmsnorm;

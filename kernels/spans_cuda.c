@@ -43,7 +43,7 @@ void cuda_spans_begin(struct device *dev) {
     c->timed_n = 0;
 }
 
-enum status cuda_spans_run(struct device *dev, const struct op_call *call) {
+void cuda_spans_run(struct device *dev, const struct op_call *call) {
     struct cuda *c = cuda_of(dev);
     const bool room = c->timed_n < c->timed_capacity;
     struct timed_call *t = room ? &c->timed[c->timed_n++] : NULL;
@@ -52,9 +52,8 @@ enum status cuda_spans_run(struct device *dev, const struct op_call *call) {
         t->call = *call;
         cuda_check(dev, cudaEventRecord(t->begin, c->gpu.stream), "event of a span");
     }
-    dev->chosen[call->op]->run(dev, &call->embed);
+    cuda_run_call(dev, call);
     if (t) cuda_check(dev, cudaEventRecord(t->end, c->gpu.stream), "event of a span");
-    return STATUS_OK;
 }
 
 /* Host copy of the parameters that a call reads on the device. */

@@ -28,8 +28,17 @@ struct timed_call {
     cudaEvent_t begin, end;
 };
 
+/* The second stream, for calls aside (ops.h). Of a higher priority: what waits there is short, and
+ * other devices wait for it. */
+struct lane {
+    cudaStream_t stream;
+    cudaEvent_t begin;        /* what a call aside waits for; used again at once */
+    cudaEvent_t done[ASIDES]; /* the newest call of each number */
+};
+
 struct cuda {
     struct cuda_device gpu; /* first: cuda_device() returns its address */
+    struct lane lane;
     bool has_context;
     cudaError_t error; /* the first since the last sync */
     char error_at[400];
@@ -56,6 +65,12 @@ enum status cuda_status(cudaError_t e, const char *what, struct error *err);
 /* What was kept by cuda_check(), once. */
 enum status cuda_take_error(struct device *dev, struct error *err);
 
+/* Runs the call, or issues it into what is being captured, in turn or aside: `run` does it on
+ * gpu.stream. */
+typedef void cuda_run(struct device *dev, const struct op_call *call);
+void cuda_issue(struct device *dev, const struct op_call *call, cuda_run *run);
+void cuda_run_call(struct device *dev, const struct op_call *call);
+
 /* graph_cuda.c */
 enum status cuda_graph_open(struct device *dev, struct device_graph *g, struct error *err);
 enum status cuda_graph_launch(struct device *dev, struct device_graph *g, struct error *err);
@@ -64,7 +79,7 @@ void cuda_graph_close(struct device *dev, struct device_graph *g);
 /* spans_cuda.c */
 enum status cuda_spans_open(struct device *dev, int64_t capacity, struct error *err);
 void cuda_spans_begin(struct device *dev); /* the clock's origin is now */
-enum status cuda_spans_run(struct device *dev, const struct op_call *call);
+void cuda_spans_run(struct device *dev, const struct op_call *call);
 void cuda_spans_collect(struct device *dev); /* after a synchronisation */
 
 /* rates_cuda.c */

@@ -1,7 +1,7 @@
 /* A GPU as the host sides of its kernels see it. C and CUDA C.
  *
  * A CUDA variant is an op_function like any other: it gets the op's arguments (pointers into device
- * memory) and issues work on the device's one stream, in order. It must not wait, allocate, or read
+ * memory) and issues work on the device's stream, in order. It must not wait, allocate, or read
  * device memory from the host, since the same call may be issued into a stream that is being
  * captured into a graph: whatever changes from step to step is read by the kernel from
  * `struct step_params`. Errors of launches go to cuda_check() and surface at device_sync(). */
@@ -27,7 +27,8 @@ struct cuda_device {
     int capability;   /* ten times it: 90 for 9.0 */
     int shared_bytes; /* most of a block, by opt-in */
     int l2_bytes;
-    cudaStream_t stream;
+    cudaStream_t stream; /* that the call at hand is issued to */
+    bool aside;          /* the call at hand runs beside others, which want the multiprocessors */
     void *workspace;     /* CUDA_WORKSPACE_BYTES of device memory; contents do not outlive a call */
     uint32_t *counters;  /* CUDA_COUNTERS words of device memory, zero before every call: a kernel
                             that uses them leaves them zero */

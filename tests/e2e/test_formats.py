@@ -96,7 +96,7 @@ class Formats(drive.BenchTest):
 
     def test_columns_of_numbers_carry_their_unit(self):
         plain = {"tp", "devices", "repeats_measured", "ttft_estimated", "ttft_relative_error", "repeat", "chunk",
-                 "replayed"}
+                 "replayed", "exchange_overlap"}
         units = re.compile(r"(_ns|_s|_tokens|_token|_bytes|_j|^flops|^bytes)$")
         case = drive.text(self.groups[0].attrs["id"])
         for args in (["--csv"], ["--csv", "--case", case]):

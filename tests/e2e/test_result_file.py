@@ -1,5 +1,7 @@
 """The result file as its readers see it: h5py alone, none of our code. Groups, columns, units, row counts, and sums
 that must agree with each other. Then what `bench show` makes of the same file, and of files that are none."""
+import csv
+import io
 import json
 import os
 import shutil
@@ -349,6 +351,21 @@ class ResultFile(drive.BenchTest):
             self.assertEqual((case["devices"], case["exchange"]), (2, "ref"))
             self.assertIn("not avx512_bf16: ", case["attention_note"])
 
+    def test_whether_exchanges_ran_beside_other_ops(self):
+        config = self.write_config(engine__tensor_parallel_size=2, engine__devices=2, engine__block_rows=40)
+        hashes = set()
+        for asked, does in (("true", 1), ("auto", 0)):  # on a CPU
+            self.expect(self.bench("run", config, "-o", self.file, "--set", f"engine.exchange_overlap={asked}"), 0)
+            with h5py.File(self.file) as f:
+                self.assertEqual({group.attrs["exchange_overlap"] for group in f["case"].values()}, {does})
+                hashes |= {int(group["outputs"].attrs["logits_xxh64"]) for group in f["case"].values()}
+            for case in json.loads(self.bench("show", self.file, "--json").out)["cases"]:
+                self.assertIs(case["exchange_overlap"], bool(does))
+            rows = list(csv.DictReader(io.StringIO(self.bench("show", self.file, "--csv").out)))
+            self.assertEqual({row["exchange_overlap"] for row in rows}, {str(does)})
+            self.file.unlink()
+        self.assertEqual(len(hashes), 1)
+
     def test_a_file_of_before_exchanges_and_devices_is_read(self):
         """What was added later is not there: an op between devices, and of which device a span is."""
         self.expect(self.bench("run", self.write_config(), "-o", self.file), 0)
@@ -356,6 +373,7 @@ class ResultFile(drive.BenchTest):
         with h5py.File(self.file, "r+") as f:
             del f["run"].attrs["kernel_exchange"]
             for group in f["case"].values():
+                del group.attrs["exchange_overlap"]
                 if "spans" in group and "device" in group["spans"]:
                     del group["spans"]["device"]
         again = self.bench("show", self.file)

@@ -34,6 +34,9 @@ WITH domains AS (SELECT domainId AS id, globalTid, text AS name FROM NVTX_EVENTS
 SELECT tag, sum(duration), count(*), min(duration), max(duration) FROM ranges GROUP BY 1 ORDER BY 2 DESC"""
 
 
+MAX_RANKS = 8
+
+
 def label(op, role):
     return f"{op} {role}" if role else op
 
@@ -72,6 +75,7 @@ class Spans:
 
 class Recorded(drive.BenchTest):
     values = {}
+    overlaps = False
 
     @classmethod
     def setUpClass(cls):
@@ -95,6 +99,10 @@ class Recorded(drive.BenchTest):
         """The rows below a heading, as cells."""
         lines = self.trace("--verbose", *args).out.split(heading)[1].split("\n\n")[0].splitlines()[1:]
         return [re.split(r"  +", line.strip()) for line in lines]
+
+    def aside(self):
+        """Spans that may have run beside others."""
+        return self.spans.named("exchange", "all_reduce") & self.overlaps
 
     def near(self, shown, value):
         """A number of four significant digits, of three below 1."""
@@ -228,6 +236,7 @@ class Views:
         threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
         tracks = {(device, f"rank {rank}") for device, rank in zip(s.device, s.rank) if rank >= 0}
         tracks |= {(device, name) for device in s.devices for name in ("chunks and layers", "for all ranks")}
+        tracks |= {(device, "beside") for device in s.devices if self.aside().any()}
         self.assertEqual(sorted((pid - 1, name) for (pid, _), name in threads.items()), sorted(tracks))
         processes = [e["args"]["name"] for e in events if e["name"] == "process_name"]
         self.assertEqual(processes, [self.case] if len(s.devices) == 1 else
@@ -280,7 +289,8 @@ class Views:
             self.assertEqual(numbers, [ns.sum(), len(ns), ns.min(), ns.max()])
             self.assertAlmostEqual(share, 100 * ns.sum() / s.ns.sum(), delta=0.051)
         rows = db.execute("SELECT deviceId, streamId, chunk, layer, flops FROM CUPTI_ACTIVITY_KIND_KERNEL")
-        self.assertEqual(sorted(rows), sorted(zip(s.device.tolist(), (s.rank + 1).tolist(), s.chunk.tolist(),
+        streams = np.where(self.aside(), 1 + MAX_RANKS, s.rank + 1)
+        self.assertEqual(sorted(rows), sorted(zip(s.device.tolist(), streams.tolist(), s.chunk.tolist(),
                                                   s.layer.tolist(), s.flops.tolist())))
 
     def test_the_range_summary_of_an_export_finds_case_chunks_layers_and_ops(self):
@@ -292,7 +302,10 @@ class Views:
             self.assertEqual(found[f"bench:chunk {chunk + 1}"][:2], (devices * s.chunks["latency_ns"][i], devices))
         threads = db.execute("SELECT globalTid & 0xffffff, count(*) FROM NVTX_EVENTS WHERE textId IN"
                              " (SELECT shortName FROM CUPTI_ACTIVITY_KIND_KERNEL) GROUP BY 1")
-        self.assertEqual(dict(threads), {1 + device: (s.device == device).sum() for device in s.devices})
+        expected = {1 + device: (~self.aside() & (s.device == device)).sum() for device in s.devices}
+        expected |= {1 + MAX_RANKS + device: (self.aside() & (s.device == device)).sum() for device in s.devices
+                     if self.aside().any()}
+        self.assertEqual(dict(threads), expected)
         for name in set(s.names):
             mine = np.isin(s.op_id, [i for i, other in enumerate(s.names) if other == name])
             self.assertEqual(found[f"bench:{name}"][:2], (s.ns[mine].sum(), mine.sum()))
@@ -411,6 +424,16 @@ class Trace(Views, Recorded):
                     self.expect(result, code, target.name, reason)
         self.assertTrue(pipe.is_fifo() and link.is_symlink())
         self.assertEqual(copy.read_bytes(), before)
+
+
+class TraceOfSumsBesideOtherOps(Views, Recorded):
+    """On a CPU in turn: nothing is at once, but such ops have tracks of their own."""
+    values = {"engine__devices": 2, "engine__exchange_overlap": "true", "engine__block_rows": 40}
+    overlaps = True
+
+    def test_how_much_of_communication_was_hidden_is_said(self):
+        self.assertIn("% of the chunks' latency, 0.0 % of it while other ops ran", self.trace().out)
+        self.assertIn("exchange ref beside other ops", self.bench("show", self.path, "--case", self.case).out)
 
 
 class TraceOfTwoDevices(Views, Recorded):

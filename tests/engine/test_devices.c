@@ -102,6 +102,112 @@ static void bits_do_not_depend_on_the_number_of_devices(void **state) {
     }
 }
 
+/* Blocks of 30 rows: with chunks of 512 eleven of them, with 64 three, and one in decoding. */
+static struct engine_opts overlapping(int tp, int devices) {
+    struct engine_opts o = options(SMALL, tp, devices);
+    o.exchange_overlap = OVERLAP_ON;
+    o.block_rows = 30;
+    return o;
+}
+
+static void assert_same_as_on_one(struct engine *e, int tp, int32_t chunk, bool graph) {
+    static struct answer one, several;
+    const struct engine_opts o = options(SMALL, tp, 1);
+    struct engine *alone = open_engine(&o);
+    run(alone, chunk, graph, &one);
+    engine_close(alone);
+    run(e, chunk, graph, &several);
+    assert_memory_equal(one.logits, several.logits, sizeof one.logits);
+    assert_memory_equal(one.token, several.token, sizeof one.token);
+}
+
+static void overlapping_blocks_have_the_same_bits(void **state) {
+    (void)state;
+    for (int devices = 2; devices <= 4; devices *= 2) {
+        const struct engine_opts o = overlapping(4, devices);
+        struct engine *e = open_engine(&o);
+        for (int graph = 0; graph < 2; graph++)
+            for (int32_t chunk = 64; chunk <= 512; chunk *= 8)
+                assert_same_as_on_one(e, 4, chunk, graph);
+        engine_close(e);
+    }
+}
+
+/* Calls aside that were not run yet, of each device. */
+struct late {
+    struct op_call call[MAX_RANKS][16];
+    int n[MAX_RANKS];
+    int64_t delayed[MAX_RANKS]; /* of all calls before them */
+    bool broken[MAX_RANKS];     /* what ops.h says of calls aside: this is no thread to fail in */
+};
+
+/* Runs the oldest calls aside, up to the last of this number. */
+static void catch_up(struct late *late, struct device *dev, uint8_t number) {
+    const int d = device_member(dev);
+    int n = late->n[d];
+    while (n > 0 && late->call[d][n - 1].aside != number) n--;
+    for (int i = 0; i < n; i++)
+        late->broken[d] |= device_execute(dev, &late->call[d][i], NULL) != STATUS_OK;
+    late->n[d] -= n;
+    memmove(late->call[d], late->call[d] + n, (size_t)late->n[d] * sizeof late->call[d][0]);
+}
+
+/* Runs calls aside as late as they may: what must not come before them has other results then. */
+static bool run_late(void *ctx, struct device *dev, struct op_call *call) {
+    struct late *late = ctx;
+    const int d = device_member(dev);
+    if (call->after) catch_up(late, dev, call->after);
+    if (!call->aside) {
+        late->delayed[d] += late->n[d];
+        return false;
+    }
+    late->broken[d] |= late->n[d] == 16 || call->aside > ASIDES ||
+                       (call->op != OP_EXCHANGE && call->op != OP_ALL_REDUCE);
+    if (!late->broken[d]) late->call[d][late->n[d]++] = *call;
+    return !late->broken[d];
+}
+
+static void sums_may_be_as_late_as_their_readers(void **state) {
+    (void)state;
+    for (int devices = 2; devices <= 4; devices *= 2)
+        for (int32_t chunk = 64; chunk <= 512; chunk *= 8) {
+            static struct late late;
+            struct engine_opts o = overlapping(4, devices);
+            memset(&late, 0, sizeof late);
+            o.interpose = run_late, o.interpose_ctx = &late;
+            struct engine *e = open_engine(&o);
+            assert_same_as_on_one(e, 4, chunk, false);
+            for (int d = 0; d < devices; d++)
+                assert_true(!late.broken[d] && late.n[d] == 0 && late.delayed[d] > 0);
+            engine_close(e);
+        }
+}
+
+static bool overlaps(struct engine_opts o, int32_t chunk) {
+    struct session_opts so = session_opts_defaults();
+    struct engine *e = open_engine(&o);
+    struct session *s;
+    so.prompt_tokens = S, so.chunk_tokens = chunk;
+    assert_int_equal(session_open(&s, e, &so, NULL), STATUS_OK);
+    const bool does = session_overlaps(s);
+    session_close(s);
+    engine_close(e);
+    return does;
+}
+
+static void several_blocks_on_several_devices_overlap_when_asked(void **state) {
+    (void)state;
+    struct engine_opts o = overlapping(4, 2);
+    assert_true(overlaps(o, 64));
+    assert_false(overlaps(o, 30)); /* one block */
+    o.exchange_overlap = OVERLAP_OFF;
+    assert_false(overlaps(o, 64));
+    o.exchange_overlap = OVERLAP_AUTO; /* devices of a CPU share its cores */
+    assert_false(overlaps(o, 64));
+    o = overlapping(4, 1);
+    assert_false(overlaps(o, 64));
+}
+
 static void ranks_are_where_the_result_says(void **state) {
     (void)state;
     struct engine_opts o = options(SMALL, 8, 4);
@@ -145,35 +251,44 @@ static void spans_name_the_device_that_they_are_of(void **state) {
     engine_close(e);
 }
 
+/* Predicts, opens, compares; returns what parts of sums take. */
+static int64_t compare_memory(const struct engine_opts *o, bool graph) {
+    struct session_opts so = session_opts_defaults();
+    struct engine_planner *planner;
+    struct memory_prediction p;
+    struct memory_use use;
+    struct session *s;
+    int64_t total = 0, comm = 0;
+    so.chunk_tokens = 500, so.graph = graph;
+    assert_int_equal(engine_planner_open(&planner, o, NULL), STATUS_OK);
+    assert_int_equal(engine_planner_predict(planner, &so, &p, NULL), STATUS_OK);
+    engine_planner_close(planner);
+    struct engine *e = open_engine(o);
+    assert_int_equal(session_open(&s, e, &so, NULL), STATUS_OK);
+    for (int rank = SHARED_RANK; rank < p.ranks; rank++) {
+        engine_memory(e, rank, &use);
+        for (int c = 0; c < MEMORY_CATEGORIES; c++) {
+            assert_int_equal(use.bytes[c],
+                             rank == SHARED_RANK ? p.shared_bytes[c] : p.rank_bytes[rank][c]);
+            total += use.bytes[c];
+        }
+        comm += use.bytes[MEMORY_COMM];
+    }
+    assert_int_equal(total, p.total_bytes);
+    assert_int_equal(engine_memory_accounted(e, 0), total); /* the host's memory is one */
+    session_close(s);
+    engine_close(e);
+    return comm;
+}
+
 static void memory_is_as_predicted(void **state) {
     (void)state;
     for (int devices = 1; devices <= 4; devices *= 2)
         for (int graph = 0; graph < 2; graph++) {
-            const struct engine_opts o = options("random:nano", 4, devices);
-            struct session_opts so = session_opts_defaults();
-            struct engine_planner *planner;
-            struct memory_prediction p;
-            struct memory_use use;
-            struct session *s;
-            int64_t total = 0;
-            so.chunk_tokens = 500, so.graph = graph;
-            assert_int_equal(engine_planner_open(&planner, &o, NULL), STATUS_OK);
-            assert_int_equal(engine_planner_predict(planner, &so, &p, NULL), STATUS_OK);
-            engine_planner_close(planner);
-            struct engine *e = open_engine(&o);
-            assert_int_equal(session_open(&s, e, &so, NULL), STATUS_OK);
-            for (int rank = SHARED_RANK; rank < p.ranks; rank++) {
-                engine_memory(e, rank, &use);
-                for (int c = 0; c < MEMORY_CATEGORIES; c++) {
-                    assert_int_equal(use.bytes[c], rank == SHARED_RANK ? p.shared_bytes[c]
-                                                                       : p.rank_bytes[rank][c]);
-                    total += use.bytes[c];
-                }
-            }
-            assert_int_equal(total, p.total_bytes);
-            assert_int_equal(engine_memory_accounted(e, 0), total); /* the host's memory is one */
-            session_close(s);
-            engine_close(e);
+            struct engine_opts o = options("random:nano", 4, devices);
+            const int64_t in_turn = compare_memory(&o, graph);
+            o.exchange_overlap = OVERLAP_ON;
+            assert_int_equal(compare_memory(&o, graph), devices > 1 ? ASIDES * in_turn : in_turn);
         }
 }
 
@@ -303,6 +418,9 @@ static void a_session_that_does_not_open_leaves_the_engine_whole(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_devices),
+        cmocka_unit_test(overlapping_blocks_have_the_same_bits),
+        cmocka_unit_test(sums_may_be_as_late_as_their_readers),
+        cmocka_unit_test(several_blocks_on_several_devices_overlap_when_asked),
         cmocka_unit_test(ranks_are_where_the_result_says),
         cmocka_unit_test(spans_name_the_device_that_they_are_of),
         cmocka_unit_test(memory_is_as_predicted),

@@ -11,6 +11,7 @@
 
 #include "engine/engine.h"
 #include "gpu_test.h"
+#include "kernels/group.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -24,7 +25,9 @@ struct forwarding {
     enum device_kind device;
     enum dtype dtype;
     const char *attention;
-    int tp, devices; /* devices: 0 as 1 */
+    int tp, devices;      /* devices: 0 as 1 */
+    const char *exchange; /* NULL: auto */
+    bool overlap;         /* exchanges run beside the linears of other blocks */
     int32_t tokens, chunk;
     bool graph, whole, dual; /* whole: the last layer is not pruned */
     bool traced;             /* a pass with spans comes before */
@@ -53,7 +56,9 @@ static struct engine *open_engine(const struct forwarding *f) {
     eo.devices = f->devices > 0 ? f->devices : 1;
     eo.dual_chunk_attention = f->dual;
     eo.prune_last_layer = !f->whole;
-    eo.block_rows = 640;
+    eo.block_rows = f->overlap ? 100 : 640;
+    eo.exchange_overlap = f->overlap ? OVERLAP_ON : OVERLAP_OFF;
+    if (f->exchange) eo.exchange_backend = f->exchange;
     if (f->device == DEVICE_CUDA && f->attention) eo.attention_backend = f->attention;
     must(engine_open(&e, &eo, &err), &err);
     return e;
@@ -101,7 +106,7 @@ static void trace(struct engine *e, struct session *s, const struct forwarding *
     assert_true(n > 0 && dropped == 0);
     for (int64_t i = 0; i < n; i++) {
         assert_true(spans[i].begin_ns > 0 && spans[i].end_ns >= spans[i].begin_ns);
-        if (i > 0) assert_true(spans[i].begin_ns >= spans[i - 1].begin_ns);
+        if (i > 0 && !f->overlap) assert_true(spans[i].begin_ns >= spans[i - 1].begin_ns);
     }
     must(session_spans_enable(s, 0, &err), &err);
     must(session_reset(s, &err), &err);
@@ -284,6 +289,36 @@ static void spans_leave_no_trace(void **state) {
     }
 }
 
+/* The i-th kernel between so many GPUs that serves here, or NULL past the last. */
+static const char *exchange_kernel(int i, int gpus) {
+    int n;
+    const struct variant *v = variant_table(&n);
+    for (int row = 0; row < n; row++) {
+        if (v[row].op != OP_EXCHANGE || v[row].device != DEVICE_CUDA) continue;
+        if (!variant_usable(v + row, NULL) || v[row].group->why_not(gpus)) continue;
+        if (i-- == 0) return v[row].name;
+    }
+    return NULL;
+}
+
+/* Eager, as a graph, with spans before; in turn, and beside the linears. */
+static void compare_gpus(struct forwarding f, const struct answer *one) {
+    struct answer several;
+    for (int mode = 0; mode < 6; mode++) {
+        char what[120];
+        f.graph = mode % 3 == 1, f.traced = mode % 3 == 2, f.overlap = mode >= 3;
+        snprintf(what, sizeof what, "TP %d on %d GPUs, exchange %s, %s%s", f.tp, f.devices,
+                 f.exchange,
+                 f.graph    ? "graph"
+                 : f.traced ? "after spans"
+                            : "eager",
+                 f.overlap ? ", overlapping" : "");
+        run(&f, &several);
+        assert_same_bits(&several, one, what);
+        free(several.logits);
+    }
+}
+
 /* Ranks on several GPUs, whatever of them there are. */
 static void bits_do_not_depend_on_the_number_of_gpus(void **state) {
     (void)state;
@@ -300,19 +335,12 @@ static void bits_do_not_depend_on_the_number_of_gpus(void **state) {
                                .tp = tp,
                                .tokens = 1500,
                                .chunk = 300};
-        struct answer one, several;
+        struct answer one;
         run(&f, &one);
         for (int devices = 2; devices <= gpus && devices <= tp; devices *= 2)
-            for (int mode = 0; mode < 3; mode++) {
-                char what[80];
-                f.devices = devices, f.graph = mode == 1, f.traced = mode == 2;
-                snprintf(what, sizeof what, "TP %d on %d GPUs, %s", tp, devices,
-                         mode == 0   ? "eager"
-                         : mode == 1 ? "graph"
-                                     : "after spans");
-                run(&f, &several);
-                assert_same_bits(&several, &one, what);
-                free(several.logits);
+            for (int i = 0; (f.exchange = exchange_kernel(i, devices)); i++) {
+                f.devices = devices;
+                compare_gpus(f, &one);
             }
         free(one.logits);
     }

@@ -145,6 +145,27 @@ static void devices_at_the_same_time_are_not_ops_at_once(void **state) {
     result_free(&r);
 }
 
+/* An exchange from 10 ns before the end of an op to 8 ns after it. */
+static void what_runs_aside_is_counted_once(void **state) {
+    (void)state;
+    struct case_result r;
+    struct trace t;
+    make_case(&r);
+    r.exchange_overlap = true;
+    add(&r, 2, 2080, 2098, OP_EXCHANGE, 1, SHARED_RANK);
+    assert_int_equal(trace_open(&t, &r, -1, NULL), STATUS_OK);
+    assert_parts_add_up(&t);
+    const struct trace_part *p = t.chunks[1].parts;
+    assert_true(p->ops_ns == 90 + 18 && p->at_once_ns == 10 && p->after_ns == 2);
+    for (int64_t i = 0; i < t.n; i++)
+        assert_true(trace_is_aside(&t, &t.spans[i]->span) ==
+                    (t.spans[i]->span.op == OP_EXCHANGE || t.spans[i]->span.op == OP_ALL_REDUCE));
+    r.exchange_overlap = false;
+    for (int64_t i = 0; i < t.n; i++) assert_false(trace_is_aside(&t, &t.spans[i]->span));
+    trace_close(&t);
+    result_free(&r);
+}
+
 static void a_trace_is_compared_with_the_same_chunks_alone(void **state) {
     (void)state;
     struct case_result r;
@@ -246,6 +267,7 @@ int main(void) {
         cmocka_unit_test(every_nanosecond_is_an_ops_or_named),
         cmocka_unit_test(sums_are_by_op_layer_and_rank),
         cmocka_unit_test(devices_at_the_same_time_are_not_ops_at_once),
+        cmocka_unit_test(what_runs_aside_is_counted_once),
         cmocka_unit_test(a_trace_is_compared_with_the_same_chunks_alone),
         cmocka_unit_test(what_makes_no_sense_is_refused),
         cmocka_unit_test(words_say_what_was_traced),
