@@ -11,7 +11,10 @@ struct bench_hooks {
     /* called before each chunk of each case in the worker; true: the chunk is not fed to the engine
      */
     bool (*before_chunk)(void *ctx, const char *case_id, int repeat, int chunk);
-    void *before_chunk_ctx;
+    /* called before each chunk that runs under a probe (worker_probe.c), or NULL */
+    void (*before_probed)(void *ctx, const char *case_id, int chunk);
+    void *before_chunk_ctx;    /* of both */
+    const char *cupti_library; /* in the place of CUPTI, on any device; or NULL */
 };
 
 /* The exit codes that there are, for the help, the manual page and the README. */

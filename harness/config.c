@@ -408,23 +408,25 @@ static void check_room(const struct config *c, struct config_errors *errors) {
                  c->max_model_len, config_where(c, "model", "max_model_len", other, sizeof other));
 }
 
-static void check_profile_chunk(const struct config *c, struct config_errors *errors) {
+/* One of `words` ("none|last"), or the number of a chunk. */
+static void check_chunk(const struct config *c, const char *key, const char *text,
+                        const char *words, const char *expected, struct config_errors *errors) {
     char where[PATH_MAX_BYTES + 64];
-    const char *text = c->profile_chunk;
     const size_t n = strlen(text);
-    if (!strcmp(text, "none") || !strcmp(text, "last") ||
-        (n > 0 && n < 10 && strspn(text, "0123456789") == n))
-        return;
-    config_error(errors, config_from(c, "trace", "profile_chunk"),
-                 "%s: found profile_chunk = %s, expected none, last or the number of a chunk",
-                 config_where(c, "trace", "profile_chunk", where, sizeof where), text);
+    if (n > 0 && n < 10 && strspn(text, "0123456789") == n) return;
+    for (const char *word = words; word; word = strchr(word, '|') ? strchr(word, '|') + 1 : NULL)
+        if (strcspn(word, "|") == n && strncmp(word, text, n) == 0) return;
+    config_error(errors, config_from(c, "trace", key),
+                 "%s: found %s = %s, expected %s or the number of a chunk",
+                 config_where(c, "trace", key, where, sizeof where), key, text, expected);
 }
 
 static void check_combinations(const struct config *c, struct config_errors *errors) {
     char where[PATH_MAX_BYTES + 64];
     check_chunk_sizes(c, errors);
     check_room(c, errors);
-    check_profile_chunk(c, errors);
+    check_chunk(c, "profile_chunk", c->profile_chunk, "none|last", "none, last", errors);
+    check_chunk(c, "cupti", c->cupti, "none|last|spread|all", "none, last, spread, all", errors);
     if (!strcmp(c->model_gpu, "auto"))
         config_error(errors, config_from(c, "model", "path_gpu"),
                      "%s: found path_gpu = auto, expected the model that auto stands for",

@@ -84,6 +84,7 @@ struct config {
     /* [trace] */
     char nvtx[8];           /* "off", "case", "chunk", "op" */
     char profile_chunk[16]; /* "none", "last" or a number */
+    char cupti[16];         /* "none", "last", "spread", "all" or a number */
 
     /* [check] */
     int64_t spot; /* sampled (layer, rank, head, row) per case; 0: off */

@@ -675,17 +675,25 @@ void *h5_read_table(struct h5 *h, hid_t at, const char *name, const struct colum
     return out;
 }
 
-/* Whether a dataset is a table of rows with that text in them; gives their number. */
-static bool check_compound(struct h5 *h, hid_t d, const char *name, const struct column *c,
-                           hsize_t dims[2]) {
+/* Whether rows of `type` have a column. */
+static bool check_member(struct h5 *h, hid_t type, const char *name, const struct column *c) {
+    int member = H5Tget_class(type) == H5T_COMPOUND ? H5Tget_member_index(type, c->name) : -1;
+    if (member < 0) return h5_fail(h, "read", name, "it is not the table that it should be");
+    hid_t of_member = H5Tget_member_type(type, (unsigned)member);
+    bool good = check(h, of_member, "read", c->name) && check_type(h, of_member, c);
+    close_type(of_member);
+    return good;
+}
+
+/* Whether a dataset is a table of rows with those columns in them; gives their number. */
+static bool check_compound(struct h5 *h, hid_t d, const char *name, const struct column *columns,
+                           int n_columns, hsize_t dims[2]) {
     hid_t type = H5Dget_type(d), space = H5Dget_space(d);
     bool good = check(h, type, "read", name) && check(h, space, "read", name);
     size_t row = good ? H5Tget_size(type) : 0;
-    int member = -1;
-    if (good && H5Tget_class(type) == H5T_COMPOUND) member = H5Tget_member_index(type, c->name);
-    if (good && (member < 0 || row == 0 || row > ELEMENT_MAX_BYTES ||
-                 H5Tget_member_class(type, (unsigned)member) != H5T_STRING))
+    if (good && (row == 0 || row > ELEMENT_MAX_BYTES))
         good = h5_fail(h, "read", name, "it is not the table that it should be");
+    for (int i = 0; good && i < n_columns; i++) good = check_member(h, type, name, &columns[i]);
     good = good && check_shape(h, space, name, 1, dims) && check_storage(h, d, name, 1, row) &&
            check_room(h, name, dims, row);
     close_space(space);
@@ -693,32 +701,37 @@ static bool check_compound(struct h5 *h, hid_t d, const char *name, const struct
     return good;
 }
 
-char *h5_read_compound_text(struct h5 *h, hid_t at, const char *name, const struct column *c,
-                            int64_t *rows) {
-    *rows = 0;
+void *h5_read_compound(struct h5 *h, hid_t at, const char *name, const struct column *columns,
+                       int n_columns, size_t stride, int64_t *n) {
+    *n = 0;
     if (!check_link(h, at, name)) return NULL;
-    hid_t d = H5Dopen2(at, name, H5P_DEFAULT), text = -1, type = -1;
+    hid_t d = H5Dopen2(at, name, H5P_DEFAULT), in_file = -1, in_memory = -1;
     char *out = NULL;
     hsize_t dims[2] = {0, 0};
-    if (check(h, d, "open", name) && check_compound(h, d, name, c, dims)) {
-        text = text_type(c->size);
-        type = H5Tcreate(H5T_COMPOUND, c->size);
-        out = calloc((size_t)dims[0] + 1, c->size);
-        if (check(h, text, "read", name) && check(h, type, "read", name) &&
-            check(h, H5Tinsert(type, c->name, 0, text), "read", name) &&
-            h5_check_memory(h, out, name) && dims[0] > 0)
-            check(h, H5Dread(d, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out), "read", name);
+    if (check(h, d, "open", name) && check_compound(h, d, name, columns, n_columns, dims)) {
+        compound_types(h, columns, n_columns, stride, &in_file, &in_memory);
+        out = calloc((size_t)dims[0] + 1, stride);
+        if (h5_check_memory(h, out, name) && h->status == STATUS_OK && dims[0] > 0)
+            check(h, H5Dread(d, in_memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, out), "read", name);
     }
-    close_type(type);
-    close_type(text);
+    close_type(in_memory);
+    close_type(in_file);
     close_data(d);
     if (h->status != STATUS_OK) {
         free(out);
         return NULL;
     }
-    for (hsize_t i = 0; i < dims[0]; i++) out[(i + 1) * c->size - 1] = 0;
-    *rows = (int64_t)dims[0];
+    for (int i = 0; i < n_columns; i++)
+        for (hsize_t row = 0; columns[i].kind == TEXT && row < dims[0]; row++)
+            out[row * stride + columns[i].offset + columns[i].size - 1] = 0;
+    *n = (int64_t)dims[0];
     return out;
+}
+
+char *h5_read_compound_text(struct h5 *h, hid_t at, const char *name, const struct column *c,
+                            int64_t *rows) {
+    const struct column alone = {c->name, TEXT, 0, c->size, c->units, c->description};
+    return h5_read_compound(h, at, name, &alone, 1, c->size, rows);
 }
 
 int64_t h5_children(struct h5 *h, hid_t group) {

@@ -97,6 +97,10 @@ void *h5_read_matrix(struct h5 *h, h5_id group, const struct column *c, int64_t 
  * what else stands in it. */
 void *h5_read_table(struct h5 *h, h5_id at, const char *name, const struct column *columns,
                     int n_columns, size_t stride, int64_t *n, h5_id *group);
+/* A dataset of compound rows, zeroed where no column stands, malloc'd; NULL: failed. Members that
+ * are no columns are passed over. */
+void *h5_read_compound(struct h5 *h, h5_id at, const char *name, const struct column *columns,
+                       int n_columns, size_t stride, int64_t *n);
 /* One text member of a dataset of compound rows, packed [rows][c->size], malloc'd; NULL: failed. */
 char *h5_read_compound_text(struct h5 *h, h5_id at, const char *name, const struct column *c,
                             int64_t *rows);

@@ -54,6 +54,15 @@ struct child {
     size_t tail_n;
 };
 
+const char *probe_name(enum probe p) {
+    static const char *const names[PROBES] = {
+#define X(name, text) text,
+        PROBE_TABLE(X)
+#undef X
+    };
+    return names[p];
+}
+
 static int64_t now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -83,11 +92,11 @@ struct worker_numbers {
     char fd[16], begin[32], end[32];
 };
 
-/* "bench worker --fd N --dir DIR --time BEGIN END ID...", NULL-terminated; owned by the caller,
- * strings borrowed. */
+/* "bench worker --fd N --dir DIR --time BEGIN END --probe NAME ID...", NULL-terminated; owned by
+ * the caller, strings borrowed. */
 static char **worker_arguments(const struct launch *l, struct worker_numbers *numbers) {
     int ids = l->n - l->front, n = 0;
-    char **argv = calloc((size_t)ids + 10, sizeof *argv);
+    char **argv = calloc((size_t)ids + 12, sizeof *argv);
     if (!argv) return NULL;
     argv[n++] = "bench";
     argv[n++] = "worker";
@@ -98,6 +107,8 @@ static char **worker_arguments(const struct launch *l, struct worker_numbers *nu
     argv[n++] = "--time";
     argv[n++] = numbers->begin;
     argv[n++] = numbers->end;
+    argv[n++] = "--probe";
+    argv[n++] = (char *)probe_name(l->opts->probe);
     for (int i = 0; i < ids; i++) argv[n++] = (char *)queued(l, l->front + i)->id;
     return argv;
 }
@@ -292,6 +303,14 @@ static void watch_worker(struct launch *l, struct child *c) {
 
 /* ---- burying it ---- */
 
+/* Into the fragment that is there: why no kernels were recorded. An interrupted run may go on. */
+static enum status write_no_trace(const struct launch *l, struct case_result *r,
+                                  struct error *err) {
+    r->kernel_trace.wanted = true;
+    snprintf(r->kernel_trace.note, sizeof r->kernel_trace.note, "%.399s", r->reason);
+    return r->status == CASE_INTERRUPTED ? STATUS_OK : record_update_trace(l->opts->dir, r, err);
+}
+
 static enum status write_fragment(const struct launch *l, const struct case_plan *plan,
                                   enum case_status status, const char *reason,
                                   const struct child *c, struct error *err) {
@@ -302,7 +321,8 @@ static enum status write_fragment(const struct launch *l, const struct case_plan
     snprintf(r.reason, sizeof r.reason, "%.599s", reason);
     if (c && WIFSIGNALED(c->wait_status)) r.exit_signal = WTERMSIG(c->wait_status);
     if (c && c->tail_n > 0) r.stderr_tail = strdup(c->tail);
-    enum status s = record_write_case(l->opts->dir, &r, err);
+    enum status s = l->opts->probe == PROBE_TRACE ? write_no_trace(l, &r, err)
+                                                  : record_write_case(l->opts->dir, &r, err);
     result_free(&r);
     if (s == STATUS_OK) tell_done(l, plan, status, reason);
     return s;

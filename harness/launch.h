@@ -1,14 +1,13 @@
 /* Workers: separate processes that run cases, watched by the supervisor.
  *
- * The supervisor starts `bench worker --fd N --dir RUN.partial --time BEGIN END ID...` for each
- * launch; the worker
- * reads config.ini and plan.json there, loads the engine once, runs its cases in the order given,
- * writes a fragment for each, and tells what it does in `struct event`s over a SOCK_SEQPACKET pair.
- * It dies with the supervisor (PR_SET_PDEATHSIG). When it dies early, the case in flight gets its
- * fragment from the supervisor (signal or exit code, stderr tail), and a fresh worker takes the
- * rest. A worker that dies with no case in flight costs the first case that remains, so the number
- * of workers is bounded; after LAUNCH_LOAD_DEATHS deaths in a row without a case begun, the rest of
- * the launch gets that reason too. */
+ * The supervisor starts `bench worker --fd N --dir RUN.partial --time BEGIN END --probe NAME ID...`
+ * for each launch; the worker reads config.ini and plan.json there, loads the engine once, runs its
+ * cases in the order given, writes a fragment for each, and tells what it does in `struct event`s
+ * over a SOCK_SEQPACKET pair. It dies with the supervisor (PR_SET_PDEATHSIG). When it dies early,
+ * the case in flight gets its fragment from the supervisor (signal or exit code, stderr tail), and
+ * a fresh worker takes the rest. A worker that dies with no case in flight costs the first case
+ * that remains, so the number of workers is bounded; after LAUNCH_LOAD_DEATHS deaths in a row
+ * without a case begun, the rest of the launch gets that reason too. */
 #ifndef HARNESS_LAUNCH_H
 #define HARNESS_LAUNCH_H
 
@@ -16,6 +15,22 @@
 #include "harness/time_limit.h"
 
 enum { LAUNCH_LOAD_DEATHS = 3, STDERR_TAIL_BYTES = 16384 };
+
+/* What a worker does with its cases: run them, or watch chosen chunks of them once more. */
+#define PROBE_TABLE(X)                                                                             \
+    X(PROBE_OFF, "off")     /* runs the cases */                                                   \
+    X(PROBE_NONE, "none")   /* the chunks of [trace] cupti alone, without any probe, */            \
+    X(PROBE_SPANS, "spans") /* with one of them: their latencies are the case's chunks */          \
+    X(PROBE_NVTX, "nvtx")                                                                          \
+    X(PROBE_CUPTI, "cupti")                                                                        \
+    X(PROBE_TRACE, "trace") /* with CUPTI, whose records go into the fragments that are there */
+enum probe {
+#define X(name, text) name,
+    PROBE_TABLE(X)
+#undef X
+        PROBES
+};
+const char *probe_name(enum probe p);
 
 enum event_kind {
     EVENT_LOADING, /* model is being loaded */
@@ -50,6 +65,7 @@ struct launch_opts {
     const char *program; /* what to execute as `worker`; NULL: this program */
     const char *dir;     /* RUN.partial: config.ini, plan.json, fragments, worker logs */
     int64_t watchdog_s;
+    enum probe probe;
     struct time_limit limit; /* after it no case begins, and the one at work ends */
     const volatile int
         *interrupts; /* counts SIGINT: 1: finish the chunk and stop, 2: stop at once */
@@ -57,8 +73,9 @@ struct launch_opts {
 
 /* Runs the cases of launch number `launch` of the plan whose `todo` flag is set; leaves a fragment
  * for every one of them, whatever happens, except after a second interrupt (only the case in flight
- * has one then). STATUS_INTERRUPTED after an interrupt; STATUS_IO if fragments can't be written;
- * else STATUS_OK, also when cases failed: their fragments tell. */
+ * has one then). With PROBE_TRACE the fragments are there, and get what was recorded or why it was
+ * not, unless the run was interrupted. STATUS_INTERRUPTED after an interrupt; STATUS_IO if
+ * fragments can't be written; else STATUS_OK, also when cases failed: their fragments tell. */
 enum status launch_run(const struct plan *p, int launch, const bool *todo,
                        const struct launch_opts *opts, const struct launch_observer *observer,
                        struct error *err);

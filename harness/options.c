@@ -159,6 +159,13 @@ static const struct option options[] = {
      "`last`, or a number from 0 (where sampled coverage leaves it out, the next that runs): "
      "between `cudaProfilerStart` and `cudaProfilerStop` on a GPU, and in an NVTX range `profile`.",
      NULL},
+    {"trace", "cupti", OPTION_TEXT, AT(cupti), 1, 0, NULL, "none",
+     "Chunks of every case whose GPU kernels CUPTI records, each with the op that it belongs to: "
+     "`none`, `last`, `spread` (five over the prompt), `all`, or the number of one from 0. They "
+     "run once more after all cases, in worker processes of their own (CUPTI leaves costs behind), "
+     "against a synthetic cache: the model is loaded again, nothing else. Where CUPTI cannot be "
+     "had, the result says why.",
+     "kernels|activity"},
 
     {"check", "spot", OPTION_INT, AT(spot), 0, 4096, NULL, "16",
      "Attention outputs (layer, rank, head, row) of each case that are recomputed in float64; 0: "

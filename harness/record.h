@@ -73,5 +73,7 @@ void record_library(char *out, size_t size);
 
 /* Writes checks that are only known once all cases have run (invariance) back into a fragment. */
 enum status record_update_checks(const char *dir, const struct case_result *r, struct error *err);
+/* Puts r->kernel_trace into the fragment of r->id, which is there; all else is as it was. */
+enum status record_update_trace(const char *dir, const struct case_result *r, struct error *err);
 
 #endif

@@ -192,13 +192,12 @@ static int variant_number(struct case_result *r, enum op op, const char *name) {
     return foreign_number(r, name);
 }
 
-/* What each op_id stands for. */
-static struct span *read_ops(struct h5 *h, h5_id at, struct case_result *r, int64_t *n) {
+struct span *record_read_ops(struct h5 *h, h5_id at, struct case_result *r, int64_t *n) {
     h5_id g;
     struct op_row *rows = READ_TABLE(h, at, "ops", op_columns, struct op_row, n, &g);
     struct span *out = rows ? calloc((size_t)*n + 1, sizeof *out) : NULL;
     for (int64_t i = 0; out && i < *n; i++) {
-        if (rows[i].op_id != i) h5_fail(h, "read", "spans/ops", "its rows are not in order");
+        if (rows[i].op_id != i) h5_fail(h, "read", "ops", "its rows are not in order");
         out[i].op = (uint8_t)FIND(h, "an op's name", rows[i].op, op_names);
         out[i].role = (uint8_t)FIND(h, "an op's role", rows[i].role, role_names);
         out[i].variant = (uint8_t)variant_number(r, (enum op)out[i].op, rows[i].variant);
@@ -298,7 +297,7 @@ static void read_spans(struct h5 *h, h5_id at, struct case_result *r) {
     int64_t n = 0, n_ops = 0;
     struct span_record *rows = READ_TABLE(h, at, "spans", span_columns, struct span_record, &n, &g);
     read_span_devices(h, g, rows, n, r->devices);
-    struct span *ops = read_ops(h, g, r, &n_ops);
+    struct span *ops = record_read_ops(h, g, r, &n_ops);
     h5_read_attributes(h, g, span_facts, COLUMNS(span_facts), r);
     read_traced(h, g, r);
     if (h->status == STATUS_OK) r->spans = calloc((size_t)result_capacity(n) + 1, sizeof *r->spans);
@@ -368,6 +367,7 @@ static void read_case(struct h5 *h, h5_id all, const char *id, bool with_spans,
     read_ttft(h, g, r);
     read_outputs(h, g, r);
     if (with_spans) read_spans(h, g, r);
+    record_read_trace(h, g, r, with_spans);
     read_status(h, g, r);
     h5_close_group(g);
     if (h->status != STATUS_OK) result_free(r);

@@ -379,6 +379,23 @@ static inline void record_copy_text(char *out, size_t size, const char *text) {
     memset(out + n, 0, size - n);
 }
 
+/* Numbers the (op, role, variant) triples in the order in which they appear. */
+struct op_numbers {
+    int16_t id[OPS][ROLES][256]; /* number + 1, or 0 */
+    struct op_row row[OPS * ROLES * 4];
+    int n;
+};
+int record_op_number(struct h5 *h, struct op_numbers *ops, const struct case_result *r,
+                     const struct span *s);
+/* What each op_id of the table `ops` of a group stands for, malloc'd; NULL: failed. */
+struct span *record_read_ops(struct h5 *h, h5_id at, struct case_result *r, int64_t *n);
+
+/* record_trace.c: the group of a case that has what CUPTI recorded; there is none where nobody
+ * asked. Without tables its facts alone are read. */
+#define TRACE_GROUP "trace"
+void record_write_trace(struct h5 *h, h5_id at, const struct case_result *r);
+void record_read_trace(struct h5 *h, h5_id at, struct case_result *r, bool with_tables);
+
 /* DIR/case-ID.h5 */
 enum status record_fragment_path(char out[PATH_MAX_BYTES], const char *dir, const char *id,
                                  struct error *err);

@@ -116,14 +116,7 @@ static void write_outputs(struct h5 *h, h5_id at, const struct case_result *r) {
     h5_close_group(g);
 }
 
-/* Numbers the (op, role, variant) triples in the order in which they appear. */
-struct op_numbers {
-    int16_t id[OPS][ROLES][256]; /* number + 1, or 0 */
-    struct op_row row[OPS * ROLES * 4];
-    int n;
-};
-
-static int op_number(struct h5 *h, struct op_numbers *ops, const struct case_result *r,
+int record_op_number(struct h5 *h, struct op_numbers *ops, const struct case_result *r,
                      const struct span *s) {
     if (s->op >= OPS || s->role >= ROLES) {
         h5_fail(h, "write", "spans", "an op that does not exist");
@@ -170,11 +163,11 @@ static void write_spans(struct h5 *h, h5_id at, const struct case_result *r) {
     if (h5_check_memory(h, rows, "spans") && h5_check_memory(h, ops, "spans")) {
         for (int64_t i = 0; i < r->n_spans; i++) {
             const struct span_row *s = &r->spans[i];
-            rows[i] =
-                (struct span_record){s->repeat,      s->chunk,      op_number(h, ops, r, &s->span),
-                                     s->span.rank,   s->span.layer, s->span.begin_ns,
-                                     s->span.end_ns, s->span.flops, s->span.bytes,
-                                     s->span.device};
+            rows[i] = (struct span_record){
+                s->repeat,      s->chunk,      record_op_number(h, ops, r, &s->span),
+                s->span.rank,   s->span.layer, s->span.begin_ns,
+                s->span.end_ns, s->span.flops, s->span.bytes,
+                s->span.device};
         }
         h5_id g = WRITE_TABLE(h, at, "spans", span_columns, rows, r->n_spans);
         h5_write_column(h, g, &span_device_column, rows, sizeof *rows, r->n_spans);
@@ -220,6 +213,7 @@ static void write_case(struct h5 *h, h5_id file, const struct case_result *r) {
     write_ttft(h, g, r);
     write_outputs(h, g, r);
     write_spans(h, g, r);
+    record_write_trace(h, g, r);
     write_status(h, g, r);
     h5_close_group(g);
     h5_close_group(all);
@@ -351,6 +345,22 @@ static void replace_checks(struct h5 *h, h5_id g, const struct case_result *r) {
     h5_close_group(outputs);
 }
 
+/* A fragment anew, with what `change` makes of its case. */
+static enum status rewrite(const char *path, const struct case_result *r,
+                           void (*change)(struct h5 *h, h5_id g, const struct case_result *r),
+                           struct error *err) {
+    struct h5 h = {.path = path, .status = STATUS_OK, .err = err};
+    h5_id file = h5_create(&h), all = h5_create_group(&h, file, "case");
+    write_fragment_root(&h, file);
+    if (h.status == STATUS_OK && !copy_case(&h, all, path, r->id))
+        h5_fail(&h, "read", r->id, "the fragment cannot be opened");
+    h5_id g = h5_open_group(&h, all, r->id);
+    change(&h, g, r);
+    h5_close_group(g);
+    h5_close_group(all);
+    return h5_finish(&h, file);
+}
+
 enum status record_update_checks(const char *dir, const struct case_result *r, struct error *err) {
     char path[PATH_MAX_BYTES];
     struct case_result whole;
@@ -358,15 +368,18 @@ enum status record_update_checks(const char *dir, const struct case_result *r, s
     if (s == STATUS_OK) s = record_read_case(path, r->id, false, &whole, err);
     if (s != STATUS_OK) return s;
     memcpy(whole.check, r->check, sizeof whole.check);
-    struct h5 h = {.path = path, .status = STATUS_OK, .err = err};
-    h5_id file = h5_create(&h), all = h5_create_group(&h, file, "case");
-    write_fragment_root(&h, file);
-    if (h.status == STATUS_OK && !copy_case(&h, all, path, r->id))
-        h5_fail(&h, "read", r->id, "the fragment cannot be opened");
-    h5_id g = h5_open_group(&h, all, r->id);
-    replace_checks(&h, g, &whole);
-    h5_close_group(g);
-    h5_close_group(all);
+    s = rewrite(path, &whole, replace_checks, err);
     result_free(&whole);
-    return h5_finish(&h, file);
+    return s;
+}
+
+static void replace_trace(struct h5 *h, h5_id g, const struct case_result *r) {
+    if (h5_has(h, g, TRACE_GROUP)) h5_delete(h, g, TRACE_GROUP);
+    record_write_trace(h, g, r);
+}
+
+enum status record_update_trace(const char *dir, const struct case_result *r, struct error *err) {
+    char path[PATH_MAX_BYTES];
+    const enum status s = record_fragment_path(path, dir, r->id, err);
+    return s == STATUS_OK ? rewrite(path, r, replace_trace, err) : s;
 }

@@ -103,6 +103,8 @@ void result_free(struct case_result *r) {
     free(r->decode);
     free(r->spans);
     free(r->traced);
+    free(r->kernel_trace.chunks);
+    activity_log_free(&r->kernel_trace.log);
     free(r->buffers);
     free(r->buffer_uses);
     free(r->ttft_ns);
@@ -180,6 +182,14 @@ enum status result_add_traced(struct case_result *r, const struct chunk_row *row
     void *array = r->traced;
     enum status s = add_rows(&array, &r->n_traced, row, 1, sizeof *row, err);
     r->traced = array;
+    return s;
+}
+
+enum status result_add_kernel_chunk(struct case_result *r, const struct chunk_row *row,
+                                    struct error *err) {
+    void *array = r->kernel_trace.chunks;
+    enum status s = add_rows(&array, &r->kernel_trace.n_chunks, row, 1, sizeof *row, err);
+    r->kernel_trace.chunks = array;
     return s;
 }
 

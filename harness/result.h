@@ -5,6 +5,7 @@
 #define HARNESS_RESULT_H
 
 #include "harness/plan.h"
+#include "kernels/activity/activity_log.h"
 
 #define CASE_STATUS_TABLE(X)                                                                       \
     X(CASE_OK, "ok")                                                                               \
@@ -111,6 +112,17 @@ struct affine_fit { /* latency_ns = base_ns + slope_ns_per_token * start_token *
     int n;
 };
 
+/* What CUPTI recorded of chunks that ran once more, in a process of their own: no sample of
+ * anything. */
+struct kernel_trace {
+    bool wanted;            /* somebody asked for it */
+    char note[400];         /* why there is none, or what it lacks; "" */
+    uint32_t cupti_version; /* 130001; 0: none */
+    struct activity_log log;
+    struct chunk_row *chunks; /* that it is of; owned */
+    int64_t n_chunks;
+};
+
 enum { FOREIGN_KERNELS = 32 };
 
 struct case_result {
@@ -157,6 +169,7 @@ struct case_result {
     int64_t n_buffer_uses;
     struct chunk_row *traced; /* the chunks that the spans are of: no sample of anything */
     int64_t n_traced;
+    struct kernel_trace kernel_trace;
 
     int64_t *ttft_ns; /* [repeats], raw; sampled: estimates */
     int n_ttft;
@@ -195,6 +208,9 @@ enum status result_add_decode(struct case_result *r, const struct decode_row *ro
                               struct error *err);
 enum status result_add_traced(struct case_result *r, const struct chunk_row *row,
                               struct error *err);
+/* The same of kernel_trace. */
+enum status result_add_kernel_chunk(struct case_result *r, const struct chunk_row *row,
+                                    struct error *err);
 enum status result_add_spans(struct case_result *r, const struct span_row *rows, int64_t n,
                              struct error *err);
 enum status result_add_buffers(struct case_result *r, const struct buffer_row *rows, int64_t n,

@@ -147,6 +147,37 @@ static struct time_limit limit_of(const struct config *c) {
     return t;
 }
 
+/* Of the cases that ended well and have no trace yet. */
+static int choose_traces(const struct run *r, bool *todo) {
+    int n = 0;
+    for (int i = 0; i < r->plan.n; i++) {
+        struct case_result result;
+        todo[i] = false;
+        if (!r->wanted[i] || read_fragment(r, i, &result, NULL) != STATUS_OK) continue;
+        todo[i] = result.status == CASE_OK && !result.kernel_trace.wanted;
+        n += todo[i];
+        result_free(&result);
+    }
+    return n;
+}
+
+/* After everything that is measured: workers of their own, which put what they record into the
+ * fragments. */
+static enum status run_traces(struct run *r, struct launch_opts opts, struct error *err) {
+    if (strcmp(r->config.cupti, "none") == 0) return STATUS_OK;
+    bool *todo = calloc((size_t)r->plan.n + 1, sizeof *todo);
+    if (!todo) return error_set(err, STATUS_NO_MEMORY, "no memory for %d cases", r->plan.n);
+    const int n = choose_traces(r, todo);
+    enum status s = STATUS_OK;
+    opts.probe = PROBE_TRACE;
+    if (n > 0 && !r->quiet)
+        fprintf(stderr, "recording kernels of %d case%s with CUPTI\n", n, n == 1 ? "" : "s");
+    for (int launch = 0; s == STATUS_OK && launch < r->plan.launches; launch++)
+        s = launch_run(&r->plan, launch, todo, &opts, NULL, err);
+    free(todo);
+    return s;
+}
+
 enum status run_launches(struct run *r, struct error *err) {
     struct progress *screen = NULL;
     if (interrupt_count(r->interrupts))
@@ -173,7 +204,7 @@ enum status run_launches(struct run *r, struct error *err) {
         }
     }
     progress_close(screen);
-    return s;
+    return s == STATUS_OK ? run_traces(r, opts, err) : s;
 }
 
 /* ---- results ---- */

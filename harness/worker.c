@@ -9,6 +9,7 @@
 
 #include "harness/interrupt.h"
 #include "harness/record.h"
+#include "kernels/activity/activity.h"
 #include "kernels/nvtx.h"
 
 #include <errno.h>
@@ -35,6 +36,8 @@ struct worker {
     struct engine *engine; /* owned */
     struct clocks *clocks; /* owned; NULL on the CPU */
     struct nvtx *nvtx;     /* owned; NULL without a profiler */
+    enum probe probe;
+    struct activity *activity; /* owned; NULL without CUPTI */
     struct time_limit limit;
     int case_index; /* of the case at work, -1: none */
 
@@ -147,9 +150,21 @@ static void in_step(void *ctx, bool inside) {
 
 /* ---- cases ---- */
 
+/* A case of its own, or what was recorded of one that is there; why not, where that failed, unless
+ * the run may go on with it. */
+static enum status keep_case(const struct worker *w, struct case_result *r, struct error *err) {
+    if (w->probe != PROBE_TRACE) return record_write_case(w->dir, r, err);
+    r->kernel_trace.wanted = true;
+    if (r->status != CASE_OK) {
+        r->kernel_trace.n_chunks = 0;
+        snprintf(r->kernel_trace.note, sizeof r->kernel_trace.note, "%.399s", r->reason);
+    }
+    return r->status == CASE_INTERRUPTED ? STATUS_OK : record_update_trace(w->dir, r, err);
+}
+
 /* The fragment is on disk before anybody hears of the end. STATUS_IO when it is not. */
-static enum status finish_case(struct worker *w, const struct case_result *r, struct error *err) {
-    enum status s = record_write_case(w->dir, r, err);
+static enum status finish_case(struct worker *w, struct case_result *r, struct error *err) {
+    enum status s = keep_case(w, r, err);
     struct event e = {.kind = EVENT_CASE_END, .value = r->status};
     const enum check failed = result_failed_check(r);
     e.wrong = failed != CHECKS;
@@ -163,14 +178,15 @@ static enum status finish_case(struct worker *w, const struct case_result *r, st
     return s;
 }
 
-/* The model does not load: the same engine would fail for each of the cases. */
-static enum status fail_all(struct worker *w, const char *why, struct error *err) {
+/* What none of the cases can do without is missing. */
+static enum status fail_all(struct worker *w, const char *what, const char *why,
+                            struct error *err) {
     enum status s = STATUS_OK;
     for (int i = 0; s == STATUS_OK && i < w->n_ids; i++) {
         struct case_result r;
         result_init(&r, plan_find(&w->plan, w->ids[i]));
         r.status = CASE_FAILED;
-        snprintf(r.reason, sizeof r.reason, "the model was not loaded: %.500s", why);
+        snprintf(r.reason, sizeof r.reason, "%s: %.500s", what, why);
         w->case_index = i;
         send_kind(w, EVENT_CASE_BEGIN, 0);
         s = finish_case(w, &r, err);
@@ -186,10 +202,19 @@ static double least_s(const struct plan *p, const struct case_plan *c) {
     return c->predicted_fixed_s + prefills_s * (warmup + 1) / (warmup + repeats);
 }
 
+/* Chosen chunks of a case once more. */
+static enum status probe_case(struct worker *w, const struct case_plan *c,
+                              const struct case_env *env, struct case_result *r,
+                              struct error *why) {
+    send_kind(w, EVENT_CASE_BEGIN, 0);
+    return worker_probe_case(w->engine, &w->plan, c, env, r, why);
+}
+
 /* One case, if there is time for it: STATUS_TIMEOUT and a result that says so, if not. */
 static enum status run_case(struct worker *w, const struct case_plan *c, const struct case_env *env,
                             struct case_result *r, struct error *why) {
     const int64_t begin_ns = now_ns();
+    if (w->probe != PROBE_OFF) return probe_case(w, c, env, r, why);
     if (!time_has_room(&w->limit, begin_ns, least_s(&w->plan, c), why->text, sizeof why->text)) {
         result_init(r, c);
         r->status = CASE_SKIPPED;
@@ -211,7 +236,9 @@ static enum status run_cases(struct worker *w, struct error *err) {
                            .limit = &w->limit,
                            .clocks = w->clocks,
                            .hooks = w->hooks,
-                           .nvtx = w->nvtx};
+                           .nvtx = w->nvtx,
+                           .probe = w->probe,
+                           .activity = w->activity};
     enum status s = STATUS_OK;
     for (int i = 0; s == STATUS_OK && i < w->n_ids; i++) {
         if (interrupt_count(w->stop))
@@ -240,6 +267,7 @@ static enum status load_and_run(struct worker *w, struct error *err) {
     struct engine_opts opts = plan_find(&w->plan, w->ids[0])->engine;
     opts.stop = w->stop;
     opts.nvtx = w->nvtx;
+    opts.activity = w->activity;
     if (w->hooks) {
         opts.interpose = w->hooks->interpose;
         opts.interpose_ctx = w->hooks->interpose_ctx;
@@ -250,7 +278,7 @@ static enum status load_and_run(struct worker *w, struct error *err) {
     enum status s = engine_open(&w->engine, &opts, &why);
     nvtx_end(w->nvtx, NVTX_LOAD);
     if (s == STATUS_INTERRUPTED) return error_set(err, s, "%s", why.text);
-    if (s != STATUS_OK) return fail_all(w, why.text, err);
+    if (s != STATUS_OK) return fail_all(w, "the model was not loaded", why.text, err);
     send_kind(w, EVENT_LOADED, 0);
     atomic_store(&w->beating, w->engine);
     w->clocks = clocks_open(engine_info(w->engine), NULL);
@@ -260,6 +288,17 @@ static enum status load_and_run(struct worker *w, struct error *err) {
 
 /* ---- the process ---- */
 
+/* Before CUDA is first used. STATUS_UNSUPPORTED: there is nothing to record with. */
+static enum status open_activity(struct worker *w, struct error *err) {
+    struct activity_opts opts = activity_opts_defaults();
+    const bool wanted = w->probe == PROBE_CUPTI || w->probe == PROBE_TRACE;
+    if (w->hooks) opts.library = w->hooks->cupti_library;
+    if (!wanted) return STATUS_OK;
+    if (w->plan.device == DEVICE_CPU && !opts.library)
+        return error_set(err, STATUS_UNSUPPORTED, "CUPTI records GPUs, this ran on the CPU");
+    return activity_open(&w->activity, &opts, err);
+}
+
 static bool read_number(const char *text, int64_t least, int64_t most, int64_t *out) {
     char *end;
     errno = 0;
@@ -268,23 +307,33 @@ static bool read_number(const char *text, int64_t least, int64_t most, int64_t *
     return errno == 0 && end != text && *end == 0 && value >= least && value <= most;
 }
 
+static bool read_probe(const char *text, enum probe *out) {
+    for (int p = 0; p < PROBES; p++) {
+        if (strcmp(text, probe_name((enum probe)p)) != 0) continue;
+        *out = (enum probe)p;
+        return true;
+    }
+    return false;
+}
+
 static enum status read_arguments(struct worker *w, int argc, char **argv, struct error *err) {
     int64_t fd = -1;
     int type = 0;
     socklen_t size = sizeof type;
-    if (argc < 9 || strcmp(argv[1], "--fd") != 0 || strcmp(argv[3], "--dir") != 0 ||
+    if (argc < 11 || strcmp(argv[1], "--fd") != 0 || strcmp(argv[3], "--dir") != 0 ||
         strcmp(argv[5], "--time") != 0 || !read_number(argv[6], 0, INT64_MAX, &w->limit.begin_ns) ||
-        !read_number(argv[7], 0, INT64_MAX, &w->limit.end_ns))
+        !read_number(argv[7], 0, INT64_MAX, &w->limit.end_ns) || strcmp(argv[8], "--probe") != 0 ||
+        !read_probe(argv[9], &w->probe))
         return error_set(err, STATUS_USAGE,
                          "this command is started by `bench run`: worker --fd N --dir DIR "
-                         "--time BEGIN END ID...");
+                         "--time BEGIN END --probe NAME ID...");
     if (!read_number(argv[2], 0, 1 << 20, &fd) ||
         getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_SEQPACKET)
         return error_set(err, STATUS_USAGE, "--fd %s is not the socket of a supervisor", argv[2]);
     w->fd = (int)fd;
     w->dir = argv[4];
-    w->ids = argv + 8;
-    w->n_ids = argc - 8;
+    w->ids = argv + 10;
+    w->n_ids = argc - 10;
     return STATUS_OK;
 }
 
@@ -308,9 +357,20 @@ static void open_nvtx(struct worker *w) {
     static const char *const levels[] = {
         [NVTX_OFF] = "off", [NVTX_CASE] = "case", [NVTX_CHUNK] = "chunk", [NVTX_OP] = "op"};
     int level = NVTX_OP;
+    if (w->probe == PROBE_NONE || w->probe == PROBE_SPANS) return;
+    /* CUPTI is the tool where there is no other; what it records of ranges comes with the rest */
+    if (w->activity) setenv("NVTX_INJECTION64_PATH", activity_library(w->activity), 0);
     while (level > NVTX_OFF && strcmp(levels[level], w->config.nvtx) != 0) level--;
     w->nvtx = nvtx_open((enum nvtx_level)level);
     nvtx_begin(w->nvtx, NVTX_RUN, NULL, w->n_ids);
+}
+
+static enum status run(struct worker *w, struct error *err) {
+    struct error why;
+    if (open_activity(w, &why) != STATUS_OK)
+        return fail_all(w, "no kernels were recorded", why.text, err);
+    open_nvtx(w);
+    return load_and_run(w, err);
 }
 
 int worker_main(int argc, char **argv, const struct bench_hooks *hooks) {
@@ -326,15 +386,13 @@ int worker_main(int argc, char **argv, const struct bench_hooks *hooks) {
     if (s == STATUS_OK) s = heartbeat_start(w, &err);
     beating = s == STATUS_OK;
     if (s == STATUS_OK) s = read_plan(w, &err);
-    if (s == STATUS_OK) {
-        open_nvtx(w);
-        s = load_and_run(w, &err);
-    }
+    if (s == STATUS_OK) s = run(w, &err);
     int code = s == STATUS_OK ? 0 : fail(w, s, &err);
     if (beating) heartbeat_stop(w);
     clocks_close(w->clocks);
     engine_close(w->engine);
     nvtx_close(w->nvtx);
+    activity_close(w->activity);
     plan_free(&w->plan);
     free(w);
     return code;

@@ -1,5 +1,6 @@
 /* The worker process: loads the engine of a launch once and runs its cases one after another.
- * worker.c is the process (arguments, events, heartbeat), worker_case.c is one case. */
+ * worker.c is the process (arguments, events, heartbeat), worker_case.c is one case, worker_probe.c
+ * some chunks of one under a probe. */
 #ifndef HARNESS_WORKER_H
 #define HARNESS_WORKER_H
 
@@ -23,6 +24,8 @@ struct case_env {
     struct clocks *clocks;           /* of the engine's GPUs, or NULL */
     const struct bench_hooks *hooks; /* or NULL */
     struct nvtx *nvtx;               /* kernels/nvtx.h; or NULL */
+    enum probe probe;                /* for worker_probe_case() */
+    struct activity *activity;       /* kernels/activity/activity.h; or NULL */
 };
 /* Runs one case on an open engine. *out is initialised here and filled as far as the case came,
  * its status and reason included, whatever is returned; the caller frees it.
@@ -33,5 +36,13 @@ struct case_env {
  * out->reason; the engine is good for the next case. */
 enum status worker_run_case(struct engine *e, const struct plan *p, const struct case_plan *c,
                             const struct case_env *env, struct case_result *out, struct error *err);
+/* Runs the chunks that [trace] cupti names (the last, where it names none) under a probe, each as
+ * often as [run] warmup and repeats say (a trace: once, after once), against a synthetic cache. The
+ * chunks are *out's where the probe is not a trace, and it has no output; with CUPTI
+ * out->kernel_trace has the records of the last time of each. *out and what is returned: as
+ * worker_run_case(). */
+enum status worker_probe_case(struct engine *e, const struct plan *p, const struct case_plan *c,
+                              const struct case_env *env, struct case_result *out,
+                              struct error *err);
 
 #endif

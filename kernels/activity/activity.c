@@ -156,6 +156,7 @@ static enum status attach(struct activity *a, struct error *err) {
         refuse(a, a->lib.subscribe(&subscriber, resource_callback, a), "subscribing", err);
     if (s != STATUS_OK) return s;
     a->subscriber = subscriber;
+    a->lib.set_thread_id_type(CUPTI_ACTIVITY_THREAD_ID_TYPE_SYSTEM); /* else of pthreads */
     s = refuse(a, a->lib.register_timestamp(timestamp), "its clock", err);
     if (s == STATUS_OK)
         s = refuse(a, a->lib.register_buffers(request_buffer, complete_buffer), "its buffers", err);

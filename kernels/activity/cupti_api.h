@@ -30,6 +30,8 @@
     X(CUPTI_ACTIVITY_FLAG_FLUSH_FORCED, 1)                                                         \
     X(CUPTI_ACTIVITY_FLAG_MARKER_START, 2)                                                         \
     X(CUPTI_ACTIVITY_FLAG_MARKER_END, 4)                                                           \
+    /* CUpti_ActivityThreadIdType */                                                               \
+    X(CUPTI_ACTIVITY_THREAD_ID_TYPE_SYSTEM, 1)                                                     \
     /* CUpti_ExternalCorrelationKind */                                                            \
     X(CUPTI_EXTERNAL_CORRELATION_KIND_CUSTOM0, 3)                                                  \
     /* CUpti_CallbackDomain, CUpti_CallbackIdResource */                                           \
@@ -154,6 +156,7 @@ typedef void cupti_callback(void *ctx, int32_t domain, uint32_t id, const void *
     X(register_timestamp, "cuptiActivityRegisterTimestampCallback", (cupti_timestamp * f))         \
     X(register_buffers, "cuptiActivityRegisterCallbacks",                                          \
       (cupti_buffer_request * request, cupti_buffer_complete * complete))                          \
+    X(set_thread_id_type, "cuptiSetThreadIdType", (int32_t type))                                  \
     X(enable, "cuptiActivityEnable", (int32_t kind))                                               \
     X(disable, "cuptiActivityDisable", (int32_t kind))                                             \
     X(flush, "cuptiActivityFlushAll", (uint32_t flag))                                             \

@@ -97,7 +97,7 @@ class Death(drive.BenchTest):
 
     def test_a_worker_that_is_started_by_hand_explains_itself(self):
         self.expect(self.bench("worker"), 2, "bench run")
-        self.expect(self.bench("worker", "--fd", "0", "--dir", ".", "--time", "0", "0", "x"), 2, "supervisor")
+        self.expect(self.bench("worker", "--fd", "0", "--dir", ".", "--time", "0", "0", "--probe", "off", "x"), 2, "supervisor")
 
 
 if __name__ == "__main__":

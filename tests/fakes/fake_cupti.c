@@ -206,6 +206,9 @@ API(cuptiActivityRegisterCallbacks, (cupti_buffer_request * r, cupti_buffer_comp
     complete = c;
     return 0;
 }
+API(cuptiSetThreadIdType, (int32_t type)) {
+    return type == CUPTI_ACTIVITY_THREAD_ID_TYPE_SYSTEM ? 0 : 1;
+}
 API(cuptiActivityEnable, (int32_t kind)) {
     if (state.enable_result && (!state.failing_kind || state.failing_kind == kind))
         return state.enable_result;
@@ -221,7 +224,8 @@ API(cuptiActivityFlushAll, (uint32_t flag)) {
     state.flushes++;
     for (int i = 0; i < n_kept; i++) put_locked(&kept[i]);
     n_kept = 0;
-    if (state.stray && flag == 0) put_kernel(1, 1000, 2000, "_Z5strayv");
+    if (state.stray && flag == 0 && state.clock)
+        put_kernel(1, state.clock() - 2000, state.clock() - 1000, "_Z5strayv");
     if (state.more > 0 && !flag)
         state.more--;
     else

@@ -3,6 +3,7 @@
  *
  *   BENCH_TEST_FAULT=NAME:CHUNK   see the table below; CHUNK counts from 0; or a fault of fault.h
  *   BENCH_TEST_CASE=GLOB          only in cases whose id matches (default: all)
+ *   BENCH_TEST_CUPTI=FILE         a library in the place of CUPTI, which serves any device
  */
 #include "harness/bench.h"
 
@@ -56,11 +57,19 @@ static void slow(void) {
 static const struct {
     const char *name;
     void (*act)(void);
-    bool feed; /* whether the chunk is fed after it */
+    bool feed;   /* whether the chunk is fed after it */
+    bool probed; /* only while a probe watches the chunk */
 } faults[] = {
-    {"abort", die_abort, true}, {"segv", die_segv, true}, {"hang", die_hang, true},
-    {"exit", die_exit, true},   {"oom", die_oom, true},   {"kill", die_kill, true},
-    {"slow", slow, true},       {"drop", NULL, false},
+    {"abort", die_abort, true, false},
+    {"segv", die_segv, true, false},
+    {"hang", die_hang, true, false},
+    {"exit", die_exit, true, false},
+    {"oom", die_oom, true, false},
+    {"kill", die_kill, true, false},
+    {"slow", slow, true, false},
+    {"drop", NULL, false, false},
+    {"abort_traced", die_abort, true, true},
+    {"slow_traced", slow, true, true},
 };
 
 struct broken {
@@ -75,9 +84,16 @@ static bool before_chunk(void *ctx, const char *case_id, int repeat, int chunk) 
     const bool here = fnmatch(f->cases, case_id, 0) == 0;
     (void)repeat;
     if (f->arithmetic) fault_at_chunk(f->arithmetic, chunk, here);
-    if (f->kind < 0 || chunk != f->chunk || !here) return false;
+    if (f->kind < 0 || faults[f->kind].probed || chunk != f->chunk || !here) return false;
     if (faults[f->kind].act) faults[f->kind].act();
     return !faults[f->kind].feed;
+}
+
+static void before_probed(void *ctx, const char *case_id, int chunk) {
+    const struct broken *f = ctx;
+    if (f->kind >= 0 && faults[f->kind].probed && chunk == f->chunk &&
+        fnmatch(f->cases, case_id, 0) == 0)
+        faults[f->kind].act();
 }
 
 /* false: the variable names no fault. */
@@ -105,7 +121,9 @@ int main(int argc, char **argv) {
     const struct bench_hooks hooks = {.interpose = fault.arithmetic ? fault_interpose : NULL,
                                       .interpose_ctx = fault.arithmetic,
                                       .before_chunk = before_chunk,
-                                      .before_chunk_ctx = &fault};
+                                      .before_probed = before_probed,
+                                      .before_chunk_ctx = &fault,
+                                      .cupti_library = getenv("BENCH_TEST_CUPTI")};
     const int code = bench_main(argc, argv, &hooks);
     fault_close(fault.arithmetic);
     return code;

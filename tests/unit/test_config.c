@@ -382,6 +382,17 @@ static void values_that_contradict_each_other_are_findings(void **state) {
     }
     assert_ok(f, "[trace]\nprofile_chunk = 123456789\n");
     assert_ok(f, "[trace]\nprofile_chunk = last\n");
+    assert_finding(f, "[trace]\ncupti = las\n", 2, "cupti = las, ",
+                   "none, last, spread, all or the number of a chunk");
+    assert_finding(f, "[trace]\ncupti = last|all\n", 2, "cupti = last|all, ", "expected none");
+    assert_finding(f, "[trace]\nprofile_chunk = all\n", 2, "profile_chunk = all, ",
+                   "none, last or");
+    static const char *const chunks[] = {"none", "last", "spread", "all", "7"};
+    for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
+        char ini[64];
+        snprintf(ini, sizeof ini, "[trace]\ncupti = %s\n", chunks[i]);
+        assert_ok(f, ini);
+    }
 }
 
 static void a_file_that_cannot_be_read_is_an_io_error(void **state) {
@@ -429,7 +440,7 @@ static void random_value(uint64_t *seed, const struct option_info *o, char *out,
                                      1 + i * 16000000 + (int)(next(seed) % 15000000));
     } else if (!strcmp(o->key, "enable_chunked_prefill"))
         snprintf(out, size, "true");
-    else if (!strcmp(o->key, "profile_chunk")) {
+    else if (!strcmp(o->key, "profile_chunk") || !strcmp(o->key, "cupti")) {
         static const char *const kinds[] = {"none", "last", "0", "12"};
         snprintf(out, size, "%s", kinds[next(seed) % 4]);
     } else if (!strcmp(o->type, "coverage")) {

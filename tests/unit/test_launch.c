@@ -62,7 +62,7 @@ static void play(const char *id) {
     while (act_is(id, "wait") && !terminated) usleep(1000);
 }
 
-enum { FIRST_ID = 8 }; /* after --fd N --dir DIR --time BEGIN END */
+enum { FIRST_ID = 10 }; /* after --fd N --dir DIR --time BEGIN END --probe NAME */
 
 static int fake_worker(int argc, char **argv) {
     int fd = atoi(argv[2]);

@@ -123,6 +123,107 @@ static void add_rows(struct case_result *r) {
     }
 }
 
+/* Records of two chunks, one of each kind, and one that is nobody's. */
+static void add_kernels(struct case_result *r) {
+    struct activity_log *log = &r->kernel_trace.log;
+    const struct op_place down = {1, 2, OP_LINEAR, ROLE_DOWN, 0, 1};
+    r->kernel_trace.wanted = true;
+    r->kernel_trace.cupti_version = 130001;
+    strcpy(r->kernel_trace.note, "some were lost");
+    log->dropped = 3;
+    for (int32_t chunk = 0; chunk < 2; chunk++) {
+        const int64_t begin = 5000000 + 1000 * chunk;
+        const struct chunk_row c = {
+            .chunk = chunk, .n_tokens = 9, .begin_ns = begin, .latency_ns = 900};
+        struct activity_kernel k = {.head = {begin + 1, begin + 400, 0, chunk, down},
+                                    .stream = 13,
+                                    .correlation = 77,
+                                    .graph_node = 8589934592,
+                                    .grid = {132, 2, 3},
+                                    .block = {384, 1, 1},
+                                    .registers = 168,
+                                    .static_shared = 1024,
+                                    .dynamic_shared = 180224,
+                                    .shared_executed = 233472};
+        assert_int_equal(result_add_kernel_chunk(r, &c, NULL), STATUS_OK);
+        activity_log_string(log, "_Z4downv", &k.mangled, NULL);
+        activity_log_string(log, "down()", &k.demangled, NULL);
+        activity_log_string(log, chunk ? "down" : "", &k.short_name, NULL);
+        if (chunk == 1) k.head.place = op_place_unknown();
+        assert_int_equal(activity_log_add_kernel(log, &k, NULL), STATUS_OK);
+        const struct activity_copy copy = {.head = k.head, .bytes = 48, .set = chunk, .kind = 1};
+        assert_int_equal(activity_log_add_copy(log, &copy, NULL), STATUS_OK);
+    }
+    const struct activity_head head = {5000010, 5000020, 0, 0, op_place_unknown()};
+    struct activity_call call = {
+        .head = {5000010, 5000012, 0, 0, down}, .process = 1234, .thread = 56, .correlation = 77};
+    struct activity_range range = {.head = head, .process = 1234, .thread = 56};
+    const struct activity_overhead overhead = {.head = head, .kind = 5 << 16};
+    activity_log_string(log, "cudaLaunchKernel_v7000", &call.name, NULL);
+    activity_log_string(log, "chunk", &range.name, NULL);
+    activity_log_string(log, "bench", &range.domain, NULL);
+    assert_int_equal(activity_log_add_call(log, &call, NULL), STATUS_OK);
+    assert_int_equal(activity_log_add_range(log, &range, NULL), STATUS_OK);
+    assert_int_equal(activity_log_add_overhead(log, &overhead, NULL), STATUS_OK);
+}
+
+static void assert_same_head(const struct activity_head *a, const struct activity_head *b) {
+    assert_true(a->begin_ns == b->begin_ns && a->end_ns == b->end_ns);
+    assert_true(a->repeat == b->repeat && a->chunk == b->chunk);
+    assert_int_equal(a->place.op, b->place.op);
+    assert_int_equal(a->place.role, b->place.role);
+    assert_int_equal(a->place.variant, b->place.variant);
+    assert_int_equal(a->place.rank, b->place.rank);
+    assert_int_equal(a->place.layer, b->place.layer);
+    assert_int_equal(a->place.device, b->place.device);
+}
+
+static void assert_same_text(const struct activity_log *a, int32_t x, const struct activity_log *b,
+                             int32_t y) {
+    assert_string_equal(activity_log_text(a, x), activity_log_text(b, y));
+}
+
+static void assert_same_kernels(const struct case_result *x, const struct case_result *y) {
+    const struct activity_log *a = &x->kernel_trace.log, *b = &y->kernel_trace.log;
+    assert_int_equal(x->kernel_trace.wanted, y->kernel_trace.wanted);
+    assert_int_equal(x->kernel_trace.cupti_version, y->kernel_trace.cupti_version);
+    assert_string_equal(x->kernel_trace.note, y->kernel_trace.note);
+    assert_int_equal(x->kernel_trace.n_chunks, y->kernel_trace.n_chunks);
+    assert_int_equal(a->dropped, b->dropped);
+    assert_int_equal(a->n_kernels, b->n_kernels);
+    assert_int_equal(a->n_copies, b->n_copies);
+    assert_int_equal(a->n_calls, b->n_calls);
+    assert_int_equal(a->n_ranges, b->n_ranges);
+    assert_int_equal(a->n_overheads, b->n_overheads);
+    for (int64_t i = 0; i < a->n_kernels; i++) {
+        const struct activity_kernel *k = &a->kernels[i], *l = &b->kernels[i];
+        assert_same_head(&k->head, &l->head);
+        assert_memory_equal(k->grid, l->grid, sizeof k->grid);
+        assert_memory_equal(k->block, l->block, sizeof k->block);
+        assert_true(k->graph_node == l->graph_node && k->correlation == l->correlation);
+        assert_true(k->registers == l->registers && k->dynamic_shared == l->dynamic_shared);
+        assert_same_text(a, k->mangled, b, l->mangled);
+        assert_same_text(a, k->demangled, b, l->demangled);
+        assert_same_text(a, k->short_name, b, l->short_name);
+    }
+    for (int64_t i = 0; i < a->n_copies; i++) {
+        assert_same_head(&a->copies[i].head, &b->copies[i].head);
+        assert_true(a->copies[i].set == b->copies[i].set && b->copies[i].bytes == 48);
+    }
+    for (int64_t i = 0; i < a->n_calls; i++) {
+        assert_same_head(&a->calls[i].head, &b->calls[i].head);
+        assert_true(b->calls[i].process == 1234 && b->calls[i].thread == 56);
+        assert_same_text(a, a->calls[i].name, b, b->calls[i].name);
+    }
+    for (int64_t i = 0; i < a->n_ranges; i++) {
+        assert_same_head(&a->ranges[i].head, &b->ranges[i].head);
+        assert_same_text(a, a->ranges[i].name, b, b->ranges[i].name);
+        assert_same_text(a, a->ranges[i].domain, b, b->ranges[i].domain);
+    }
+    for (int64_t i = 0; i < a->n_overheads; i++)
+        assert_int_equal(a->overheads[i].kind, b->overheads[i].kind);
+}
+
 static void *copy_of(const void *data, size_t n) {
     void *p = malloc(n);
     assert_non_null(p);
@@ -276,6 +377,7 @@ static void a_case_reads_back_as_it_was_written(void **state) {
     assert_int_equal(record_read_case(path, NULL, true, &back, &err), STATUS_OK);
     assert_same_case(&r, &back);
     assert_same_spans(&r, &back);
+    assert_false(back.kernel_trace.wanted); /* nobody asked */
     result_free(&back);
     assert_int_equal(record_read_case(path, "one", false, &back, &err), STATUS_OK);
     assert_int_equal(back.n_spans, 0);
@@ -416,6 +518,35 @@ static void updated_checks_change_nothing_else(void **state) {
     assert_same_case(&r, &back);
     assert_same_spans(&r, &back);
     result_free(&back);
+    result_free(&r);
+}
+
+/* Into a fragment that is there; a second time in the place of the first. */
+static void kernels_that_come_later_change_nothing_else(void **state) {
+    struct case_result r, only_kernels = {.tp = RANKS}, back;
+    struct error err = {""};
+    char path[600];
+    make_case(&r, "one");
+    assert_int_equal(record_write_case(*state, &r, NULL), STATUS_OK);
+    strcpy(only_kernels.id, "one");
+    only_kernels.kernel_trace.wanted = true;
+    strcpy(only_kernels.kernel_trace.note, "no CUPTI");
+    in_folder(path, *state, "case-one.h5");
+    for (int i = 0; i < 2; i++) {
+        if (i > 0) add_kernels(&only_kernels);
+        if (record_update_trace(*state, &only_kernels, &err) != STATUS_OK) fail_msg("%s", err.text);
+        if (record_read_case(path, "one", true, &back, &err) != STATUS_OK) fail_msg("%s", err.text);
+        assert_same_case(&r, &back);
+        assert_same_spans(&r, &back);
+        assert_same_kernels(&only_kernels, &back);
+        result_free(&back);
+    }
+    assert_int_equal(record_read_case(path, "one", false, &back, NULL), STATUS_OK);
+    assert_true(back.kernel_trace.wanted); /* its facts alone */
+    assert_int_equal(back.kernel_trace.log.n_kernels, 0);
+    assert_int_equal(back.kernel_trace.log.dropped, 3);
+    result_free(&back);
+    result_free(&only_kernels);
     result_free(&r);
 }
 
@@ -635,6 +766,7 @@ static void mutated_files_are_read_or_refused_never_fatal(void **state) {
     long n;
     uint32_t x = 2463534242u;
     make_case(&r, "one");
+    add_kernels(&r);
     assert_int_equal(record_write_case(*state, &r, NULL), STATUS_OK);
     result_free(&r);
     in_folder(path, *state, "run.h5");
@@ -654,6 +786,9 @@ static void mutated_files_are_read_or_refused_never_fatal(void **state) {
         assert_true(s == STATUS_OK || s == STATUS_IO || s == STATUS_NO_MEMORY);
         if (s == STATUS_OK) record_run_free(&run);
         refused += s != STATUS_OK;
+        s = record_read_case(path, "one", true, &r, NULL); /* with spans and kernels */
+        assert_true(s == STATUS_OK || s == STATUS_IO || s == STATUS_NO_MEMORY);
+        if (s == STATUS_OK) result_free(&r);
         crashes +=
             s != STATUS_OK && strstr(err.text, "the HDF5 library") && strstr(err.text, " on it");
     }
@@ -673,6 +808,7 @@ int main(void) {
         TEST(a_damaged_or_missing_fragment_is_left_out_and_the_run_is_incomplete),
         TEST(a_run_without_cases_reads_back),
         TEST(updated_checks_change_nothing_else),
+        TEST(kernels_that_come_later_change_nothing_else),
         TEST(a_full_disk_is_an_error_and_keeps_the_old_file),
         TEST(a_file_size_limit_leaves_no_file_behind),
         TEST(a_folder_that_takes_no_files_is_named),

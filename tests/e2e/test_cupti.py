@@ -1,0 +1,134 @@
+"""Kernels of a case, as CUPTI records them: which chunks, whose they are, where they stand in the result; and what the
+result says where they cannot be had. A library that tests speak for (fakes/fake_cupti.c) stands in for CUPTI, the CPU
+for a GPU: each of its ops leaves one kernel."""
+import os
+import unittest
+
+import h5py
+
+import drive
+
+fake = drive.build / "tests" / "libfake_cupti.so"
+EAGER, GRAPH = "needle-1k_c256_eager_tp2_bf16", "needle-1k_c256_graph_tp2_bf16"
+
+
+class Cupti(drive.BenchTest):
+    def record(self, *args, tells="works", code=0, program=drive.faulty, env=None, words=(), **values):
+        values.setdefault("trace__cupti", "all")
+        result = self.bench("run", self.write_config(**values), "-o", self.file, *args, program=program,
+                            BENCH_TEST_CUPTI=str(fake), FAKE_CUPTI=tells, **(env or {}))
+        return self.expect(result, code, *words)
+
+    def trace(self, case_id=EAGER):
+        """(attributes, {table: rows}) of a case's trace, or None."""
+        with h5py.File(self.file, "r") as f:
+            group = f["case"][case_id].get("trace")
+            if group is None:
+                return None
+            tables = {name: table[:] for name, table in group.items() if isinstance(table, h5py.Dataset)}
+            for name in ("ops", "chunks"):
+                if name in group:
+                    tables[name] = {column: values[:] for column, values in group[name].items()}
+            return {k: drive.text(v) if isinstance(v, bytes) else v for k, v in group.attrs.items()}, tables
+
+    def test_every_op_of_every_chunk_leaves_its_kernel_in_either_mode(self):
+        self.record(words=("recording kernels of 2 cases",))
+        shapes = []
+        for case_id in (EAGER, GRAPH):
+            facts, tables = self.trace(case_id)
+            self.assertEqual((facts["note"], facts["dropped_records"], facts["cupti_version"]), ("", 0, 130001))
+            self.assertEqual(list(tables["chunks"]["start_token"]), [0, 256, 512, 768])
+            self.assertEqual(set(tables["chunks"]["replayed"]), {0} if case_id == EAGER else {1})
+            kernels, names = tables["CUPTI_ACTIVITY_KIND_KERNEL"], tables["StringIds"]["value"]
+            self.assertTrue((kernels["op_id"] >= 0).all())
+            self.assertEqual(set(kernels["rank"]), {-1, 0, 1})
+            self.assertEqual(kernels["registersPerThread"][0], 168)
+            self.assertEqual(drive.text(names[kernels["shortName"][-1]]), "swiglu_kernel")
+            self.assertIn(b"embed", set(names))
+            # kernels lie in their chunks, by one clock
+            for i, begin in enumerate(tables["chunks"]["begin_ns"]):
+                of_chunk = kernels[kernels["chunk"] == i]
+                self.assertGreaterEqual(of_chunk["start"].min() + facts["session_begin_ns"], begin)
+                self.assertLessEqual(of_chunk["end"].max() + facts["session_begin_ns"],
+                                     begin + tables["chunks"]["latency_ns"][i])
+            # each was started by a call with its number
+            calls = tables["CUPTI_ACTIVITY_KIND_RUNTIME"]
+            self.assertEqual(set(calls["correlationId"]), set(kernels["correlationId"]))
+            ops = [(drive.text(op), drive.text(role)) for op, role in zip(tables["ops"]["op"], tables["ops"]["role"])]
+            shapes.append([(ops[k["op_id"]], k["rank"], k["layer"], k["chunk"]) for k in kernels])
+        self.assertEqual(shapes[0], shapes[1])
+        self.assertIn((("attention", ""), 1, 0, 2), shapes[0])
+
+    def test_the_measured_part_of_a_case_is_as_without(self):
+        self.record()
+        with h5py.File(self.file, "r") as f:
+            self.assertEqual(len(f["case"][EAGER]["chunks"]["chunk"]), 4)
+            self.assertIn("spans", f["case"][EAGER])
+        self.assertEqual({status for status, _ in self.cases().values()}, {"ok"})
+        self.record("--force", trace__cupti="none")
+        self.assertIsNone(self.trace())
+
+    def test_one_chunk_alone_is_recorded_however_deep(self):
+        for wanted, chunks in (("2", [2]), ("last", [3]), ("99", [3]), ("spread", [0, 1, 2, 3])):
+            self.record("--force", trace__cupti=wanted, engine__enforce_eager="false")
+            self.assertEqual(list(self.trace(GRAPH)[1]["chunks"]["chunk"]), chunks, wanted)
+
+    def test_several_devices_tell_from_threads_of_their_own(self):
+        self.record(engine__devices="2", engine__enforce_eager="true")
+        kernels = self.trace()[1]["CUPTI_ACTIVITY_KIND_KERNEL"]
+        self.assertEqual(set(kernels["deviceOfRun"]), {0, 1})
+        self.assertTrue((kernels["op_id"] >= 0).all())
+
+    def test_what_is_lost_or_nobodys_is_counted_and_named(self):
+        self.record(tells="works,stray,drop", engine__enforce_eager="true")
+        facts, tables = self.trace()
+        kernels = tables["CUPTI_ACTIVITY_KIND_KERNEL"]
+        strays = kernels[kernels["op_id"] < 0]
+        self.assertGreater(len(strays), 0)
+        self.assertEqual({drive.text(tables["StringIds"]["value"][s["mangledName"]]) for s in strays}, {"_Z5strayv"})
+
+    # ---- where it cannot be had
+
+    def no_kernels(self, why, case_id=EAGER):
+        facts, tables = self.trace(case_id)
+        self.assertIn(why, facts["note"])
+        self.assertEqual(tables, {})
+        self.assertEqual(self.cases()[case_id][0], "ok")
+
+    def test_cupti_that_another_tool_has_is_left_to_it(self):
+        self.record(tells="works,taken")
+        self.no_kernels("another tool has taken CUPTI in this process")
+        self.record("--force", env={"NSYS_PROFILING_SESSION_ID": "7"})
+        self.no_kernels("Nsight Systems profiles this process: CUPTI is left to it", GRAPH)
+
+    def test_a_library_that_is_not_there_is_named(self):
+        result = self.bench("run", self.write_config(trace__cupti="last"), "-o", self.file, program=drive.faulty,
+                            BENCH_TEST_CUPTI="libno_such_cupti.so")
+        self.expect(result, 0)
+        self.no_kernels("no CUPTI: libno_such_cupti.so")
+
+    def test_the_cpu_has_none(self):
+        self.record(program=drive.bench)
+        self.no_kernels("CUPTI records GPUs, this ran on the CPU")
+
+    def test_a_worker_that_dies_while_it_records_costs_the_records_alone(self):
+        """The chunk that kills is only reached by the traced one: measured passes are over."""
+        self.record(trace__cupti="3", env={"BENCH_TEST_FAULT": "abort_traced:3", "BENCH_TEST_CASE": EAGER})
+        self.no_kernels("SIGABRT")
+        self.assertEqual(self.trace(GRAPH)[0]["note"], "")
+        self.assertEqual(self.cases()[EAGER][0], "ok")
+
+    def test_what_a_killed_run_has_not_recorded_comes_with_resume(self):
+        self.record(engine__enforce_eager="true", trace__cupti="none")
+        self.assertIsNone(self.trace())
+        process = self.start("run", self.write_config(engine__enforce_eager="true", trace__cupti="all"), "-o", self.file,
+                             "--force", program=drive.faulty, BENCH_TEST_CUPTI=str(fake), FAKE_CUPTI="works",
+                             BENCH_TEST_FAULT="slow_traced:2")
+        self.wait_for_line(process, "recording kernels")
+        os.kill(process.pid, 9)
+        self.finish(process)
+        self.record("--resume", engine__enforce_eager="true", words=("recording kernels of 1 case",))
+        self.assertEqual(len(self.trace()[1]["chunks"]["chunk"]), 4)
+
+
+unittest.main()
