@@ -1,5 +1,5 @@
 /* What GPUs of a group keep in each other's reach, for exchange_peer.cu (the kernel) and
- * exchange_peer_cuda.c (the group). */
+ * exchange_peer_cuda.c (the group); and the reach itself, for exchange_copy_cuda.c too. */
 #ifndef KERNELS_EXCHANGE_PEER_H
 #define KERNELS_EXCHANGE_PEER_H
 
@@ -28,6 +28,11 @@ struct peer_exchange {
     struct exchange_args args;
 };
 void exchange_peer_launch(struct device *dev, const struct peer_exchange *e);
+
+/* For all who reach into peers' memory: why GPUs 0 .. members - 1 cannot, or NULL; and lets a
+ * member of a group do so. */
+const char *peers_why_not(int members);
+enum status peers_reach(struct device *dev, struct error *err);
 
 #ifdef __cplusplus
 }

@@ -13,7 +13,7 @@ struct peer_group {
     struct meeting mailboxes; /* until all have theirs */
 };
 
-static const char *why_not(int members) {
+const char *peers_why_not(int members) {
     for (int i = 0; i < members; i++)
         for (int j = 0; j < members; j++) {
             int reaches = 0;
@@ -51,8 +51,8 @@ static void abort_group(struct device_group *g) {
     meeting_end(&p->mailboxes);
 }
 
-static enum status reach_peers(const struct device_group *g, struct device *dev,
-                               struct error *err) {
+enum status peers_reach(struct device *dev, struct error *err) {
+    const struct device_group *g = device_group_of(dev);
     enum status s = STATUS_OK;
     for (int i = 0; i < g->members && s == STATUS_OK; i++) {
         if (i == device_member(dev)) continue;
@@ -76,9 +76,8 @@ static enum status make_mailbox(struct peer_group *p, struct device *dev, struct
 
 /* Nobody exchanges before all mailboxes are there. */
 static enum status join(struct device *dev, struct error *err) {
-    const struct device_group *g = device_group_of(dev);
-    struct peer_group *p = g->state;
-    enum status s = reach_peers(g, dev, err);
+    struct peer_group *p = device_group_of(dev)->state;
+    enum status s = peers_reach(dev, err);
     if (s == STATUS_OK) s = make_mailbox(p, dev, err);
     if (s == STATUS_OK && !meeting_wait(&p->mailboxes))
         s = error_set(err, STATUS_RUN_FAILED, "another device did not join");
@@ -93,8 +92,8 @@ static void leave(struct device *dev) {
     if (device_member(dev) == 0 && p->stop) cudaFreeHost((void *)p->stop);
 }
 
-const struct group_backend group_backend_peer = {why_not,     open_group, close_group,
-                                                 abort_group, join,       leave};
+const struct group_backend group_backend_peer = {peers_why_not, open_group, close_group,
+                                                 abort_group,   join,       leave};
 
 void exchange_peer(struct device *dev, const void *args) {
     const struct device_group *g = device_group_of(dev);
