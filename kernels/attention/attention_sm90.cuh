@@ -22,6 +22,7 @@
 #ifndef KERNELS_ATTENTION_SM90_CUH
 #define KERNELS_ATTENTION_SM90_CUH
 
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/ops.h"
 
@@ -333,11 +334,21 @@ static __device__ __forceinline__ void produce(const attention_params &p, attent
     leave_counters<C>(p);
 }
 
+/* Of its warpgroup. Not kept for the whole kernel: registers are dearer. */
+static __device__ __forceinline__ int thread_anew(void) {
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread % 128;
+}
+
 /* ---- softmax: a thread holds 32 scores of each of two rows */
 
+struct exponent { /* of a score: score * scale - shift */
+    float scale, shift;
+};
 struct row_pair {
-    float max[2];
-    float sum[2]; /* of this thread's columns */
+    struct exponent at[2]; /* by a maximum: that of the first tile, or a later one's (raise_rows) */
+    float sum[2];          /* of this thread's columns */
 };
 
 /* Over the four threads that share a row. */
@@ -353,7 +364,7 @@ static __device__ __forceinline__ float quad_sum(float x) {
 /* Scores of keys after the query become -inf: only a unit's first tile has any. Keys at and beyond
  * kv_len are among them. */
 static __device__ __forceinline__ void mask_future(float (&s)[64], int32_t row_in_tile) {
-    const int q = (int)threadIdx.x % 4;
+    const int q = thread_anew() % 4;
 #pragma unroll
     for (int i = 0; i < 64; i++) {
         const int column = i / 4 * 8 + i % 2, later = i / 2 % 2 * 8;
@@ -361,35 +372,15 @@ static __device__ __forceinline__ void mask_future(float (&s)[64], int32_t row_i
     }
 }
 
-/* The greatest score of each row, of this tile and `before`. */
-static __device__ __forceinline__ void row_max(const float (&s)[64], const float before[2],
-                                               float out[2]) {
+/* The greatest score of row r. */
+static __device__ __forceinline__ float row_max(const float (&s)[64], int r) {
+    float a = s[2 * r], b = s[2 * r + 1];
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float a = fmaxf(before[r], s[2 * r]), b = s[2 * r + 1];
-#pragma unroll
-        for (int i = 4; i < 64; i += 4) {
-            a = fmaxf(a, s[i + 2 * r]);
-            b = fmaxf(b, s[i + 2 * r + 1]);
-        }
-        out[r] = quad_max(fmaxf(a, b));
+    for (int i = 4; i < 64; i += 4) {
+        a = fmaxf(a, s[i + 2 * r]);
+        b = fmaxf(b, s[i + 2 * r + 1]);
     }
-}
-
-/* Scores to probabilities: exp2(score * scale - shift). Returns their sum. */
-template <class C>
-static __device__ __forceinline__ float exponentials(float (&s)[64], int r, float scale,
-                                                     float shift) {
-    float a = 0, b = 0;
-#pragma unroll
-    for (int i = 0; i < 64; i += 4) {
-        float &x = s[i + 2 * r], &y = s[i + 2 * r + 1];
-        x = fmaf(x, scale, -shift), y = fmaf(y, scale, -shift);
-        x = exp2_approx(x);
-        y = exp2_approx(y);
-        a += x, b += y;
-    }
-    return a + b;
+    return quad_max(fmaxf(a, b));
 }
 
 /* How a row's scores become exponents: by one fused multiplication and subtraction of the scaled,
@@ -398,9 +389,6 @@ static __device__ __forceinline__ float exponentials(float (&s)[64], int r, floa
  * are so far apart that only the greatest counts, by any scale: a power of two, that rounds
  * nothing. It is the next greater one, so that exponents of row_keep() are not above 0 where the
  * scale changes. */
-struct exponent {
-    float scale, shift;
-};
 static __device__ __forceinline__ struct exponent exponent_of(float max, float scale) {
     const float power = __uint_as_float((__float_as_uint(scale) + 0x7fffff) & 0x7f800000);
     struct exponent e;
@@ -409,37 +397,40 @@ static __device__ __forceinline__ struct exponent exponent_of(float max, float s
     return e;
 }
 
-/* A unit's first tile. A row of which every score is -inf so far has probabilities 0. */
+/* Scores of row r to probabilities, exp2 of their exponents. Returns their sum. */
+template <class C>
+static __device__ __forceinline__ float exponentials(float (&s)[64], int r, struct exponent e) {
+    float a = 0, b = 0;
+#pragma unroll
+    for (int i = 0; i < 64; i += 4) {
+        float &x = s[i + 2 * r], &y = s[i + 2 * r + 1];
+        x = exp2_approx(fmaf(x, e.scale, -e.shift));
+        y = exp2_approx(fmaf(y, e.scale, -e.shift));
+        a += x, b += y;
+    }
+    return a + b;
+}
+
+/* By the maximum of these scores. Where every one of them is -inf, probabilities are 0, and the
+ * next tile has a new maximum. */
+template <class C>
+static __device__ __forceinline__ float exponentials_of_max(float (&s)[64], int r, float max,
+                                                            float scale, struct exponent &e) {
+    e = exponent_of(max, scale);
+    return exponentials<C>(s, r, max == -INFINITY ? exponent{scale, 0} : e);
+}
+
+/* A unit's first tile. */
 template <class C>
 static __device__ __forceinline__ void softmax_first(float (&s)[64], row_pair &row, float scale) {
-    const float none[2] = {-INFINITY, -INFINITY};
-    row_max(s, none, row.max);
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const struct exponent e = exponent_of(row.max[r], scale);
-        row.sum[r] = exponentials<C>(s, r, e.scale, row.max[r] == -INFINITY ? 0 : e.shift);
-    }
+    for (int r = 0; r < 2; r++)
+        row.sum[r] = exponentials_of_max<C>(s, r, row_max(s, r), scale, row.at[r]);
 }
 
-/* What sums relative to maximum `before` are to be multiplied by; 1 if it is still the maximum. */
-static __device__ __forceinline__ float row_keep(float before, const struct exponent &now,
-                                                 float scale) {
-    return exp2_approx(exponent_of(before, scale).shift - now.shift);
-}
-
-/* keep: what sums and outputs so far are to be multiplied by; exactly 1 without a new maximum. */
-template <class C>
-static __device__ __forceinline__ void softmax_next(float (&s)[64], row_pair &row, float keep[2],
-                                                    float scale) {
-    float max[2];
-    row_max(s, row.max, max);
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const struct exponent e = exponent_of(max[r], scale);
-        keep[r] = row_keep(row.max[r], e, scale);
-        row.max[r] = max[r];
-        row.sum[r] = fmaf(row.sum[r], keep[r], exponentials<C>(s, r, e.scale, e.shift));
-    }
+/* What sums by `before` are to be multiplied by. */
+static __device__ __forceinline__ float row_keep(float shift_before, const struct exponent &now) {
+    return exp2_approx(shift_before - now.shift);
 }
 
 /* ---- main loop: one math warpgroup */
@@ -476,9 +467,10 @@ template <class C> static __device__ __forceinline__ void await_queries(math<C> 
 template <class C> static __device__ __forceinline__ void await_keys(const math<C> &m) {
     mbarrier_wait(shared_address(&m.s.k_full[m.k_at.stage]), m.k_at.parity);
 }
-template <class C> static __device__ __forceinline__ void release_keys(math<C> &m) {
-    release<C>(&m.s.k_empty[m.k_at.stage]);
-    ring_advance<C::STAGES>(m.k_at);
+/* The stage before k_at. Not the one at k_at: warps whose scores are there may still read keys, in
+ * raise_rows(); none of those before does once a later product is done, for which all four came. */
+template <class C> static __device__ __forceinline__ void release_keys_before(const math<C> &m) {
+    release<C>(&m.s.k_empty[m.k_at.stage == 0 ? C::STAGES - 1 : m.k_at.stage - 1]);
 }
 template <class C> static __device__ __forceinline__ void await_values(const math<C> &m) {
     mbarrier_wait(shared_address(&m.s.v_full[m.v_at.stage]), m.v_at.parity);
@@ -512,12 +504,65 @@ static __device__ __forceinline__ void pack_probabilities(const float (&s)[64], 
     for (int i = 0; i < 32; i++) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
 }
 
-/* Not where no row of the warp has a new maximum: a product with 1 changes no bit. */
-template <int N>
-static __device__ __forceinline__ void rescale(float (&o)[N], const float keep[2]) {
-    if (!__any_sync(0xffffffff, keep[0] != 1 || keep[1] != 1)) return;
+/* A row's maximum is that of its first tile as long as it serves: probabilities may be above 1, for
+ * bf16 has the exponents of f32, and all that is by one maximum leaves with the division by the
+ * sum. Those of one thread in one tile are at most this together, or the row is given a new one. */
+static constexpr float MOST_SUM = 0x1p48f;
+
+/* Scores of keys 8i to 8i + 7 of the tile at k_at, of this warp's rows, from the same operands as
+ * issue_scores() has: four as wgmma leaves them in a thread. */
+template <class C>
+static __device__ __forceinline__ void scores_again(const math<C> &m, int i, float c[4]) {
+    const int lane = thread_anew() % 32, warp = thread_anew() / 32;
+    const int row = warp * 16 + lane % 16, key = 8 * i + lane % 8;
+    const uint32_t q = shared_address(m.s.q[m.w][0][row]);
+    const uint32_t k = shared_address(m.s.k[m.k_at.stage][0][key]);
 #pragma unroll
-    for (int i = 0; i < N; i++) o[i] *= keep[i / 2 % 2];
+    for (int e = 0; e < 4; e++) c[e] = 0;
+#pragma unroll 1
+    for (int step = 0; step < C::D / 16; step++) {
+        uint32_t a[4], b[2];
+        const int box = step / 4, column = step % 4 * 2; /* in sixteen bytes; swizzled by row */
+        load_matrices(a, q + box * (UNIT_ROWS * 128) + ((column + lane / 16) ^ row % 8) * 16);
+        load_two_matrices(b, k + box * (KV_TILE * 128) + ((column + lane / 8 % 2) ^ key % 8) * 16);
+        multiply_add(c, a, b[0], b[1]);
+    }
+}
+
+/* Where a row's probabilities have grown out of hand: its scores anew, the greatest of them its
+ * maximum, sums and outputs so far by that, too. Nothing of it depends on other rows. No product
+ * may be under way. */
+template <class C>
+static __device__ __forceinline__ void raise_rows(const math<C> &m, float (&s)[64], row_pair &row,
+                                                  float sum[2], float (&o)[C::D / 2]) {
+    bool raise[2];
+    float max[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const uint32_t threads = __ballot_sync(0xffffffff, !(sum[r] <= MOST_SUM));
+        raise[r] = threads >> thread_anew() % 32 / 4 * 4 & 15;
+    }
+#pragma unroll
+    for (int i = 0; i < KV_TILE / 8; i++) {
+        float c[4];
+        scores_again(m, i, c);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            max[e / 2] = fmaxf(max[e / 2], c[e]);
+            if (raise[e / 2]) s[4 * i + e] = c[e];
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        max[r] = quad_max(max[r]);
+        if (!raise[r]) continue;
+        const float before = row.at[r].shift;
+        sum[r] = exponentials_of_max<C>(s, r, max[r], m.scale, row.at[r]);
+        const float keep = max[r] == -INFINITY ? 1 : row_keep(before, row.at[r]);
+        row.sum[r] *= keep;
+#pragma unroll
+        for (int i = 0; i < C::D / 2; i += 4) o[i + 2 * r] *= keep, o[i + 2 * r + 1] *= keep;
+    }
 }
 
 /* Values from position `count` of the tile at v_at on become zeros: nobody has written them yet,
@@ -527,7 +572,7 @@ static __device__ __forceinline__ void clear_values(const math<C> &m, int32_t co
     constexpr int LINE = 8; /* sixteen-byte words of a row in a box */
     const int32_t words = (KV_TILE - count) * LINE;
     for (int box = 0; box < C::BOXES; box++)
-        for (int32_t i = (int32_t)threadIdx.x % 128; i < words; i += 128)
+        for (int32_t i = thread_anew(); i < words; i += 128)
             ((uint4 *)m.s.v[m.v_at.stage][box][count])[i] = make_uint4(0, 0, 0, 0);
     fence_proxy_async();
     named_sync(WARPGROUP_BARRIER + m.w, 128);
@@ -539,8 +584,9 @@ template <class C> static __device__ __forceinline__ void pass_tile(math<C> &m) 
     await_keys(m);
     await_values(m);
     named_sync(WARPGROUP_BARRIER + m.w, 128);
-    release_keys(m);
+    release<C>(&m.s.k_empty[m.k_at.stage]);
     release<C>(&m.s.v_empty[m.v_at.stage]);
+    ring_advance<C::STAGES>(m.k_at);
     ring_advance<C::STAGES>(m.v_at);
 }
 
@@ -554,9 +600,9 @@ static __device__ __forceinline__ void begin_unit(math<C> &m, const struct unit 
     issue_scores(m, s);
     wgmma_wait<0>();
     wgmma_hold(s);
-    release_keys(m);
+    ring_advance<C::STAGES>(m.k_at);
     if (last_of_segment) release_queries(m);
-    const int thread = (int)threadIdx.x % 128;
+    const int thread = thread_anew();
     mask_future(s, u.lower + thread / 32 * 16 + thread % 32 / 4);
     softmax_first<C>(s, row, m.scale);
     await_values(m);
@@ -569,7 +615,7 @@ template <class C>
 static __device__ __forceinline__ void next_tile(math<C> &m, bool last_of_segment, row_pair &row,
                                                  float (&s)[64], uint32_t (&p)[32],
                                                  float (&o)[C::D / 2]) {
-    float keep[2];
+    float sum[2];
     const uint32_t stage = m.v_at.stage;
     await_keys(m);
     wgmma_fence();
@@ -577,9 +623,18 @@ static __device__ __forceinline__ void next_tile(math<C> &m, bool last_of_segmen
     issue_outputs(m, stage, o, p);
     wgmma_wait<1>();
     wgmma_hold(s);
-    release_keys(m);
+    release_keys_before(m);
+#pragma unroll
+    for (int r = 0; r < 2; r++) sum[r] = exponentials<C>(s, r, row.at[r]);
+    if (__any_sync(0xffffffff, !(sum[0] + sum[1] <= MOST_SUM))) {
+        wgmma_wait<0>();
+        wgmma_hold(o);
+        raise_rows(m, s, row, sum, o);
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) row.sum[r] += sum[r];
     if (last_of_segment) release_queries(m);
-    softmax_next<C>(s, row, keep, m.scale);
+    ring_advance<C::STAGES>(m.k_at);
     /* Here for its place: across a loop the compiler does not move the wait for the outputs up,
      * before the exponentials, which would then have nothing to run beside. */
     ring_advance<C::STAGES>(m.v_at);
@@ -588,7 +643,6 @@ static __device__ __forceinline__ void next_tile(math<C> &m, bool last_of_segmen
     wgmma_hold(s);
     wgmma_hold(o);
     release<C>(&m.s.v_empty[stage]);
-    rescale(o, keep);
     pack_probabilities(s, p);
 }
 
@@ -599,6 +653,7 @@ static __device__ __forceinline__ void end_unit(math<C> &m, uint32_t (&p)[32],
     issue_outputs(m, m.v_at.stage, o, p);
     wgmma_wait<0>();
     wgmma_hold(o);
+    release_keys_before(m);
     release<C>(&m.s.v_empty[m.v_at.stage]);
     ring_advance<C::STAGES>(m.v_at);
 }
@@ -608,37 +663,36 @@ static __device__ __forceinline__ void end_unit(math<C> &m, uint32_t (&p)[32],
  * The matrix unit rounds sums towards zero: O over a million keys would be off by about a unit of
  * bf16. At absolute multiples of SUM_TILES tiles it goes to memory, where sums are rounded to
  * nearest, and begins anew. Each thread has its own words there, 128 apart: its part of O and, in
- * the end, the maxima that it is relative to. */
+ * the end, the shifts that it is by. */
 
 template <class C>
 static __device__ __forceinline__ float *sums_of(const attention_params &p, const math<C> &m) {
     return p.sums + (size_t)blockIdx.x * long_sums<C>::PER_CTA + m.w * long_sums<C>::PER_WARPGROUP +
-           threadIdx.x % 128;
+           thread_anew();
 }
 
 /* o += what was put aside. */
 template <class C>
 static __device__ __forceinline__ void take_back(const float *sums, const row_pair &row,
-                                                 float scale, float (&o)[C::D / 2]) {
+                                                 float (&o)[C::D / 2]) {
     float keep[2];
 #pragma unroll
-    for (int r = 0; r < 2; r++)
-        keep[r] = row_keep(sums[(C::D / 2 + r) * 128], exponent_of(row.max[r], scale), scale);
+    for (int r = 0; r < 2; r++) keep[r] = row_keep(sums[(C::D / 2 + r) * 128], row.at[r]);
 #pragma unroll
     for (int i = 0; i < C::D / 2; i++) o[i] = fmaf(sums[i * 128], keep[i / 2 % 2], o[i]);
 }
 
 template <class C>
 static __device__ __forceinline__ void put_aside(float *sums, bool first, const row_pair &row,
-                                                 float scale, float (&o)[C::D / 2]) {
-    if (!first) take_back<C>(sums, row, scale, o);
+                                                 float (&o)[C::D / 2]) {
+    if (!first) take_back<C>(sums, row, o);
 #pragma unroll
     for (int i = 0; i < C::D / 2; i++) {
         sums[i * 128] = o[i];
         o[i] = 0;
     }
 #pragma unroll
-    for (int r = 0; r < 2; r++) sums[(C::D / 2 + r) * 128] = row.max[r];
+    for (int r = 0; r < 2; r++) sums[(C::D / 2 + r) * 128] = row.at[r].shift;
 }
 
 /* ---- output */
@@ -647,7 +701,8 @@ static __device__ __forceinline__ void put_aside(float *sums, bool first, const 
  * i-th. */
 static __device__ __forceinline__ uint4 quad_transpose(uint32_t a, uint32_t b, uint32_t c,
                                                        uint32_t d) {
-    const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
+    const int thread = thread_anew();
+    const bool odd = thread & 1, high = thread & 2;
     const uint32_t ab = __shfl_xor_sync(0xffffffff, odd ? a : b, 1);
     const uint32_t cd = __shfl_xor_sync(0xffffffff, odd ? c : d, 1);
     a = odd ? ab : a, b = odd ? b : ab, c = odd ? cd : c, d = odd ? d : cd;
@@ -671,7 +726,7 @@ template <class C>
 static __device__ __forceinline__ void store_unit(const attention_params &p, const struct unit &u,
                                                   int32_t n_tokens, const row_pair &row,
                                                   const float (&o)[C::D / 2]) {
-    const int thread = (int)threadIdx.x % 128;
+    const int thread = thread_anew();
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const int32_t t = u.row + thread / 32 * 16 + thread % 32 / 4 + 8 * r;
@@ -694,7 +749,6 @@ static __device__ __forceinline__ void store_unit(const attention_params &p, con
 
 template <class C>
 static __device__ __forceinline__ void attend_unit(const attention_params &p, math<C> &m,
-                                                   const struct schedule &work,
                                                    const struct unit &u) {
     float s[64], o[C::D / 2];
     uint32_t probabilities[32];
@@ -702,7 +756,8 @@ static __device__ __forceinline__ void attend_unit(const attention_params &p, ma
     struct segment segment = segment_at(p, u, u.tile);
 #pragma unroll
     for (int i = 0; i < C::D / 2; i++) o[i] = 0;
-    begin_unit(m, u, work.q_start + work.n_tokens, u.tile == segment.low, row, s, probabilities);
+    begin_unit(m, u, p.step->q_start + p.step->n_tokens, u.tile == segment.low, row, s,
+               probabilities);
     for (int32_t j = u.tile - 1; j >= 0;) {
 #pragma unroll 1
         for (const int32_t low = j / SUM_TILES * SUM_TILES; j >= low; j--) {
@@ -713,17 +768,16 @@ static __device__ __forceinline__ void attend_unit(const attention_params &p, ma
             next_tile(m, j == segment.low, row, s, probabilities, o);
         }
         /* o: of the tiles from j + 2 on */
-        if (j >= 0) put_aside<C>(sums_of(p, m), j + 2 + SUM_TILES > u.tile, row, m.scale, o);
+        if (j >= 0) put_aside<C>(sums_of(p, m), j + 2 + SUM_TILES > u.tile, row, o);
     }
     end_unit(m, probabilities, o);
-    if (u.tile > SUM_TILES) take_back<C>(sums_of(p, m), row, m.scale, o);
-    store_unit<C>(p, u, work.n_tokens, row, o);
+    if (u.tile > SUM_TILES) take_back<C>(sums_of(p, m), row, o);
+    store_unit<C>(p, u, p.step->n_tokens, row, o);
 }
 
 template <class C>
 static __device__ __forceinline__ void attend(const attention_params &p, attention_shared<C> &s,
                                               int w) {
-    const struct schedule work = schedule_of<C>(p);
     const int32_t index = (C::CLUSTER > 1 ? (int32_t)cluster_rank() * C::WARPGROUPS : 0) + w;
     math<C> m = {s,
                  w,
@@ -738,6 +792,7 @@ static __device__ __forceinline__ void attend(const attention_params &p, attenti
         await_queries(m);
         const int32_t item = *(volatile int *)&m.s.item[m.w];
         if (item < 0) break;
+        const struct schedule work = schedule_of<C>(p); /* not kept: registers are dear */
         const struct unit u = unit_of<C>(p, work, item, index);
         const int32_t first = unit_of<C>(p, work, item, 0).tile;
 #pragma unroll 1
@@ -745,7 +800,7 @@ static __device__ __forceinline__ void attend(const attention_params &p, attenti
         if (u.tile < 0)
             release_queries(m);
         else
-            attend_unit(p, m, work, u);
+            attend_unit(p, m, u);
     }
 }
 

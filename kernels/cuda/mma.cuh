@@ -5,11 +5,9 @@
 #ifndef KERNELS_CUDA_MMA_CUH
 #define KERNELS_CUDA_MMA_CUH
 
-#include <stdint.h>
+#include "kernels/cuda/shared_address.cuh"
 
-static __device__ __forceinline__ uint32_t shared_address(const void *p) {
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
+#include <stdint.h>
 
 static __device__ __forceinline__ void shared_store(uint32_t to, uint32_t value) {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
@@ -49,6 +47,13 @@ template <int LEFT> static __device__ __forceinline__ void copy_groups_wait(void
 static __device__ __forceinline__ void load_matrices(uint32_t m[4], uint32_t row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(row)
+                 : "memory");
+}
+/* Two of them: lanes 0..15 say where. */
+static __device__ __forceinline__ void load_two_matrices(uint32_t m[2], uint32_t row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(m[0]), "=r"(m[1])
                  : "r"(row)
                  : "memory");
 }

@@ -6,12 +6,10 @@
 #ifndef KERNELS_CUDA_PTX_CUH
 #define KERNELS_CUDA_PTX_CUH
 
+#include "kernels/cuda/shared_address.cuh"
+
 #include <cuda.h>
 #include <stdint.h>
-
-static __device__ __forceinline__ uint32_t shared_address(const void *p) {
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
 
 /* ---- mbarriers [9.7.13.15] */
 

@@ -51,6 +51,19 @@ def head_dim(name):
     return int(re.search(r"attention_configILi(\d+)E", name)[1])
 
 
+def loop_s_wait(code):
+    """Where the loop has its scores, and its outputs are under way."""
+    (at,) = [i for i, text in enumerate(code) if re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x1", text)]
+    return at
+
+
+def raising(code):
+    """The part of the loop in which rows are given a new maximum: from the vote on to the wait for the outputs."""
+    vote = next(i for i in range(loop_s_wait(code), len(code)) if "VOTE.ANY" in code[i])
+    product = max(i for i, text in enumerate(code) if re.search(r"\bHMMA\b", text))
+    return range(vote, next(i for i in range(product, len(code)) if "WARPGROUP.DEPBAR" in code[i]))
+
+
 class Sass(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -60,11 +73,13 @@ class Sass(unittest.TestCase):
         self.assertEqual(sorted(map(head_dim, self.kernels)), [64, 128])
 
     def test_nothing_is_spilled(self):
+        """But where a row is given a new maximum, which is rare."""
         for name, code in self.kernels.items():
             with self.subTest(kernel=name):
-                self.assertEqual(count(code, r"\b(STL|LDL)\b"), 0)
+                rare = raising(code)
+                self.assertEqual([i for i, text in enumerate(code) if re.search(r"\b(STL|LDL)\b", text) and i not in rare], [])
         for name, stack in re.findall(r"Function (\S*attention_kernel\S*):\s+REG:\d+ STACK:(\d+)", dump("-res-usage")):
-            self.assertEqual(stack, "0", name)
+            self.assertLessEqual(int(stack), 8, name)
 
     def test_every_product_is_in_one_of_three_groups(self):
         """First tile: Q K; loop: Q K and P V; last tile: P V. A compiler that serialises opens a group a product."""
@@ -73,14 +88,17 @@ class Sass(unittest.TestCase):
                 scores, outputs = head_dim(name) // 16, 128 // 16
                 self.assertEqual(count(code, r"\bHGMMA\b"), 2 * scores + 2 * outputs)
                 self.assertEqual(count(code, r"WARPGROUP\.ARRIVE"), 3)
-                self.assertEqual(count(code, r"WARPGROUP\.DEPBAR"), 4)
+                self.assertEqual(count(code, r"WARPGROUP\.DEPBAR"), 5)
 
     def test_the_loop_s_exponentials_run_beside_its_products(self):
         for name, code in self.kernels.items():
             with self.subTest(kernel=name):
-                (begin,) = [i for i, text in enumerate(code) if re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x1", text)]
-                end = next(i for i in range(begin, len(code)) if re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x0", code[i]))
-                self.assertGreaterEqual(count(code[begin:end], r"MUFU\.EX2"), 62)  # of 64 and two factors
+                self.assertEqual(count(code[loop_s_wait(code):raising(code).start], r"MUFU\.EX2"), 64)
+
+    def test_the_loop_looks_for_no_maximum(self):
+        for name, code in self.kernels.items():
+            with self.subTest(kernel=name):
+                self.assertEqual(count(code[loop_s_wait(code):raising(code).start], r"\b(FMNMX|SHFL)\b"), 0)
 
     def test_registers_move_from_the_producer_to_the_products(self):
         for name, code in self.kernels.items():

@@ -402,6 +402,66 @@ static void a_row_has_its_bits_in_any_chunk(void **state) {
     }
 }
 
+/* Scores rise (rows 0 mod 3), stay (1) or fall (2) by about `nats` from tile to tile, down to key
+ * 0. */
+static void let_scores_rise(struct gpu_test *t, struct sequence *s, float nats) {
+    const size_t D = (size_t)s->D, width = width_of(s);
+    const float way[3] = {8, 0, -8};
+    for (int copy = 0; copy < Q_COPIES; copy++)
+        for (size_t i = 0; s->q[copy] && i < (size_t)s->total * width; i += D)
+            s->q[copy][i] = f32_to_bf16(way[i / width % 3]);
+    for (size_t h = 0; h < (size_t)s->K; h++)
+        for (int32_t j = 0; j < s->total; j++) {
+            const float tiles = (float)((s->total - j) / KV_TILE);
+            s->k[(h * (size_t)s->capacity + (size_t)j) * D] =
+                f32_to_bf16(nats * tiles / (8 * s->scale * s->factor));
+        }
+    put_cache(t, s);
+}
+
+/* Where a row gets a new maximum on its way, and its neighbours do not: right, and the same in any
+ * chunk. 20 nats a tile take two tiles to that, 45 and 300 one. */
+static void rows_whose_scores_rise_are_right(void **state) {
+    (void)state;
+    static const struct shape cases[] = {{7, 1, 200, 500, 0}, {4, 2, 100, 540, 128}};
+    static const float nats[] = {5, 20, 45, 300};
+    for (int32_t D = 64; D <= 128; D += 64) {
+        struct gpu_test t = open_test(D, ARENA);
+        for (size_t i = 0; i < COUNT(cases) * COUNT(nats); i += small ? 3 : 1) {
+            const struct shape *c = &cases[i % 2];
+            struct sequence s = sequence_open(&t, D, *c);
+            let_scores_rise(&t, &s, nats[i / 2]);
+            bf16 *got = attend(&t, &s, c->begin, c->n, 0);
+            assert_rows_right(&s, got, c->begin, c->n, 5);
+            free(got);
+            chunks_case(&t, &s, c->begin);
+            sequence_close(&s);
+        }
+        gpu_test_close(&t);
+    }
+}
+
+/* A query that is no number is a matter of its own row alone. */
+static void a_row_that_is_no_number_spoils_no_other(void **state) {
+    (void)state;
+    enum { TOTAL = 400, BAD = 333 };
+    for (int32_t D = 64; D <= 128; D += 64) {
+        struct gpu_test t = open_test(D, ARENA);
+        struct sequence s = sequence_open(&t, D, (struct shape){2, 1, 0, TOTAL, 0});
+        const size_t width = width_of(&s);
+        bf16 *want = attend(&t, &s, 0, TOTAL, 0);
+        s.q[0][BAD * width] = 0x7fff; /* of head 0 */
+        bf16 *got = attend(&t, &s, 0, TOTAL, 0);
+        assert_true(isnan(bf16_to_f32(got[BAD * width])));
+        memcpy(got + BAD * width, want + BAD * width, (size_t)D * sizeof *got);
+        assert_same_bits(got, want, TOTAL * width, DTYPE_BF16, "D %d", D);
+        free(want);
+        free(got);
+        sequence_close(&s);
+        gpu_test_close(&t);
+    }
+}
+
 /* Rows that sixteen bytes do not fit to are stored in another way. */
 static void the_stride_of_the_output_changes_nothing(void **state) {
     (void)state;
@@ -485,6 +545,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(values_are_right_far_out),
         cmocka_unit_test(nothing_beyond_the_context_is_seen),
         cmocka_unit_test(a_row_has_its_bits_in_any_chunk),
+        cmocka_unit_test(rows_whose_scores_rise_are_right),
+        cmocka_unit_test(a_row_that_is_no_number_spoils_no_other),
         cmocka_unit_test(the_stride_of_the_output_changes_nothing),
         cmocka_unit_test(a_replayed_call_has_the_eager_bits),
         cmocka_unit_test(queries_off_sixteen_bytes_are_an_error),
