@@ -12,7 +12,8 @@
  * falling length from a counter. The producer copies by TMA: keys and values into two rings, a
  * warpgroup's queries into its slot. Each warpgroup keeps scores S, probabilities P and outputs O
  * of its 64 rows in registers. Per tile: S' = Q K' and O += P V are issued together; when S' is
- * there its softmax runs beside O += P V. Now and then O is put aside: see long sums.
+ * there its softmax runs beside O += P V. It looks for no maximum after a row's first tile, unless
+ * probabilities grow out of hand: see raise_rows(). Now and then O is put aside: see long sums.
  *
  * The parts, in this order: shared memory, work, producer, softmax, main loop, long sums, output,
  * kernel.
