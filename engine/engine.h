@@ -245,6 +245,11 @@ int64_t engine_allocations(struct engine *e);
 enum status session_spans_enable(struct session *s, int64_t capacity, struct error *err);
 const struct span *session_spans(struct session *s, int device, int64_t *n, int64_t *dropped);
 void session_spans_reset(struct session *s);
+/* Reads the processor's counters around every op until spans are turned off; after
+ * session_spans_enable. STATUS_UNSUPPORTED: why there are none to read. */
+enum status session_spans_count(struct session *s, struct error *err);
+/* Of each of session_spans(), in their order; NULL where nothing is counted. */
+const struct span_counts *session_span_counts(struct session *s, int device);
 
 /* A piece of memory of a device with a name of its own; those of one name, category and rank are
  * one. What is accounted for beside the named buffers of a session (weights, graphs, scratch of

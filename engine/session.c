@@ -518,6 +518,18 @@ void session_spans_reset(struct session *s) {
     devices_each(&s->e->devices, reset_spans, &(struct spans_job){.s = s}, NULL);
 }
 
+static enum status count_spans(void *ctx, int i, struct error *err) {
+    return device_spans_count(((const struct spans_job *)ctx)->s->part[i].dev, NULL, err);
+}
+
+enum status session_spans_count(struct session *s, struct error *err) {
+    return devices_each(&s->e->devices, count_spans, &(struct spans_job){.s = s}, err);
+}
+
+const struct span_counts *session_span_counts(struct session *s, int device) {
+    return device_span_counts(s->part[device].dev);
+}
+
 enum status session_memory_timeline(struct session *s, int device, struct memory_timeline *out,
                                     struct error *err) {
     *out = (struct memory_timeline){0};

@@ -85,6 +85,7 @@ struct config {
     char nvtx[8];           /* "off", "case", "chunk", "op" */
     char profile_chunk[16]; /* "none", "last" or a number */
     char cupti[16];         /* "none", "last", "spread", "all" or a number */
+    bool counters;          /* hardware counters beside spans */
 
     /* [check] */
     int64_t spot; /* sampled (layer, rank, head, row) per case; 0: off */

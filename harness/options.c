@@ -166,6 +166,12 @@ static const struct option options[] = {
      "against a synthetic cache: the model is loaded again, nothing else. Where CUPTI cannot be "
      "had, the result says why.",
      "kernels|activity"},
+    {"trace", "counters", OPTION_BOOL, AT(counters), 0, 0, NULL, "false",
+     "Cycles, instructions and cache misses of every op that has a span, summed over the threads "
+     "of "
+     "a CPU (perf_event_open, user space alone): two system calls a thread and op, in chunks that "
+     "nobody measures. Where they cannot be read, the result says why.",
+     "perf|pmu|ipc"},
 
     {"check", "spot", OPTION_INT, AT(spot), 0, 4096, NULL, "16",
      "Attention outputs (layer, rank, head, row) of each case that are recomputed in float64; 0: "

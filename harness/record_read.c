@@ -292,13 +292,29 @@ static void read_timeline(struct h5 *h, h5_id g, struct case_result *r) {
     if (h->status == STATUS_OK) check_uses(h, r);
 }
 
+/* Of runs that had the processor's counters read. */
+static void read_span_counts(struct h5 *h, h5_id g, struct span_record *rows, int64_t n,
+                             struct case_result *r) {
+    r->counted = rows && h5_has(h, g, span_count_columns[0].name);
+    for (int c = 0; r->counted && c < COLUMNS(span_count_columns); c++) {
+        int64_t there;
+        int64_t *values = h5_read_column(h, g, &span_count_columns[c], &there);
+        if (values && there != n)
+            h5_fail(h, "read", "spans/cycles", "its number of rows is not that of its table");
+        for (int64_t i = 0; values && there == n && i < n; i++)
+            memcpy((char *)&rows[i] + span_count_columns[c].offset, &values[i], sizeof *values);
+        free(values);
+    }
+}
+
 static void read_spans(struct h5 *h, h5_id at, struct case_result *r) {
     h5_id g;
     int64_t n = 0, n_ops = 0;
     struct span_record *rows = READ_TABLE(h, at, "spans", span_columns, struct span_record, &n, &g);
     read_span_devices(h, g, rows, n, r->devices);
     struct span *ops = record_read_ops(h, g, r, &n_ops);
-    h5_read_attributes(h, g, span_facts, COLUMNS(span_facts), r);
+    read_attributes(h, g, span_facts, COLUMNS(span_facts), r);
+    read_span_counts(h, g, rows, n, r);
     read_traced(h, g, r);
     if (h->status == STATUS_OK) r->spans = calloc((size_t)result_capacity(n) + 1, sizeof *r->spans);
     if (h5_check_memory(h, r->spans, "spans") && ops) {
@@ -315,6 +331,7 @@ static void read_spans(struct h5 *h, h5_id at, struct case_result *r) {
             out->span.flops = s->flops, out->span.bytes = s->bytes;
             out->span.rank = s->rank, out->span.layer = s->layer;
             out->span.device = s->device;
+            out->counts = s->counts;
         }
     }
     free(ops);

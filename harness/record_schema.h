@@ -123,6 +123,7 @@ struct span_record {
     int16_t rank, layer;
     int64_t begin_ns, end_ns, flops, bytes;
     uint8_t device;
+    struct span_counts counts;
 };
 static const struct column span_columns[] = {
     {"rank", SIGNED, FIELD(span_record, rank), "1", "tensor-parallel rank; -1: for all at once"},
@@ -139,6 +140,14 @@ static const struct column span_columns[] = {
 /* One more column of the spans, which older files do not have. */
 static const struct column span_device_column = {"device", UNSIGNED, FIELD(span_record, device),
                                                  "1", "of the run, from 0"};
+/* And three where the processor's counters were read. */
+static const struct column span_count_columns[] = {
+    {"cycles", SIGNED, FIELD(span_record, counts.cycles), "1",
+     "of the processor in user space, all threads of the device; -1: not known"},
+    {"instructions", SIGNED, FIELD(span_record, counts.instructions), "1", "the same"},
+    {"llc_misses", SIGNED, FIELD(span_record, counts.llc_misses), "1",
+     "the kernel's generic cache misses: of the last level on Intel's processors"},
+};
 /* Two tables in that of the spans, which older files do not have. */
 struct buffer_record {
     int32_t buffer, device, rank;
@@ -264,6 +273,7 @@ static const char *const added_attributes[] = {
     "exchange",
     "attention_note",
     "exchange_overlap",
+    "counters_note",
 };
 
 /* What a case's group says beside its row. */
@@ -298,7 +308,8 @@ static const struct column status_facts[] = {
     FACT("exit_signal", SIGNED, exit_signal),
 };
 static const struct column output_facts[] = {FACT("logits_xxh64", UNSIGNED, logits_hash)};
-static const struct column span_facts[] = {FACT("dropped_records", SIGNED, dropped_spans)};
+static const struct column span_facts[] = {FACT("dropped_records", SIGNED, dropped_spans),
+                                           FACT("counters_note", TEXT, counters_note)};
 static const struct column predicted_facts[] = {
     FACT("total_bytes", SIGNED, predicted_memory.total_bytes),
     FACT("available_bytes", SIGNED, predicted_memory.available_bytes),

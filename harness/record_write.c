@@ -167,10 +167,12 @@ static void write_spans(struct h5 *h, h5_id at, const struct case_result *r) {
                 s->repeat,      s->chunk,      record_op_number(h, ops, r, &s->span),
                 s->span.rank,   s->span.layer, s->span.begin_ns,
                 s->span.end_ns, s->span.flops, s->span.bytes,
-                s->span.device};
+                s->span.device, s->counts};
         }
         h5_id g = WRITE_TABLE(h, at, "spans", span_columns, rows, r->n_spans);
         h5_write_column(h, g, &span_device_column, rows, sizeof *rows, r->n_spans);
+        for (int i = 0; r->counted && i < COLUMNS(span_count_columns); i++)
+            h5_write_column(h, g, &span_count_columns[i], rows, sizeof *rows, r->n_spans);
         h5_write_attributes(h, g, span_facts, COLUMNS(span_facts), r);
         h5_close_group(WRITE_TABLE(h, g, "ops", op_columns, ops->row, ops->n));
         h5_close_group(WRITE_TABLE(h, g, "chunks", chunk_columns, r->traced, r->n_traced));

@@ -89,6 +89,7 @@ struct decode_row {
 struct span_row {
     int32_t repeat, chunk;
     struct span span;
+    struct span_counts counts; /* where the result has them */
 };
 /* What a device has of memory, by number: its place among all devices' buffers. */
 struct buffer_row {
@@ -159,6 +160,8 @@ struct case_result {
     int64_t n_decode;
     struct span_row *spans;
     int64_t n_spans, dropped_spans;
+    bool counted;            /* spans have counts */
+    char counters_note[200]; /* why they have none although they were wanted, or "" */
     /* Kernels of the spans that this program does not have, from a file: the i-th is number 255 - i
      * of its op. */
     char foreign_kernel[FOREIGN_KERNELS][32];

@@ -140,11 +140,18 @@ static void add_chunk(struct trace *t, int64_t first, int64_t end) {
 
 /* ---- sums ---- */
 
+static double known(int64_t count) {
+    return count >= 0 ? (double)count : (double)NAN;
+}
+
 static void add(struct trace_sum *sum, const struct span_row *s) {
     sum->calls++;
     sum->ns += length_ns(s);
     sum->flops += (double)s->span.flops;
     sum->bytes += (double)s->span.bytes;
+    sum->cycles += known(s->counts.cycles);
+    sum->instructions += known(s->counts.instructions);
+    sum->llc_misses += known(s->counts.llc_misses);
 }
 
 static void add_to_group(struct trace_group *g, const struct span_row *s) {

@@ -17,6 +17,7 @@
 struct trace_sum {
     int64_t calls;
     double ns, flops, bytes;
+    double cycles, instructions, llc_misses; /* where the case is counted; NaN: not known */
 };
 struct trace_op { /* one kernel in one role */
     uint8_t op, role, variant;

@@ -44,6 +44,11 @@ static void print_head(FILE *out, const struct trace *t, const struct show_style
         fprintf(out, "  %sDROPPED  %s spans of this case found no room: sums are too low%s\n",
                 tone_begin(TONE_BAD, style->color), format_count(count, t->r->dropped_spans),
                 tone_end(TONE_BAD, style->color));
+    if (t->r->counters_note[0]) {
+        fputs("  counters absent: ", out);
+        show_text(out, t->r->counters_note, SIZE_MAX);
+        fputc('\n', out);
+    }
     if (!t->whole)
         fputs("  The file is of before chunks were recorded beside their spans: a chunk reaches "
               "from its first op to its last.\n",
@@ -51,6 +56,15 @@ static void print_head(FILE *out, const struct trace *t, const struct show_style
 }
 
 /* ---- by op ---- */
+
+/* Of a case whose ops were counted: cycles a second of all threads, and what a cycle and a miss
+ * did. */
+static void add_counts(struct table *table, const struct trace *t, const struct trace_sum *s) {
+    const bool counted = t->r->counted && s->cycles > 0;
+    table_add_number(table, counted && s->ns > 0 ? s->cycles / s->ns : (double)NAN);
+    table_add_number(table, counted ? s->instructions / s->cycles : (double)NAN);
+    table_add_number(table, counted && s->llc_misses > 0 ? s->bytes / s->llc_misses : (double)NAN);
+}
 
 static void add_rates(struct table *table, const struct trace_sum *s,
                       const struct device_rates *rates) {
@@ -68,6 +82,7 @@ static void add_op(struct table *table, const struct trace *t, const struct trac
     table_add_number(table, o->sum.ns / 1e6);
     add_percent(table, share(o->sum.ns, t->latency_ns));
     add_rates(table, &o->sum, rates);
+    add_counts(table, t, &o->sum);
 }
 
 /* A row without a kernel. */
@@ -78,7 +93,7 @@ static void add_rest(struct table *table, const struct trace *t, const char *nam
     table_add(table, TONE_PLAIN, "%s", "");
     table_add_number(table, ns / 1e6);
     add_percent(table, share(ns, t->latency_ns));
-    for (int i = 0; i < 3; i++) table_add(table, TONE_PLAIN, "%s", "");
+    for (int i = 0; i < 6; i++) table_add(table, TONE_PLAIN, "%s", "");
 }
 
 /* The ops after the first TOP, together. */
@@ -92,11 +107,18 @@ static void add_others(struct table *table, const struct trace *t) {
 
 static void print_ops(FILE *out, const struct trace *t, const struct device_rates *rates,
                       const struct show_style *style) {
-    static const struct table_column columns[] = {
-        {"op", "", true, false},        {"kernel", "", true, false},
-        {"calls", "", false, false},    {"time", "ms", false, false},
-        {"share", "%", false, false},   {"rate", "GFLOP/s", false, false},
-        {"rate", "GB/s", false, false}, {"of ceiling", "%", false, false}};
+    const bool uncounted = !t->r->counted;
+    const struct table_column columns[] = {{"op", "", true, false},
+                                           {"kernel", "", true, false},
+                                           {"calls", "", false, false},
+                                           {"time", "ms", false, false},
+                                           {"share", "%", false, false},
+                                           {"rate", "GFLOP/s", false, false},
+                                           {"rate", "GB/s", false, false},
+                                           {"of ceiling", "%", false, false},
+                                           {"cycles", "G/s", false, uncounted},
+                                           {"instr.", "a cycle", false, uncounted},
+                                           {"bytes", "a miss", false, uncounted}};
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
     const bool all = style->verbose || t->n_ops <= TOP + 1;
     for (int i = 0; i < t->n_ops && (all || i < TOP); i++) add_op(table, t, &t->ops[i], rates);
@@ -108,6 +130,10 @@ static void print_ops(FILE *out, const struct trace *t, const struct device_rate
     add_rest(table, t, "latency of the chunks", t->latency_ns);
     fprintf(out, "\ntime by op (all ranks%s)\n", t->n_devices > 1 ? ", devices together" : "");
     print_table(out, table, style);
+    if (t->r->counted)
+        fputs("  cycles, instructions: all threads, user space, waiting for each other included; "
+              "bytes a miss:\n  compulsory traffic over misses of the last cache\n",
+              out);
     fputs("  ceiling: multiply-adds on registers or a copy through memory, the longer of them; "
           "caches beat it\n",
           out);
@@ -363,15 +389,21 @@ void trace_summary(FILE *out, const struct record_run *run, const struct trace *
 /* ---- a line per span ---- */
 
 void trace_csv(FILE *out, const struct trace *t) {
-    fputs("repeat,chunk,device,rank,layer,op,role,kernel,begin_ns,end_ns,duration_ns,flops,bytes\n",
-          out);
+    fprintf(
+        out,
+        "repeat,chunk,device,rank,layer,op,role,kernel,begin_ns,end_ns,duration_ns,flops,bytes%s\n",
+        t->r->counted ? ",cycles,instructions,llc_misses" : "");
     for (int64_t i = 0; i < t->n; i++) {
         const struct span_row *row = t->spans[i];
         const struct span *s = &row->span;
-        fprintf(out, "%d,%d,%d,%d,%d,%s,%s,%s,%lld,%lld,%lld,%lld,%lld\n", row->repeat, row->chunk,
+        fprintf(out, "%d,%d,%d,%d,%d,%s,%s,%s,%lld,%lld,%lld,%lld,%lld", row->repeat, row->chunk,
                 s->device, s->rank, s->layer, op_name((enum op)s->op),
                 role_name((enum role)s->role), result_kernel_name(t->r, s->op, s->variant),
                 (long long)s->begin_ns, (long long)s->end_ns, (long long)(s->end_ns - s->begin_ns),
                 (long long)s->flops, (long long)s->bytes);
+        if (t->r->counted)
+            fprintf(out, ",%lld,%lld,%lld", (long long)row->counts.cycles,
+                    (long long)row->counts.instructions, (long long)row->counts.llc_misses);
+        fputc('\n', out);
     }
 }

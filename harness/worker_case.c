@@ -209,6 +209,15 @@ static bool traces_warm_up(const struct case_run *k) {
     return strcmp(k->plan->config.spans, "auto") == 0 && k->plan->config.warmup > 0 && !graph;
 }
 
+/* Counters beside them, where they are wanted. The spans stand without. */
+static void count_spans(struct case_run *k) {
+    struct error err = {{0}};
+    if (!k->plan->config.counters) return;
+    k->out->counted = session_spans_count(k->session, &err) == STATUS_OK;
+    if (!k->out->counted)
+        snprintf(k->out->counters_note, sizeof k->out->counters_note, "%.199s", err.text);
+}
+
 /* Room for the spans of the case's largest chunk. */
 static enum status enable_spans(struct case_run *k, struct error *err) {
     int64_t ops = 0;
@@ -219,7 +228,9 @@ static enum status enable_spans(struct case_run *k, struct error *err) {
                               chunk_tokens(k, chunk), chunk == k->c->chunks - 1);
         if (cost.ops > ops) ops = cost.ops;
     }
-    return session_spans_enable(k->session, 2 * ops + 256, err);
+    const enum status s = session_spans_enable(k->session, 2 * ops + 256, err);
+    if (s == STATUS_OK) count_spans(k);
+    return s;
 }
 
 /* What it had in use of a device's memory. The spans stand without that. */
@@ -238,10 +249,12 @@ static enum status keep_spans(struct case_run *k, int pass, int chunk, const str
     for (int d = 0; s == STATUS_OK && d < engine_info(k->engine)->devices; d++) {
         int64_t n, dropped;
         const struct span *spans = session_spans(k->session, d, &n, &dropped);
+        const struct span_counts *counts = session_span_counts(k->session, d);
         const int64_t first = k->out->n_spans;
         k->out->dropped_spans += dropped;
         for (int64_t j = 0; s == STATUS_OK && j < n; j++) {
-            struct span_row row = {pass, chunk, spans[j]};
+            struct span_row row = {.repeat = pass, .chunk = chunk, .span = spans[j]};
+            if (counts) row.counts = counts[j];
             s = result_add_spans(k->out, &row, 1, err);
         }
         if (s == STATUS_OK && n > 0 && timeline) keep_memory(k, d, first);
@@ -595,6 +608,7 @@ static void add_spans(struct case_run *k, char *reason, size_t size) {
     if (s == STATUS_OK) return;
     k->out->n_spans = k->out->dropped_spans = k->out->n_traced = 0;
     k->out->n_buffers = k->out->n_buffer_uses = 0;
+    k->out->counted = false;
     snprintf(reason, size, "spans are missing: %.160s", err.text);
 }
 

@@ -200,6 +200,14 @@ enum status device_spans_enable(struct device *dev, int64_t capacity, struct err
  * next run. *dropped: those that found no room. */
 const struct span *device_spans(struct device *dev, int64_t *n, int64_t *dropped);
 void device_spans_reset(struct device *dev);
+/* Reads hardware counters around every op from now on, until spans are turned off: those of
+ * `source` (counters.h), or of the kernel where that is NULL. After device_spans_enable, by the
+ * thread that drives the device. STATUS_UNSUPPORTED: why there are none to read. */
+struct counter_source;
+enum status device_spans_count(struct device *dev, const struct counter_source *source,
+                               struct error *err);
+/* Of each of device_spans(), in their order; NULL where nothing is counted. */
+const struct span_counts *device_span_counts(struct device *dev);
 /* Tells a profiler that waits for it to capture from here to here (cudaProfilerStart, -Stop); does
  * nothing on the CPU. */
 void device_profile(struct device *dev, bool on);

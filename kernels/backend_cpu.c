@@ -1,6 +1,7 @@
 /* The CPU as a device: a pool of threads, memory from mmap, kernels called directly. Owns the pool,
  * the workers' scratch and the pages of arenas. Below device.c, above the kernels. */
 #include "kernels/cost.h"
+#include "kernels/counters.h"
 #include "kernels/device_core.h"
 #include "kernels/host_memory.h"
 #include "kernels/random.h"
@@ -36,6 +37,7 @@ struct cpu {
     bool peak_resets;      /* the kernel lets us reset VmHWM */
     int64_t sampled_bytes; /* otherwise: most that was seen since the reset */
     int64_t clock_begin_ns, clock_end_ns;
+    struct counters *counters; /* read around ops where spans are counted, else NULL */
 };
 
 static const size_t huge_page = 2 << 20;
@@ -217,10 +219,25 @@ static enum status cpu_execute(struct device *dev, const struct op_call *call, s
         run(dev, args);
         return STATUS_OK;
     }
-    int64_t begin_ns = monotonic_ns();
+    struct counters *counters = ((struct cpu *)dev->state)->counters;
+    struct span_counts counts = {0};
+    if (counters) counters_begin(counters);
+    const int64_t begin_ns = monotonic_ns();
     run(dev, args);
-    span_add(dev, call, op_step(call), begin_ns, monotonic_ns());
+    const int64_t end_ns = monotonic_ns();
+    if (counters) counts = counters_end(counters);
+    const int64_t number = dev->spans.n;
+    span_add(dev, call, op_step(call), begin_ns, end_ns);
+    if (counters && dev->spans.n > number) dev->spans.counts[number] = counts;
     return STATUS_OK;
+}
+
+static enum status cpu_spans_count(struct device *dev, const struct counter_source *source,
+                                   struct error *err) {
+    struct cpu *c = dev->state;
+    counters_close(c->counters);
+    c->counters = NULL;
+    return source ? counters_open(&c->counters, c->pool, source, err) : STATUS_OK;
 }
 
 static void cpu_clock_begin(struct device *dev) {
@@ -469,6 +486,7 @@ const struct backend backend_cpu = {
     .clock_end = cpu_clock_end,
     .clock_ns = cpu_clock_ns,
     .execute = cpu_execute,
+    .spans_count = cpu_spans_count,
     .kv_fill = cpu_kv_fill,
     .kv_read = cpu_kv_read,
     .progress = cpu_progress,

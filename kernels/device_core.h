@@ -24,6 +24,7 @@ void ledger_charge(struct ledger *l, int rank, enum memory_category c, int64_t b
 struct span_buffer {
     struct span *spans;
     int64_t capacity, n, dropped;
+    struct span_counts *counts; /* [capacity], of each span; NULL: not counted */
 };
 
 /* A list of calls as the step ran them; a backend may keep something faster beside it. */
@@ -96,6 +97,9 @@ struct backend {
      */
     enum status (*spans_open)(struct device *dev, int64_t capacity, struct error *err);
     void (*spans_begin)(struct device *dev);
+    /* Opens counters that execute() reads around an op; NULL source: closes them. Or NULL. */
+    enum status (*spans_count)(struct device *dev, const struct counter_source *source,
+                               struct error *err);
     /* Makes graph->native of graph->calls, or leaves it NULL; fills info.nodes, instantiate_ns and
      * upload_ns, adds to info.bytes and capture_ns. Or NULL, all three. */
     enum status (*graph_open)(struct device *dev, struct device_graph *g, struct error *err);

@@ -1,6 +1,7 @@
 /* The spans of a device: a buffer allocated when spans are switched on, filled by the backend, read
  * and reset by the engine between steps. */
 #include "kernels/cost.h"
+#include "kernels/counters.h"
 #include "kernels/device_core.h"
 
 #include <stdlib.h>
@@ -18,6 +19,12 @@ static void release(struct device *dev) {
     ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_OTHER,
                   -b->capacity * (int64_t)sizeof *b->spans);
     if (b->capacity > 0 && dev->backend->spans_open) dev->backend->spans_open(dev, 0, NULL);
+    if (b->counts) {
+        ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_OTHER,
+                      -b->capacity * (int64_t)sizeof *b->counts);
+        dev->backend->spans_count(dev, NULL, NULL);
+    }
+    free(b->counts);
     free(b->spans);
     *b = (struct span_buffer){0};
 }
@@ -59,6 +66,35 @@ void span_add(struct device *dev, const struct op_call *call, const struct step_
                                      .role = (uint8_t)call->role,
                                      .variant = dev->chosen_index[call->op],
                                      .device = (uint8_t)dev->member};
+}
+
+enum status device_spans_count(struct device *dev, const struct counter_source *source,
+                               struct error *err) {
+    struct span_buffer *b = &dev->spans;
+    if (b->capacity == 0) return error_set(err, STATUS_USAGE, "no spans are kept to count");
+    if (!dev->backend->spans_count)
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "they count what processors do; a GPU's are read by Nsight Compute");
+    if (b->counts) return STATUS_OK;
+    struct span_counts *counts = malloc((size_t)b->capacity * sizeof *counts);
+    if (!counts)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for the counts of %lld spans",
+                         (long long)b->capacity);
+    memset(counts, 0, (size_t)b->capacity * sizeof *counts);
+    const enum status s =
+        dev->backend->spans_count(dev, source ? source : &counter_source_perf, err);
+    if (s != STATUS_OK) {
+        free(counts);
+        return s;
+    }
+    b->counts = counts;
+    dev->allocations++;
+    ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_OTHER, b->capacity * (int64_t)sizeof *counts);
+    return STATUS_OK;
+}
+
+const struct span_counts *device_span_counts(struct device *dev) {
+    return dev->spans.counts;
 }
 
 const struct span *device_spans(struct device *dev, int64_t *n, int64_t *dropped) {

@@ -65,4 +65,9 @@ struct span {
     uint8_t device;           /* its place in its group; 0: alone */
 };
 
+/* Hardware counters of an op, summed over the threads of its device; -1: not known. */
+struct span_counts {
+    int64_t cycles, instructions, llc_misses;
+};
+
 #endif

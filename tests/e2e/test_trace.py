@@ -397,6 +397,55 @@ class Trace(Views, Recorded):
             spans["device"] = device
         self.expect(self.bench("trace", self.copy(shorten), "--case", self.case), 6, "its number of rows")
 
+    def test_counters_of_the_processor_are_summed_by_op(self):
+        s = self.spans
+        counted = {"cycles": s.flops // 3 + 1000, "instructions": s.flops // 2 + 2000, "llc_misses": s.bytes // 100}
+
+        def count(spans):
+            for name, values in counted.items():
+                spans[name] = values
+        out = self.trace("--verbose", path=self.copy(count)).out
+        rows = [re.split(r"  +", line.strip()) for line in out.split("time by op")[1].split("\n\n")[0].splitlines()]
+        for key in set(s.ops):
+            mine = s.of_op(key)
+            cycles, instructions, misses = (counted[name][mine].sum() for name in counted)
+            row = next(row for row in rows if row[:2] == [label(*key[:2]), key[2]])
+            self.near(row[-3], cycles / s.ns[mine].sum())
+            self.near(row[-2], instructions / cycles)
+            if misses > 0:
+                self.near(row[-1], s.bytes[mine].sum() / misses)
+        lines = list(csv.DictReader(io.StringIO(self.trace("--csv", path=self.copy(count)).out)))
+        for name, values in counted.items():
+            self.assertEqual(sorted(int(line[name]) for line in lines), sorted(values))
+
+        def forget(spans):
+            count(spans)
+            spans["instructions"][...] = -1
+        self.assertRegex(self.trace(path=self.copy(forget)).out, r"attention .* - +\S+\n")
+
+        def cut(spans):
+            count(spans)
+            del spans["llc_misses"]
+            spans["llc_misses"] = counted["llc_misses"][:-1]
+        self.expect(self.bench("trace", self.copy(cut), "--case", self.case), 6, "its number of rows")
+
+    def test_counters_that_are_wanted_are_there_or_have_their_reason(self):
+        config = self.write_config(run__spans="all", engine__enforce_eager="true", trace__counters="true")
+        self.expect(self.bench("run", config, "-o", self.file, "--quiet"), 0)
+        out = self.expect(self.bench("trace", self.file), 0).out
+        with h5py.File(self.file, "r") as f:
+            spans = f["case"][self.case]["spans"]
+            note = drive.text(spans.attrs["counters_note"])
+            if "cycles" in spans:
+                self.assertTrue((spans["cycles"][:] > 0).all() and note == "")
+                self.assertIn("a cycle", out)
+                return
+            self.assertNotEqual(note, "")
+            self.assertIn("counters absent: " + note, out)
+        if re.search("no hardware counters|not permitted", note):
+            self.skipTest("the processor's own: " + note)
+        self.fail(note)
+
     def test_a_case_that_is_not_there_or_has_no_spans_is_named(self):
         self.expect(self.bench("trace", self.path), 2, "--case")
         self.expect(self.bench("trace", self.path, "--case", self.case[:-1]), 2, "did you mean", self.case)

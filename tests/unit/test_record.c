@@ -105,9 +105,12 @@ static void add_rows(struct case_result *r) {
     }
     for (int i = 0; i < SPANS; i++) {
         struct span_row s = {
-            REPEATS, i % CHUNKS, {.begin_ns = i, .end_ns = i + 5, .flops = 1 << i % 30}};
+            .repeat = REPEATS,
+            .chunk = i % CHUNKS,
+            .span = {.begin_ns = i, .end_ns = i + 5, .flops = 1 << i % 30}};
         s.span.rank = (int16_t)(i % RANKS), s.span.layer = (int16_t)(i % 3 - 1);
         s.span.device = (uint8_t)(i % 2);
+        s.counts = (struct span_counts){1000 + i, 2000 + i, i % 3 ? i : -1};
         s.span.op = i % 2 ? OP_LINEAR : OP_EMBED, s.span.role = i % 2 ? ROLE_DOWN : ROLE_NONE;
         assert_int_equal(result_add_spans(r, &s, 1, NULL), STATUS_OK);
     }
@@ -248,6 +251,8 @@ static void make_case(struct case_result *r, const char *id) {
     r->ttft_error = 0.02, r->load_ns = 11, r->session_ns = 12, r->step_allocations = 3;
     r->graph_info = (struct graph_info){2, 300, 4096, 55, 66, 77};
     r->dropped_spans = 4;
+    r->counted = true;
+    snprintf(r->counters_note, sizeof r->counters_note, "not on Sundays");
     r->check[CHECK_TOKENS].verdict = VERDICT_OK;
     r->check[CHECK_SPOT] = (struct check_result){VERDICT_FAILED, 0.5, 0.25, "layer 3, head 1"};
     strcpy(r->prompt_sha256, "00ff");
@@ -298,7 +303,10 @@ static void assert_same_spans(const struct case_result *a, const struct case_res
         assert_int_equal(x->device, y->device);
         assert_true(x->layer == y->layer && x->begin_ns == y->begin_ns && x->end_ns == y->end_ns);
         assert_int_equal(x->flops, y->flops);
+        assert_memory_equal(&a->spans[i].counts, &b->spans[i].counts, sizeof b->spans[i].counts);
     }
+    assert_true(a->counted == b->counted);
+    assert_string_equal(a->counters_note, b->counters_note);
     assert_int_equal(a->n_buffers, b->n_buffers);
     for (int64_t i = 0; i < a->n_buffers; i++) {
         const struct buffer_info *x = &a->buffers[i].buffer, *y = &b->buffers[i].buffer;
