@@ -105,11 +105,12 @@ struct access {
     struct live_rect rect;
 };
 struct call { /* what of a call is needed: more of them are kept than fit otherwise */
-    uint8_t op, role;
+    uint8_t op, role, aside;
     int16_t rank, layer;
     int32_t
         cached; /* positions that its layer and rank have in the cache after it; 0: writes none */
-    int64_t first, end; /* its accesses */
+    int64_t first, end_own; /* its accesses, */
+    int64_t end;            /* then those of calls aside that may still run */
 };
 struct calls {
     const struct part *p;
@@ -118,6 +119,7 @@ struct calls {
     int64_t n, capacity;
     struct access *access;
     int64_t n_access, access_capacity;
+    int64_t aside[ASIDES + 1]; /* the first call aside of each number that is under way, or -1 */
 };
 
 static bool make_room(void **v, int64_t n, int64_t *capacity, size_t size) {
@@ -153,21 +155,41 @@ static enum status no_memory(struct error *err) {
     return error_set(err, STATUS_NO_MEMORY, "no memory for a timeline of memory");
 }
 
+static bool add_access(struct calls *k, struct access a) {
+    void *grown = k->access;
+    if (!make_room(&grown, k->n_access, &k->access_capacity, sizeof *k->access)) return false;
+    k->access = grown;
+    k->access[k->n_access++] = a;
+    return true;
+}
+
 static enum status add_accesses(struct calls *k, const struct op_region *r, int n,
                                 struct error *err) {
     const struct buffers *b = &k->p->buffers;
     for (int i = 0; i < n; i++) {
         const int at = buffer_at(b, r[i].at);
-        void *grown = k->access;
         if (at < 0)
             return error_set(err, STATUS_INVALID, "op %lld of the chunk works outside the buffers",
                              (long long)k->n);
-        if (!make_room(&grown, k->n_access, &k->access_capacity, sizeof *k->access))
+        if (!add_access(k, (struct access){at, r[i].written, rect_of(&b->named[at], &r[i])}))
             return no_memory(err);
-        k->access = grown;
-        k->access[k->n_access++] = (struct access){at, r[i].written, rect_of(&b->named[at], &r[i])};
     }
     return STATUS_OK;
+}
+
+/* Calls aside may run until the call that comes after them: what they read and write is read by the
+ * last call before that one, too. */
+static enum status end_aside(struct calls *k, int number, struct error *err) {
+    bool done = true;
+    for (int64_t i = k->aside[number]; i >= 0 && i < k->n; i++)
+        for (int64_t a = k->v[i].first; k->v[i].aside == number && a < k->v[i].end_own; a++) {
+            struct access again = k->access[a];
+            again.written = false;
+            done = add_access(k, again) && done;
+        }
+    if (k->n > 0) k->v[k->n - 1].end = k->n_access;
+    k->aside[number] = -1;
+    return done ? STATUS_OK : no_memory(err);
 }
 
 static enum status keep_call(void *ctx, const struct op_call *call,
@@ -178,15 +200,19 @@ static enum status keep_call(void *ctx, const struct op_call *call,
     void *grown = k->v;
     if (!make_room(&grown, k->n, &k->capacity, sizeof *k->v)) return no_memory(err);
     k->v = grown;
+    enum status s = call->after > 0 ? end_aside(k, call->after, err) : STATUS_OK;
     const int64_t first = k->n_access;
-    const enum status s = add_accesses(k, regions, n, err);
+    if (s == STATUS_OK) s = add_accesses(k, regions, n, err);
     if (s != STATUS_OK) return s;
+    if (call->aside > 0 && k->aside[call->aside] < 0) k->aside[call->aside] = k->n;
     k->v[k->n++] = (struct call){.op = (uint8_t)call->op,
                                  .role = (uint8_t)call->role,
                                  .rank = call->rank,
                                  .layer = call->layer,
+                                 .aside = call->aside,
                                  .cached = call->op == OP_ROPE_CACHE ? k->step->kv_len : 0,
                                  .first = first,
+                                 .end_own = k->n_access,
                                  .end = k->n_access};
     return STATUS_OK;
 }
@@ -379,6 +405,7 @@ void memory_timeline_free(struct memory_timeline *t) {
 enum status live_find(struct memory_timeline *out, const struct part *p, const struct chunk *c,
                       struct error *err) {
     struct calls calls = {.p = p};
+    for (int i = 0; i <= ASIDES; i++) calls.aside[i] = -1;
     struct living l = {.calls = &calls, .n_buffers = p->buffers.n_named};
     const struct op_sink sink = {keep_call, &calls};
     *out = (struct memory_timeline){0};

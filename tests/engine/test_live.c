@@ -272,12 +272,12 @@ static void no_op_writes_where_it_does_not_say(void **state) {
 static const char MODEL[] = "random:3x128x8x4x64x160x256"; /* L C H K D F V */
 enum { L = 3, C = 128, H = 8, K = 4, D = 64, F = 160, SIZE = 2 };
 
-static struct engine *open_engine(int tp, int devices) {
+static struct engine *open_engine(int tp, int devices, enum overlap overlap) {
     struct engine_opts o = engine_opts_defaults();
     struct engine *e;
     struct error err = {""};
     o.model = MODEL, o.tensor_parallel_size = tp, o.devices = devices, o.dtype = DTYPE_BF16;
-    o.threads = 2, o.block_rows = 50;
+    o.threads = 2, o.block_rows = 50, o.exchange_overlap = overlap;
     if (engine_open(&e, &o, &err) != STATUS_OK) fail_msg("%s", err.text);
     return e;
 }
@@ -316,7 +316,7 @@ static int64_t in_use(struct session *s, const struct memory_timeline *t, const 
 }
 
 static void sizes_are_those_counted_by_hand(void **state) {
-    struct engine *e = open_engine(1, 0);
+    struct engine *e = open_engine(1, 0, OVERLAP_AUTO);
     struct session *s = open_session(e, 4000);
     struct memory_timeline t;
     (void)state;
@@ -362,7 +362,7 @@ static void all_that_is_accounted_has_a_name(void **state) {
     static const int layouts[][2] = {{1, 1}, {4, 1}, {4, 2}}; /* ranks, devices */
     (void)state;
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
-        struct engine *e = open_engine(layouts[i][0], layouts[i][1]);
+        struct engine *e = open_engine(layouts[i][0], layouts[i][1], OVERLAP_ON);
         struct session *s = open_session(e, 4000);
         int64_t reserved = 0;
         prefill(s);
@@ -383,8 +383,42 @@ static void all_that_is_accounted_has_a_name(void **state) {
     }
 }
 
+/* A scatter aside of the first block's o_proj runs on while the second block's is computed: what it
+ * sends and what it receives is in use until the norm that comes after it. */
+static void calls_aside_hold_their_memory_until_what_comes_after_them(void **state) {
+    (void)state;
+    for (int aside = 0; aside < 2; aside++) {
+        struct engine *e = open_engine(2, 2, aside ? OVERLAP_ON : OVERLAP_OFF);
+        struct session *s = open_session(e, 4000);
+        struct memory_timeline t;
+        int64_t n, dropped, at = 0;
+        prefill(s);
+        assert_int_equal(session_memory_timeline(s, 0, &t, NULL), STATUS_OK);
+        const struct span *spans = session_spans(s, 0, &n, &dropped);
+        while (at < n && !(spans[at].op == OP_EXCHANGE && spans[at].role == ROLE_GATHER &&
+                           spans[at].layer == 0))
+            at++;
+        assert_true(at + 1 < n);
+        at++; /* the next block's o_proj, or this one's norm */
+        assert_int_equal(spans[at].op, aside ? OP_LINEAR : OP_ADD_RMSNORM);
+        int64_t bytes[64] = {0}, peer = 0, own = 0;
+        for (int64_t i = 0; i < t.n_uses && t.uses[i].op <= at; i++)
+            bytes[t.uses[i].buffer] = t.uses[i].bytes;
+        for (int i = 0; i < t.n_buffers; i++) {
+            if (!strcmp(t.buffers[i].name, "partial")) own += bytes[i];
+            if (!strcmp(t.buffers[i].name, "partial (peer)")) peer += bytes[i];
+        }
+        const int64_t block = 50 * C * SIZE;
+        assert_int_equal(own, aside ? 2 * block : block);
+        assert_int_equal(peer, aside ? block / 2 : 0);
+        memory_timeline_free(&t);
+        session_close(s);
+        engine_close(e);
+    }
+}
+
 static void without_the_spans_there_is_no_timeline(void **state) {
-    struct engine *e = open_engine(1, 0);
+    struct engine *e = open_engine(1, 0, OVERLAP_AUTO);
     struct session *s = open_session(e, 10); /* far too few */
     struct memory_timeline t;
     struct error err = {""};
@@ -405,6 +439,7 @@ int main(void) {
         cmocka_unit_test(what_is_idle_can_be_overwritten),
         cmocka_unit_test(sizes_are_those_counted_by_hand),
         cmocka_unit_test(all_that_is_accounted_has_a_name),
+        cmocka_unit_test(calls_aside_hold_their_memory_until_what_comes_after_them),
         cmocka_unit_test(without_the_spans_there_is_no_timeline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
