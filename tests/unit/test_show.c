@@ -39,7 +39,8 @@ static void make_measured(struct case_result *r) {
     struct memory_row m = {.rank = 0, .driver_after = 9 << 20, .driver_high_water = 9 << 20};
     m.use.high_water[MEMORY_KV] = 2 << 20, m.unaccounted = 5 << 20;
     assert_int_equal(result_add_memory(r, &m, NULL), STATUS_OK);
-    struct span_row s = {2, 0, {.begin_ns = 0, .end_ns = 3000000, .flops = 6000000000}};
+    struct span_row s = {.repeat = 2,
+                         .span = {.begin_ns = 0, .end_ns = 3000000, .flops = 6000000000}};
     s.span.op = OP_LINEAR, s.span.role = ROLE_DOWN;
     assert_int_equal(result_add_spans(r, &s, 1, NULL), STATUS_OK);
     s.span = (struct span){.begin_ns = 0, .end_ns = 1000000, .op = OP_ATTENTION};
