@@ -232,8 +232,10 @@ static void words_say_what_was_traced(void **state) {
                         "layer 2 linear, rank 0");
     assert_string_equal(trace_op_text(text, OP_LINEAR, ROLE_DOWN), "linear down");
     const struct device_rates rates = {.roof_flops = 1e9, .copy_bytes = 1e9};
-    assert_true(fabs(trace_of_ceiling(&(struct trace_sum){1, 4, 1, 2}, &rates) - 0.5) < 1e-12);
-    assert_true(isnan(trace_of_ceiling(&(struct trace_sum){1, 4, 0, 0}, &rates)));
+    assert_true(fabs(trace_of_ceiling(
+                         &(struct trace_sum){.calls = 1, .ns = 4, .flops = 1, .bytes = 2}, &rates) -
+                     0.5) < 1e-12);
+    assert_true(isnan(trace_of_ceiling(&(struct trace_sum){.calls = 1, .ns = 4}, &rates)));
     trace_close(&t);
     result_free(&r);
 }
