@@ -4,6 +4,7 @@
 #include "harness/arguments.h"
 #include "harness/bench.h"
 #include "harness/jsondoc.h"
+#include "harness/sum_rates.h"
 #include "harness/table.h"
 
 #include "kernels/nvml.h"
@@ -18,10 +19,11 @@
 enum { MOST_RUNS = 100000, MOST_SHAPES = 32, CLOCK_SAMPLES_MS = 100 };
 
 struct request {
-    const char *op, *kernel, *device, *dtype, *warmup, *seconds;
+    const char *op, *kernel, *device, *devices, *dtype, *warmup, *seconds;
     struct argument_list shapes;
     bool json;
     double warmup_s, measured_s;
+    int device_count; /* of sums; 0: not said */
 };
 
 /* Of one shape. NaN: not known. */
@@ -243,7 +245,7 @@ static bool find_op(const char *name, enum op *out) {
     for (int op = 0; op < OPS; op++)
         if (strcmp(op_name((enum op)op), name) == 0) {
             *out = (enum op)op;
-            return op_shape_default(*out, DEVICE_CPU, 0, &unused);
+            return *out == OP_EXCHANGE || op_shape_default(*out, DEVICE_CPU, 0, &unused);
         }
     return false;
 }
@@ -255,9 +257,9 @@ static int bad(const char *what, const char *found, const char *expected) {
 }
 
 static int check_shapes(const struct request *r, enum op op) {
-    struct op_shape shape;
+    struct op_shape shape = {.op = op, .rows = 8192, .C = 3584};
     char usual[96], expected[160];
-    op_shape_default(op, DEVICE_CPU, 0, &shape);
+    if (op != OP_EXCHANGE) op_shape_default(op, DEVICE_CPU, 0, &shape);
     op_shape_text(&shape, usual, sizeof usual);
     snprintf(expected, sizeof expected, "one like %s", usual);
     for (int i = 0; i < r->shapes.n; i++)
@@ -266,14 +268,24 @@ static int check_shapes(const struct request *r, enum op op) {
     return -1;
 }
 
+static bool parse_devices(struct request *r) {
+    char *end;
+    if (!r->devices) return true;
+    const long n = strtol(r->devices, &end, 10);
+    r->device_count = (int)n;
+    return end != r->devices && *end == 0 && n >= 2 && n <= MAX_RANKS;
+}
+
 static int parse(struct request *r, int argc, char **argv) {
     const struct argument arguments[] = {
         {"--op", ARGUMENT_VALUE, &r->op, "OP", "one op; else all that have a benchmark"},
         {"--kernel", ARGUMENT_VALUE, &r->kernel, "NAME",
-         "variant of attention or linear (with --op), a name of `bench list kernels`"},
+         "variant of attention, linear or exchange (with --op), a name of `bench list kernels`"},
         {"--shape", ARGUMENT_LIST, &r->shapes, "SHAPE",
          "instead of the usual ones (with --op): T=32768,N=204800,H=28,K=4,D=128 for attention"},
         {"--device", ARGUMENT_VALUE, &r->device, "cpu|cuda", "where they run"},
+        {"--devices", ARGUMENT_VALUE, &r->devices, "N",
+         "with --op exchange, which sums over devices: how many (all GPUs; 2 of a CPU)"},
         {"--dtype", ARGUMENT_VALUE, &r->dtype, "bfloat16|float32", "of the operands (bfloat16)"},
         {"--warmup", ARGUMENT_VALUE, &r->warmup, "S", "seconds before measuring (0.5)"},
         {"--seconds", ARGUMENT_VALUE, &r->seconds, "S", "seconds measured (1)"},
@@ -295,9 +307,13 @@ static int parse(struct request *r, int argc, char **argv) {
     if (r->op && !find_op(r->op, &op))
         return bad("--op", r->op,
                    "an op that has a benchmark: embed, "
-                   "add_rmsnorm, linear, rope_cache, attention, swiglu, all_reduce, logits");
-    if (r->kernel && op != OP_ATTENTION && op != OP_LINEAR)
-        return bad("--kernel", r->kernel, "--op attention or --op linear beside it");
+                   "add_rmsnorm, linear, rope_cache, attention, swiglu, all_reduce, logits, "
+                   "exchange");
+    if (r->kernel && op != OP_ATTENTION && op != OP_LINEAR && op != OP_EXCHANGE)
+        return bad("--kernel", r->kernel, "--op attention, linear or exchange beside it");
+    if (r->devices && op != OP_EXCHANGE)
+        return bad("--devices", r->devices, "--op exchange beside it");
+    if (!parse_devices(r)) return bad("--devices", r->devices, "2 to 8");
     if (r->shapes.n > 0 && !r->op) return bad("--shape", r->shapes.v[0], "--op beside it");
     if (strcmp(r->device, "cpu") != 0 && strcmp(r->device, "cuda") != 0)
         return bad("--device", r->device, "cpu or cuda");
@@ -366,20 +382,38 @@ static enum status open_device(struct measuring *m, struct error *err) {
     return s;
 }
 
-int cmd_kernels(int argc, char **argv, const struct bench_hooks *hooks) {
-    (void)hooks;
-    struct request r = {.device = "cpu", .dtype = "bfloat16", .warmup = "0.5", .seconds = "1"};
-    struct measuring m = {.request = &r};
-    struct error err = {""};
-    const int code = parse(&r, argc, argv);
-    if (code >= 0) return code;
-    enum status s = open_device(&m, &err);
+static enum status measure_sums(const struct request *r, struct error *err) {
+    const struct sum_request sums = {.device = strcmp(r->device, "cuda") ? DEVICE_CPU : DEVICE_CUDA,
+                                     .dtype = strcmp(r->dtype, "float32") ? DTYPE_BF16 : DTYPE_F32,
+                                     .devices = r->device_count,
+                                     .kernel = r->kernel,
+                                     .shapes = r->shapes,
+                                     .warmup_s = r->warmup_s,
+                                     .seconds = r->measured_s,
+                                     .json = r->json};
+    return sum_rates(&sums, err);
+}
+
+static enum status measure_ops(const struct request *r, struct error *err) {
+    struct measuring m = {.request = r};
+    enum status s = open_device(&m, err);
     if (s == STATUS_OK) {
         tell_begin(&m);
-        s = measure_all(&m, &err);
+        s = measure_all(&m, err);
         tell_end(&m);
     }
     device_close(m.dev);
     nvml_close(m.gpu.nvml);
+    return s;
+}
+
+int cmd_kernels(int argc, char **argv, const struct bench_hooks *hooks) {
+    (void)hooks;
+    struct request r = {.device = "cpu", .dtype = "bfloat16", .warmup = "0.5", .seconds = "1"};
+    struct error err = {""};
+    const int code = parse(&r, argc, argv);
+    if (code >= 0) return code;
+    const bool sums = r.op && strcmp(r.op, op_name(OP_EXCHANGE)) == 0;
+    const enum status s = sums ? measure_sums(&r, &err) : measure_ops(&r, &err);
     return s == STATUS_OK ? 0 : bench_fail("kernels", s, &err);
 }

@@ -42,6 +42,7 @@ static const struct letter letters[OPS][6] = {
     [OP_SWIGLU] = {{'T', AT(rows)}, {'F', AT(C)}},
     [OP_ALL_REDUCE] = {{'T', AT(rows)}, {'C', AT(C)}, {'R', AT(ranks)}},
     [OP_LOGITS] = {{'T', AT(rows)}, {'V', AT(N)}, {'C', AT(K)}},
+    [OP_EXCHANGE] = {{'T', AT(rows)}, {'C', AT(C)}},
 };
 #undef AT
 

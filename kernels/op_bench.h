@@ -12,7 +12,8 @@ struct op_shape {
     int32_t rows;                            /* T */
     int32_t N, K;                            /* linear [N][K]; logits: vocabulary, C */
     int32_t keys, heads, kv_heads, head_dim; /* attention, rope_cache */
-    int32_t C;     /* embed, add_rmsnorm, all_reduce: columns; swiglu: F */
+    int32_t C; /* embed, add_rmsnorm, all_reduce: columns; swiglu: F; exchange: columns of a part
+                  of a sum over devices, which is no benchmark of one device's */
     int32_t ranks; /* all_reduce */
 };
 

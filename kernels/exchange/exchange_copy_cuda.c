@@ -160,8 +160,8 @@ static void leave(struct device *dev) {
     c->signals = NULL;
 }
 
-const struct group_backend group_backend_copy = {why_not,     open_group, close_group,
-                                                 abort_group, join,       leave};
+const struct group_backend group_backend_copy = {why_not, open_group, close_group, abort_group,
+                                                 join,    leave,      NULL};
 
 /* ---- the op */
 

@@ -48,17 +48,34 @@ static int issue(const struct nccl *lib, const struct exchange_args *a, struct n
     return r == NCCL_SUCCESS ? end : r;
 }
 
+static void tell(struct device *dev, const char *which, int r) {
+    const struct nccl *lib = nccl_library(NULL);
+    char what[300];
+    if (r == NCCL_SUCCESS) return;
+    snprintf(what, sizeof what, "NCCL, %s: %.60s; %.200s", which, lib->error_text(r),
+             lib->last_error(NULL));
+    cuda_check(dev, cudaErrorUnknown, what);
+}
+
 void exchange_nccl(struct device *dev, const void *args) {
     const struct nccl *lib = nccl_library(NULL);
     struct member *m = member_of(dev);
     pthread_mutex_lock(&m->lock);
     const int r = m->comm ? issue(lib, args, m->comm, cuda_device(dev)->stream) : NCCL_SUCCESS;
     pthread_mutex_unlock(&m->lock);
-    if (r == NCCL_SUCCESS) return;
-    char what[300];
-    snprintf(what, sizeof what, "NCCL, exchange: %.60s; %.200s", lib->error_text(r),
-             lib->last_error(NULL));
-    cuda_check(dev, cudaErrorUnknown, what);
+    tell(dev, "exchange", r);
+}
+
+/* By its ring or tree, as it chooses. */
+static void library_sum(struct device *dev, const void *in, void *out, int64_t n) {
+    struct member *m = member_of(dev);
+    const int type = dev->dtype == DTYPE_BF16 ? NCCL_BF16 : NCCL_F32;
+    pthread_mutex_lock(&m->lock);
+    const int r = m->comm ? nccl_library(NULL)->all_reduce(in, out, (size_t)n, type, NCCL_SUM,
+                                                           m->comm, cuda_device(dev)->stream)
+                          : NCCL_SUCCESS;
+    pthread_mutex_unlock(&m->lock);
+    tell(dev, "all_reduce", r);
 }
 
 static const char *why_missing(void) {
@@ -141,5 +158,5 @@ static void leave(struct device *dev) {
     end_member(member_of(dev), ended ? nccl_library(NULL)->abort : nccl_library(NULL)->destroy);
 }
 
-const struct group_backend group_backend_nccl = {serves_any,  open_group, close_group,
-                                                 abort_group, join,       leave};
+const struct group_backend group_backend_nccl = {serves_any, open_group, close_group, abort_group,
+                                                 join,       leave,      library_sum};

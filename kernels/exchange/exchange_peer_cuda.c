@@ -92,8 +92,8 @@ static void leave(struct device *dev) {
     if (device_member(dev) == 0 && p->stop) cudaFreeHost((void *)p->stop);
 }
 
-const struct group_backend group_backend_peer = {peers_why_not, open_group, close_group,
-                                                 abort_group,   join,       leave};
+const struct group_backend group_backend_peer = {
+    peers_why_not, open_group, close_group, abort_group, join, leave, NULL};
 
 void exchange_peer(struct device *dev, const void *args) {
     const struct device_group *g = device_group_of(dev);

@@ -79,5 +79,5 @@ static const char *always(int members) {
     return NULL;
 }
 
-const struct group_backend group_backend_ref = {always,      open_group, close_group,
-                                                abort_group, join,       leave};
+const struct group_backend group_backend_ref = {always, open_group, close_group, abort_group,
+                                                join,   leave,      NULL};

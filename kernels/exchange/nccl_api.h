@@ -11,8 +11,9 @@
 struct nccl_id {
     char bytes[128]; /* ncclUniqueId */
 };
-enum { NCCL_SUCCESS = 0, NCCL_IN_PROGRESS = 7 }; /* ncclResult_t */
-enum { NCCL_UINT8 = 1 };                         /* ncclDataType_t */
+enum { NCCL_SUCCESS = 0, NCCL_IN_PROGRESS = 7 };      /* ncclResult_t */
+enum { NCCL_UINT8 = 1, NCCL_F32 = 7, NCCL_BF16 = 9 }; /* ncclDataType_t */
+enum { NCCL_SUM = 0 };                                /* ncclRedOp_t */
 
 /* CUstream_st, by its tag: the library's own parameter type. */
 struct CUstream_st;
@@ -34,6 +35,9 @@ struct nccl_comm;
        struct CUstream_st *stream))                                                                \
     X(receive, "ncclRecv",                                                                         \
       (void *at, size_t n, int type, int peer, struct nccl_comm *comm,                             \
+       struct CUstream_st *stream))                                                                \
+    X(all_reduce, "ncclAllReduce",                                                                 \
+      (const void *in, void *out, size_t n, int type, int op, struct nccl_comm *comm,              \
        struct CUstream_st *stream))
 
 struct nccl {

@@ -11,11 +11,11 @@ layers = ["kernels", "engine", "harness"]
 
 # What a file of a folder may include of the folders below it. Everything of its own folder is allowed. The processor's
 # features, the list of GPUs and NVML tell of the machine, not of kernels: the harness asks them for the facts of a run.
-# `bench kernels` runs ops alone.
+# `bench kernels` runs ops alone, and sums over devices.
 doors = {
     "kernels": set(),
     "engine": {f"kernels/{name}.h" for name in ("error", "types", "ops", "backend", "cost", "op_memory", "bf16", "random")},
-    "harness": {"engine/engine.h", "engine/needle.h", "kernels/cpu_features.h", "kernels/gpu_list.h", "kernels/nvml.h",
+    "harness": {"engine/engine.h", "engine/needle.h", "engine/sum_bench.h", "kernels/cpu_features.h", "kernels/gpu_list.h", "kernels/nvml.h",
                 "kernels/nvtx.h", "kernels/activity/activity.h", "kernels/activity/activity_log.h",
                 "kernels/activity/op_place.h", "kernels/op_bench.h"},
 }

@@ -29,6 +29,36 @@ class Kernels(drive.BenchTest):
         self.assertRegex(result.out, r"linear +ref +M=4,N=32,K=32")
         self.assertIn("TFLOP/s", result.out)
 
+    def test_sums_over_devices_have_rates_by_both_formulas(self):
+        for devices, dtype, size in ((2, "bfloat16", 2), (3, "float32", 4)):
+            result = self.bench("kernels", "--op", "exchange", "--devices", devices, "--dtype", dtype, "--json",
+                                "--shape", "T=65,C=256", "--shape", "T=1,C=8", *QUICK)
+            self.assertEqual(result.code, 0, repr(result))
+            found = json.loads(result.out)
+            self.assertEqual(found["devices"], devices)
+            self.assertEqual([row["shape"] for row in found["sums"]], ["T=65,C=256", "T=1,C=8"])
+            for row, elements in zip(found["sums"], (65 * 256, 8)):
+                self.assertEqual((row["kernel"], row["in_rank_order"], row["wrong"]), ("ref", True, 0))
+                self.assertEqual(row["bytes"], elements * size)
+                self.assertAlmostEqual(row["algbw_bytes_per_s"] * row["median_s"] / row["bytes"], 1)
+                self.assertAlmostEqual(row["busbw_bytes_per_s"] / row["algbw_bytes_per_s"],
+                                       2 * (devices - 1) / devices)
+                self.assertLessEqual(row["min_s"], row["median_s"])
+
+    def test_a_table_of_sums_and_what_cannot_be(self):
+        result = self.bench("kernels", "--op", "exchange", "--shape", "T=4,C=32", *QUICK)
+        self.assertEqual(result.code, 0, repr(result))
+        self.assertIn("sums over 2 devices", result.out)
+        self.assertRegex(result.out, r"ref +by rank +T=4,C=32 ")
+        for arguments, code, expected in ((("--devices", "1"), 2, "2 to 8"), (("--shape", "T=4"), 2, "one like T=8192,C=3584"),
+                                          (("--kernel", "nccl"), 2, "no such variant of this kind of device")):
+            result = self.bench("kernels", "--op", "exchange", *arguments, *QUICK)
+            self.assertEqual(result.code, code, repr(result))
+            self.assertIn(expected, result.err)
+            self.assertEqual(result.out, "")
+        result = self.bench("kernels", "--op", "linear", "--devices", "2", *QUICK)
+        self.assertEqual((result.code, "--op exchange" in result.err), (2, True))
+
     def test_what_cannot_be_is_refused(self):
         for arguments, expected in ((("--op", "softmax"), "an op that has a benchmark"),
                                     (("--shape", "T=1"), "--op beside it"),
