@@ -2,6 +2,7 @@
  * a file that another program opens. */
 #include "harness/arguments.h"
 #include "harness/bench.h"
+#include "harness/kernel_view.h"
 #include "harness/show.h"
 #include "harness/suggest.h"
 #include "harness/terminal.h"
@@ -17,7 +18,7 @@
 struct options {
     const char *path, *id, *chunk_text, *perfetto, *sqlite;
     int chunk; /* from 0; -1: all */
-    bool csv, memory, verbose, no_color;
+    bool csv, memory, kernels, verbose, no_color;
 };
 
 /* "3": people count from 1. */
@@ -59,6 +60,9 @@ static void warn_dropped(const struct trace *t) {
     if (t->r->dropped_spans > 0)
         fprintf(stderr, "bench trace: %lld spans found no room and are missing\n",
                 (long long)t->r->dropped_spans);
+    if (t->kernels && t->kernels->log->dropped > 0)
+        fprintf(stderr, "bench trace: %lld records of CUPTI found no room and are missing\n",
+                (long long)t->kernels->log->dropped);
 }
 
 /* A result is not replaced by what is made of it. */
@@ -92,37 +96,81 @@ static enum status write_memory(const struct options *o, const struct case_resul
     return s;
 }
 
+/* --kernels, or what there is where no spans are. */
+static void write_kernels(const struct options *o, const struct trace *t) {
+    const struct show_style style = style_of(o);
+    if (o->csv) {
+        trace_kernels_csv(stdout, t->kernels);
+        return;
+    }
+    show_text(stdout, t->r->id, SIZE_MAX);
+    putchar('\n');
+    trace_kernels(stdout, t->kernels, &style);
+}
+
+static void write_spans(const struct options *o, const struct record_run *run,
+                        const struct trace *t) {
+    const struct show_style style = style_of(o);
+    if (o->csv) {
+        trace_csv(stdout, t);
+        if (t->kernels) fputs("bench trace: a line per kernel: --csv --kernels\n", stderr);
+        return;
+    }
+    trace_summary(stdout, run, t, &style);
+    putchar('\n');
+    if (t->kernels)
+        trace_kernels(stdout, t->kernels, &style);
+    else if (t->r->kernel_trace.note[0])
+        printf("no kernels: %s\n", t->r->kernel_trace.note);
+}
+
 static enum status write_views(const struct options *o, const struct record_run *run,
                                const struct trace *t, struct error *err) {
-    const struct show_style style = style_of(o);
     enum status s = check_target(o, o->perfetto, err);
     if (s == STATUS_OK) s = check_target(o, o->sqlite, err);
     if (s == STATUS_OK && o->perfetto) s = trace_perfetto(o->perfetto, run, t, err);
     if (s == STATUS_OK && o->sqlite) s = trace_sqlite(o->sqlite, run, t, err);
     if (s != STATUS_OK) return s;
-    if (o->csv)
-        trace_csv(stdout, t);
-    else if (!o->perfetto && !o->sqlite)
-        trace_summary(stdout, run, t, &style);
+    if (o->csv || (!o->perfetto && !o->sqlite)) {
+        if (t->kernels && (o->kernels || t->n_chunks == 0))
+            write_kernels(o, t);
+        else
+            write_spans(o, run, t);
+    }
     if (o->csv || o->perfetto || o->sqlite) warn_dropped(t);
     return STATUS_OK;
+}
+
+/* Of spans and kernels the case may have either alone. */
+static enum status open_views(const struct options *o, const struct case_result *r, struct trace *t,
+                              struct kernel_view *v, struct error *err) {
+    struct error no_kernels = {""};
+    const enum status kernels = kernel_view_open(v, r, o->chunk, &no_kernels);
+    enum status s = trace_open(t, r, o->chunk, err);
+    if (o->kernels && kernels != STATUS_OK) return error_set(err, kernels, "%s", no_kernels.text);
+    if (kernels != STATUS_OK) return s;
+    if (s == STATUS_INVALID || s == STATUS_USAGE) s = STATUS_OK;
+    trace_add_kernels(t, v);
+    return s;
 }
 
 static enum status trace(struct options *o, struct error *err) {
     struct record_run run;
     struct case_result r;
     struct trace t;
+    struct kernel_view v;
     enum status s = record_read_run(o->path, &run, err);
     if (s != STATUS_OK) return s;
     s = choose_case(&run, o, err);
     if (s == STATUS_OK) s = record_read_case(o->path, o->id, true, &r, err);
     if (s == STATUS_OK) {
-        s = trace_open(&t, &r, o->chunk, err);
+        s = open_views(o, &r, &t, &v, err);
         if (s != STATUS_OK)
             error_prefix(err, s, "%s", o->path);
         else
             s = o->memory ? write_memory(o, &r, err) : write_views(o, &run, &t, err);
         trace_close(&t);
+        kernel_view_close(&v);
         result_free(&r);
     }
     record_run_free(&run);
@@ -139,7 +187,10 @@ int cmd_trace(int argc, char **argv, const struct bench_hooks *hooks) {
          "write Chrome trace events (JSON) for ui.perfetto.dev"},
         {"--sqlite", ARGUMENT_VALUE, &o.sqlite, "FILE",
          "write a database with the tables of an Nsight Systems export"},
-        {"--csv", ARGUMENT_FLAG, &o.csv, NULL, "print comma-separated values: a line per span"},
+        {"--csv", ARGUMENT_FLAG, &o.csv, NULL,
+         "print comma-separated values: a line per span, with --kernels per kernel"},
+        {"--kernels", ARGUMENT_FLAG, &o.kernels, NULL,
+         "kernels of the GPU alone, where [trace] cupti recorded them"},
         {"--memory", ARGUMENT_FLAG, &o.memory, NULL,
          "memory in use at the peaks instead, and who held it"},
         {"--verbose", ARGUMENT_FLAG, &o.verbose, NULL, "every op, layer and buffer"},
@@ -150,9 +201,10 @@ int cmd_trace(int argc, char **argv, const struct bench_hooks *hooks) {
         .operands = "FILE",
         .purpose = "Tells where the time of a case's traced chunks went: by op, depth, layer and\n"
                    "rank, with the longest gaps and what no op accounts for; or what memory they\n"
-                   "had in use; or writes the spans for another program. Exits with 0, 2 for an\n"
-                   "unknown case or chunk, 4 for a case without spans, 5 where the program was\n"
-                   "built without what it needs, 6 for a file that cannot be read or written.",
+                   "had in use; or which kernels ran, where CUPTI recorded them; or writes all of\n"
+                   "it for another program. Exits with 0, 2 for an unknown case or chunk, 4 for\n"
+                   "a case without spans or kernels, 5 where the program was built without what\n"
+                   "it needs, 6 for a file that cannot be read or written.",
         .arguments = arguments,
         .n = sizeof arguments / sizeof arguments[0],
         .least = 1,
@@ -166,6 +218,7 @@ int cmd_trace(int argc, char **argv, const struct bench_hooks *hooks) {
     if (o.memory && (o.perfetto || o.sqlite))
         return bench_fail_usage("trace", "--memory excludes",
                                 o.perfetto ? "--perfetto" : "--sqlite");
+    if (o.memory && o.kernels) return bench_fail_usage("trace", "--memory excludes", "--kernels");
     if (!parse_chunk(&o)) return bench_fail_usage("trace", "--chunk: not a number", o.chunk_text);
     enum status s = trace(&o, &err);
     return s == STATUS_OK ? 0 : bench_fail("trace", s, &err);

@@ -261,6 +261,7 @@ enum status trace_open(struct trace *t, const struct case_result *r, int chunk, 
         first = i;
     }
     sum_spans(t);
+    t->origin_ns = t->chunks[0].begin_ns;
     return STATUS_OK;
 }
 
@@ -335,19 +336,18 @@ double trace_of_ceiling(const struct trace_sum *s, const struct device_rates *ra
     return s->ns > 0 && best > 0 ? best * 1e9 / s->ns : (double)NAN;
 }
 
-/* Median latency of a chunk over the measured repeats; NaN: not measured. */
-static double measured_ns(const struct case_result *r, int32_t chunk, int64_t *scratch) {
+double trace_measured_ns(const struct case_result *r, int32_t chunk) {
+    int64_t *latency_ns = calloc((size_t)r->n_chunks + 1, sizeof *latency_ns);
     int n = 0;
-    for (int64_t i = 0; i < r->n_chunks; i++)
-        if (r->chunks[i].chunk == chunk) scratch[n++] = r->chunks[i].latency_ns;
-    return n > 0 ? (double)stats_median(scratch, n) : (double)NAN;
+    for (int64_t i = 0; latency_ns && i < r->n_chunks; i++)
+        if (r->chunks[i].chunk == chunk) latency_ns[n++] = r->chunks[i].latency_ns;
+    const double median = n > 0 ? (double)stats_median(latency_ns, n) : (double)NAN;
+    free(latency_ns);
+    return median;
 }
 
 double trace_cost(const struct trace *t) {
-    int64_t *scratch = calloc((size_t)t->r->n_chunks + 1, sizeof *scratch);
     double measured = 0;
-    for (int i = 0; scratch && i < t->n_chunks; i++)
-        measured += measured_ns(t->r, t->chunks[i].chunk, scratch);
-    free(scratch);
+    for (int i = 0; i < t->n_chunks; i++) measured += trace_measured_ns(t->r, t->chunks[i].chunk);
     return t->whole && measured > 0 ? t->elapsed_ns / measured : (double)NAN;
 }

@@ -52,6 +52,7 @@ struct trace_device {
     struct trace_group all, shared; /* shared: done once for all its ranks */
 };
 
+struct kernel_view;
 enum { TRACE_GAPS = 8 };
 struct trace {
     const struct case_result *r; /* borrowed */
@@ -74,7 +75,9 @@ struct trace {
     double latency_ns, before_ns, between_ns, after_ns, at_once_ns; /* sums over all parts */
     struct trace_gap gaps[TRACE_GAPS];                              /* the longest first */
     int n_gaps;
-    bool whole; /* every chunk has a row: its latency is known */
+    bool whole;                        /* every chunk has a row: its latency is known */
+    const struct kernel_view *kernels; /* beside the spans, see trace_add_kernels(); or NULL */
+    int64_t origin_ns;                 /* when the first chunk began: 0 in files for others */
 };
 
 /* The spans of a case, or of one of its chunks (from 0; -1: all). r must outlive the trace.
@@ -82,6 +85,9 @@ struct trace {
  * sensible. */
 enum status trace_open(struct trace *t, const struct case_result *r, int chunk, struct error *err);
 void trace_close(struct trace *t); /* a zeroed struct is legal */
+/* Files for other programs have the kernels that were recorded, too (borrowed; kernel_view.h). t
+ * may be zeroed: then they have these alone. */
+void trace_add_kernels(struct trace *t, const struct kernel_view *kernels);
 
 /* Number of a span's row among the ops. */
 int trace_op_number(const struct trace *t, const struct span *s);
@@ -105,11 +111,20 @@ int32_t trace_chunks_of(const struct case_result *r);
 
 /* What the machine's ceilings alone would need, over what it took; NaN: not known. */
 double trace_of_ceiling(const struct trace_sum *s, const struct device_rates *rates);
+/* Median latency of a chunk over the measured repeats; NaN: it was not measured. */
+double trace_measured_ns(const struct case_result *r, int32_t chunk);
 /* Latency of the traced chunks over that of the same chunks in the measured repeats (medians); NaN:
  * they were not measured, or the traced ones' latency is not known. */
 double trace_cost(const struct trace *t);
 
 struct show_style;
+struct table;
+/* Percent; NaN of nothing. A cell of it, and a table as all views of traces print theirs, closed.
+ */
+double trace_share(double part, double whole);
+void trace_add_percent(struct table *t, double percent);
+void trace_print_table(FILE *out, struct table *t, const struct show_style *style);
+
 void trace_summary(FILE *out, const struct record_run *run, const struct trace *t,
                    const struct show_style *style);
 /* A line per span. */

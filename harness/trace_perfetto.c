@@ -6,8 +6,8 @@
  * what was done once for all its ranks; thread 3 + R the ops of rank R; the last one sums that were
  * taken beside other ops. Times are microseconds since the first chunk began, with three decimals:
  * nothing is rounded. Before it: trace.c. */
+#include "harness/kernel_view.h"
 #include "harness/new_file.h"
-#include "harness/trace.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -20,6 +20,19 @@ enum {
     RANK_THREAD = 3,
     ASIDE_THREAD = RANK_THREAD + MAX_RANKS
 };
+
+/* Kernels have processes of their own, a thread for each stream, beside that of the chunks. */
+enum { KERNELS_PROCESS = MAX_RANKS, STREAM_THREAD = 2, STREAMS = 4096 };
+
+static int stream_of(const struct activity_kernel *k) {
+    return (int)(k->stream % STREAMS);
+}
+
+static bool has_kernels(const struct kernel_view *v, int device) {
+    for (int i = 0; i < v->n_parts; i++)
+        if (v->parts[i].device == device) return true;
+    return false;
+}
 
 /* Text from a file as a JSON string; what is not ASCII becomes '?'. */
 static void put_text(FILE *out, const char *text) {
@@ -71,7 +84,7 @@ static void begin_event(FILE *out, const struct trace *t, int device, int thread
                         const char *category, int64_t begin_ns, int64_t end_ns) {
     fprintf(out, "{\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"cat\":\"%s\"", PROCESS + device, thread,
             category);
-    put_us(out, "ts", begin_ns - t->chunks[0].begin_ns);
+    put_us(out, "ts", begin_ns - t->origin_ns);
     put_us(out, "dur", end_ns - begin_ns);
 }
 
@@ -121,18 +134,80 @@ static void put_part(FILE *out, const struct trace *t, const struct trace_chunk 
     for (int64_t i = 0; i < p->n; i++) put_span(out, t, p->spans[i]);
 }
 
+/* ---- kernels ---- */
+
+static void put_kernel_threads(FILE *out, const struct kernel_view *v, int device) {
+    char name[TRACE_TEXT];
+    bool named[STREAMS] = {false};
+    snprintf(name, sizeof name, "kernels by CUPTI, GPU %d", device);
+    put_metadata(out, KERNELS_PROCESS + device, 0, "process_name", name, 0);
+    put_metadata(out, KERNELS_PROCESS + device, CHUNKS_THREAD, "thread_name", "chunks", 0);
+    for (int64_t i = 0; i < v->n; i++) {
+        const struct activity_kernel *k = v->kernels[i];
+        const int stream = stream_of(k);
+        if (kernel_device(k) != device || named[stream]) continue;
+        named[stream] = true;
+        snprintf(name, sizeof name, "stream %d", stream);
+        put_metadata(out, KERNELS_PROCESS + device, STREAM_THREAD + stream, "thread_name", name,
+                     1 + stream);
+    }
+}
+
+static void put_kernel(FILE *out, const struct trace *t, const struct activity_kernel *k) {
+    const struct kernel_view *v = t->kernels;
+    const struct op_place *p = &k->head.place;
+    char op[TRACE_TEXT];
+    begin_event(out, t, KERNELS_PROCESS + kernel_device(k), STREAM_THREAD + stream_of(k), "kernel",
+                k->head.begin_ns, k->head.end_ns);
+    fputs(",\"name\":", out);
+    put_text(out, activity_log_text(v->log, k->short_name));
+    fprintf(out, ",\"args\":{\"op\":\"%s\",\"layer\":%d,\"rank\":%d,\"chunk\":%d,",
+            kernel_op_text(op, p), p->layer, p->rank, k->head.chunk);
+    fprintf(out,
+            "\"grid\":\"%d %d %d\",\"block\":\"%d %d %d\",\"registers\":%d,\"static_shared\":%d,"
+            "\"dynamic_shared\":%d,\"correlation\":%u,\"graph_node\":\"%llu\",\"demangled\":",
+            k->grid[0], k->grid[1], k->grid[2], k->block[0], k->block[1], k->block[2], k->registers,
+            k->static_shared, k->dynamic_shared, k->correlation, (unsigned long long)k->graph_node);
+    put_text(out, activity_log_text(v->log, k->demangled));
+    fputs("}},\n", out);
+}
+
+static void put_kernels(FILE *out, const struct trace *t) {
+    const struct kernel_view *v = t->kernels;
+    for (int i = 0; v && i < MAX_RANKS; i++)
+        if (has_kernels(v, i)) put_kernel_threads(out, v, i);
+    for (int i = 0; v && i < v->n_parts; i++) {
+        const struct kernel_part *p = &v->parts[i];
+        begin_event(out, t, KERNELS_PROCESS + p->device, CHUNKS_THREAD, "chunk", p->row->begin_ns,
+                    p->row->begin_ns + p->row->latency_ns);
+        fprintf(out, ",\"name\":\"chunk %d\",\"args\":{\"chunk\":%d,\"start_token\":%d}},\n",
+                p->row->chunk + 1, p->row->chunk, p->row->start_token);
+        for (int64_t k = 0; k < p->n; k++) put_kernel(out, t, v->kernels[p->first + k]);
+    }
+}
+
+static void put_label(FILE *out, const char *comma, int process, const char *label) {
+    fprintf(out,
+            "%s{\"ph\":\"M\",\"pid\":%d,\"tid\":0,\"name\":\"process_labels\",\"args\":{"
+            "\"labels\":",
+            comma, PROCESS + process);
+    put_text(out, label);
+    fputs("}}", out);
+}
+
 /* The last events of the list, whose place is free: the last has no comma after it. */
 static void put_labels(FILE *out, const struct trace *t) {
     const char *comma = "";
     for (int i = 0; i < MAX_RANKS; i++) {
-        if (t->devices[i].all.sum.calls == 0) continue;
-        fprintf(out,
-                "%s{\"ph\":\"M\",\"pid\":%d,\"tid\":0,\"name\":\"process_labels\",\"args\":{"
-                "\"labels\":",
-                comma, PROCESS + i);
-        put_text(out, t->r->dropped_spans > 0 ? "spans are missing" : t->r->device);
-        fputs("}}", out);
-        comma = ",\n";
+        if (t->devices[i].all.sum.calls > 0) {
+            put_label(out, comma, i, t->r->dropped_spans > 0 ? "spans are missing" : t->r->device);
+            comma = ",\n";
+        }
+        if (t->kernels && has_kernels(t->kernels, i)) {
+            put_label(out, comma, KERNELS_PROCESS + i,
+                      t->kernels->log->dropped > 0 ? "records are missing" : "another run of them");
+            comma = ",\n";
+        }
     }
 }
 
@@ -142,13 +217,14 @@ static void put_trace(FILE *out, const struct record_run *run, const struct trac
     fputs(",\"host\":", out);
     put_text(out, run->facts.hostname);
     fprintf(out, ",\"begin_monotonic_ns\":\"%lld\",\"dropped_spans\":\"%lld\"},\n",
-            (long long)t->chunks[0].begin_ns, (long long)t->r->dropped_spans);
+            (long long)t->origin_ns, (long long)t->r->dropped_spans);
     fputs("\"traceEvents\":[\n", out);
     for (int i = 0; i < MAX_RANKS; i++)
         if (t->devices[i].all.sum.calls > 0) put_threads(out, t, i);
     for (int i = 0; i < t->n_chunks; i++)
         for (int k = 0; k < t->chunks[i].n_parts; k++)
             put_part(out, t, &t->chunks[i], &t->chunks[i].parts[k]);
+    put_kernels(out, t);
     put_labels(out, t);
     fputs("\n]}\n", out);
 }

@@ -2,15 +2,17 @@
  * Reference" in its documentation), so that queries and scripts for those read it. The only user
  * of libsqlite3, which a build may lack. Before it: trace.c.
  *
- * A span is a row of CUPTI_ACTIVITY_KIND_KERNEL: shortName is op and role, demangledName has the
- * kernel too, deviceId and contextId are the device, streamId is the rank + 1 (0: for all ranks;
- * 1 + MAX_RANKS: sums that were taken beside other ops).
- * What a span does not know (grid, block, registers) is NULL. Three columns are ours: chunk, layer
- * (as the result file numbers them), and flops. NVTX_EVENTS has the ranges case > chunk > layer >
- * op in the domain "bench", those of device D all of thread 1 + D of process 1, but for sums beside
- * other ops (thread 1 + MAX_RANKS + D): the file does not say under which numbers they ran. Times
- * are nanoseconds since the first chunk began, as TARGET_INFO_SESSION_START_TIME tells it. */
-#include "harness/trace.h"
+ * Where CUPTI recorded kernels, they are the rows of CUPTI_ACTIVITY_KIND_KERNEL, with the copies,
+ * fills and calls beside them in tables of their own. Elsewhere a span is such a row: shortName is
+ * op and role, demangledName has the kernel too, deviceId and contextId are the device, streamId is
+ * the rank + 1 (0: for all ranks; 1 + MAX_RANKS: sums that were taken beside other ops); what a
+ * span does not know (grid, block, registers) is NULL. META_DATA_EXPORT says which it is. Columns
+ * of ours come last: chunk, layer (as the result file numbers them), rank, op, flops. NVTX_EVENTS
+ * has the ranges case > chunk > layer > op in the domain "bench", those of device D all of thread 1
+ * + D of process 1, but for sums beside other ops (thread 1 + MAX_RANKS + D): the file does not say
+ * under which numbers they ran. Times are nanoseconds since the first chunk began, as
+ * TARGET_INFO_SESSION_START_TIME tells it. */
+#include "harness/kernel_view.h"
 
 #ifndef HAVE_SQLITE
 
@@ -62,7 +64,27 @@ static const char tables[] =
     " gridY INTEGER, gridZ INTEGER, blockX INTEGER, blockY INTEGER, blockZ INTEGER,"
     " staticSharedMemory INTEGER, dynamicSharedMemory INTEGER, localMemoryPerThread INTEGER,"
     " localMemoryTotal INTEGER, gridId INTEGER, sharedMemoryExecuted INTEGER, graphNodeId INTEGER,"
-    " sharedMemoryLimitConfig INTEGER, chunk INTEGER, layer INTEGER, flops INTEGER);"
+    " sharedMemoryLimitConfig INTEGER, chunk INTEGER, layer INTEGER, rank INTEGER, op TEXT,"
+    " flops INTEGER);"
+    "CREATE TABLE ENUM_CUDA_MEMCPY_OPER (id INTEGER NOT NULL PRIMARY KEY, name TEXT, label TEXT);"
+    "CREATE TABLE CUPTI_ACTIVITY_KIND_MEMCPY (start INTEGER NOT NULL, end INTEGER NOT NULL,"
+    " deviceId INTEGER NOT NULL, contextId INTEGER NOT NULL, greenContextId INTEGER,"
+    " streamId INTEGER NOT NULL, correlationId INTEGER, globalPid INTEGER, bytes INTEGER NOT NULL,"
+    " copyKind INTEGER NOT NULL, deprecatedSrcId INTEGER, srcKind INTEGER, dstKind INTEGER,"
+    " srcDeviceId INTEGER, srcContextId INTEGER, dstDeviceId INTEGER, dstContextId INTEGER,"
+    " migrationCause INTEGER, graphNodeId INTEGER, virtualAddress INTEGER, copyCount INTEGER,"
+    " chunk INTEGER);"
+    "CREATE TABLE CUPTI_ACTIVITY_KIND_MEMSET (start INTEGER NOT NULL, end INTEGER NOT NULL,"
+    " deviceId INTEGER NOT NULL, contextId INTEGER NOT NULL, greenContextId INTEGER,"
+    " streamId INTEGER NOT NULL, correlationId INTEGER, globalPid INTEGER, value INTEGER NOT NULL,"
+    " bytes INTEGER NOT NULL, graphNodeId INTEGER, memKind INTEGER, chunk INTEGER);"
+    "CREATE TABLE CUPTI_ACTIVITY_KIND_RUNTIME (start INTEGER NOT NULL, end INTEGER NOT NULL,"
+    " eventClass INTEGER NOT NULL, globalTid INTEGER, correlationId INTEGER,"
+    " nameId INTEGER NOT NULL, returnValue INTEGER NOT NULL, callchainId INTEGER,"
+    " chunk INTEGER);"
+    "CREATE TABLE PROFILER_OVERHEAD (start INTEGER NOT NULL, end INTEGER NOT NULL,"
+    " globalTid INTEGER, correlationId INTEGER, nameId INTEGER NOT NULL,"
+    " returnValue INTEGER NOT NULL);"
     "CREATE TABLE NVTX_EVENTS (start INTEGER NOT NULL, end INTEGER, eventType INTEGER NOT NULL,"
     " rangeId INTEGER, category INTEGER, color INTEGER, text TEXT, globalTid INTEGER,"
     " endGlobalTid INTEGER, textId INTEGER, domainId INTEGER, uint64Value INTEGER,"
@@ -74,6 +96,27 @@ static const char insert_kernel[] =
     "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL (start, end, deviceId, contextId, streamId,"
     " correlationId, globalPid, demangledName, shortName, chunk, layer, flops)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+static const char insert_recorded[] =
+    "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL (start, end, deviceId, contextId, streamId,"
+    " correlationId, globalPid, demangledName, shortName, mangledName, launchType,"
+    " registersPerThread, gridX, gridY, gridZ, blockX, blockY, blockZ, staticSharedMemory,"
+    " dynamicSharedMemory, localMemoryPerThread, sharedMemoryExecuted, graphNodeId, chunk, layer,"
+    " rank, op) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,"
+    " nullif(?, 0), ?, ?, ?, ?)";
+static const char insert_copy[] =
+    "INSERT INTO CUPTI_ACTIVITY_KIND_MEMCPY (start, end, deviceId, contextId, streamId,"
+    " correlationId, globalPid, bytes, graphNodeId, chunk, copyKind, srcKind, dstKind)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, nullif(?, 0), ?, ?, ?, ?)";
+static const char insert_fill[] =
+    "INSERT INTO CUPTI_ACTIVITY_KIND_MEMSET (start, end, deviceId, contextId, streamId,"
+    " correlationId, globalPid, bytes, graphNodeId, chunk, value, memKind)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, nullif(?, 0), ?, ?, ?)";
+static const char insert_call[] =
+    "INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME (start, end, eventClass, globalTid, correlationId,"
+    " nameId, returnValue, chunk) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+static const char insert_overhead[] =
+    "INSERT INTO PROFILER_OVERHEAD (start, end, globalTid, nameId, returnValue)"
+    " VALUES (?, ?, ?, ?, 0)";
 static const char insert_range[] =
     "INSERT INTO NVTX_EVENTS (start, end, eventType, rangeId, text, globalTid, textId, domainId)"
     " VALUES (?, ?, ?, NULL, ?, ?, ?, ?)";
@@ -88,6 +131,7 @@ struct writer {
     int64_t n_strings, n_kernels;
     int64_t *short_name, *full_name; /* string ids, [t->n_ops] */
     int64_t *layer_name;             /* [t->n_layers]; 0: not used yet */
+    int64_t *text;                   /* string ids of the kernels' log, or NULL */
 };
 
 static void check(struct writer *w, int code) {
@@ -200,7 +244,9 @@ static void add_facts(struct writer *w, const struct run_facts *facts) {
     snprintf(dropped, sizeof dropped, "%lld", (long long)w->t->r->dropped_spans);
     add_texts(w, about, "EXPORT_PRODUCT", "chunkbench");
     add_texts(w, about, "EXPORT_PRODUCT_VERSION", facts->tool_version);
-    add_texts(w, about, "KERNELS_FROM", "spans: begin and end of every op");
+    add_texts(w, about, "KERNELS_FROM",
+              w->t->kernels ? "CUPTI: in a process of its own, not that of the ranges of ops"
+                            : "spans: begin and end of every op");
     add_texts(w, about, "DROPPED_SPANS", dropped);
     add_texts(w, environment, "Hostname", facts->hostname);
     add_texts(w, environment, "CpuModel", facts->cpu_model);
@@ -230,16 +276,22 @@ static void add_op_names(struct writer *w) {
 
 /* ---- ranges and kernels ---- */
 
-static void add_range(struct writer *w, int thread, int64_t begin_ns, int64_t end_ns,
-                      int64_t text_id) {
+static void add_range_of(struct writer *w, int64_t thread, int64_t begin_ns, int64_t end_ns,
+                         int64_t name) {
     if (w->code != SQLITE_OK) return;
     check(w, sqlite3_bind_int64(w->range, 1, begin_ns - w->origin_ns));
     check(w, sqlite3_bind_int64(w->range, 2, end_ns - w->origin_ns));
     check(w, sqlite3_bind_int(w->range, 3, RANGE));
-    check(w, sqlite3_bind_int(w->range, 5, THREAD + thread));
-    check(w, sqlite3_bind_int64(w->range, 6, text_id));
+    check(w, sqlite3_bind_int64(w->range, 5, thread));
+    check(w, sqlite3_bind_int64(w->range, 6, name));
     check(w, sqlite3_bind_int(w->range, 7, DOMAIN));
     step(w, w->range);
+}
+
+/* Of a thread of the process that stands for spans. */
+static void add_range(struct writer *w, int thread, int64_t begin_ns, int64_t end_ns,
+                      int64_t name) {
+    add_range_of(w, THREAD + thread, begin_ns, end_ns, name);
 }
 
 static void add_domain(struct writer *w) {
@@ -256,6 +308,8 @@ static void add_span(struct writer *w, const struct span_row *row) {
     const struct span *s = &row->span;
     const int op = trace_op_number(w->t, s);
     const bool aside = trace_is_aside(w->t, s);
+    add_range(w, (aside ? MAX_RANKS : 0) + s->device, s->begin_ns, s->end_ns, w->short_name[op]);
+    if (w->t->kernels) return;
     const int64_t values[] = {s->begin_ns - w->origin_ns,
                               s->end_ns - w->origin_ns,
                               s->device,
@@ -270,7 +324,6 @@ static void add_span(struct writer *w, const struct span_row *row) {
                               s->flops};
     bind_numbers(w, w->kernel, values, (int)(sizeof values / sizeof *values));
     step(w, w->kernel);
-    add_range(w, (aside ? MAX_RANKS : 0) + s->device, s->begin_ns, s->end_ns, w->short_name[op]);
 }
 
 static int64_t layer_name(struct writer *w, int layer) {
@@ -305,11 +358,171 @@ static void add_chunks(struct writer *w) {
     const struct trace *t = w->t;
     snprintf(text, sizeof text, "case %s", t->r->id);
     add_domain(w);
+    if (t->n_chunks == 0) return;
     const int64_t name = add_string(w, text);
     for (int i = 0; i < MAX_RANKS; i++)
         if (t->devices[i].all.sum.calls > 0)
             add_range(w, i, t->chunks[0].begin_ns, t->chunks[t->n_chunks - 1].end_ns, name);
     for (int i = 0; i < t->n_chunks; i++) add_chunk(w, &t->chunks[i]);
+}
+
+/* ---- what CUPTI recorded ---- */
+
+/* Its strings, in their order: ids of the database for those of the log. */
+static void add_log_strings(struct writer *w) {
+    const struct activity_log *log = w->t->kernels->log;
+    for (int32_t i = 0; i < log->n_strings; i++)
+        w->text[i] = add_string(w, activity_log_text(log, i));
+}
+
+static int64_t text_id(const struct writer *w, int32_t string) {
+    return string >= 0 && string < w->t->kernels->log->n_strings ? w->text[string] : 0;
+}
+
+/* The process whose calls they are. */
+static int64_t log_process(const struct activity_log *log) {
+    return log->n_calls > 0 ? (int64_t)log->calls[0].process << 24 : PROCESS;
+}
+
+static int64_t log_thread(uint32_t process, uint32_t thread) {
+    return (int64_t)process << 24 | thread;
+}
+
+static void add_recorded_kernels(struct writer *w) {
+    const struct kernel_view *v = w->t->kernels;
+    sqlite3_stmt *s = prepare(w, insert_recorded);
+    for (int64_t i = 0; w->code == SQLITE_OK && i < v->n; i++) {
+        const struct activity_kernel *k = v->kernels[i];
+        const struct activity_head *h = &k->head;
+        char op[TRACE_TEXT];
+        const int64_t values[] = {h->begin_ns - w->origin_ns,
+                                  h->end_ns - w->origin_ns,
+                                  k->device,
+                                  k->context,
+                                  k->stream,
+                                  k->correlation,
+                                  log_process(v->log),
+                                  text_id(w, k->demangled),
+                                  text_id(w, k->short_name),
+                                  text_id(w, k->mangled),
+                                  k->launch_type,
+                                  k->registers,
+                                  k->grid[0],
+                                  k->grid[1],
+                                  k->grid[2],
+                                  k->block[0],
+                                  k->block[1],
+                                  k->block[2],
+                                  k->static_shared,
+                                  k->dynamic_shared,
+                                  k->local_per_thread,
+                                  k->shared_executed,
+                                  (int64_t)k->graph_node,
+                                  h->chunk,
+                                  h->place.layer,
+                                  h->place.rank};
+        enum { NUMBERS = sizeof values / sizeof *values };
+        bind_numbers(w, s, values, NUMBERS);
+        if (w->code == SQLITE_OK && h->place.op != PLACE_UNKNOWN)
+            check(w, sqlite3_bind_text(s, NUMBERS + 1, kernel_op_text(op, &h->place), -1,
+                                       SQLITE_TRANSIENT));
+        step(w, s);
+    }
+    check(w, sqlite3_finalize(s));
+}
+
+static void add_recorded_copies(struct writer *w) {
+    const struct activity_log *log = w->t->kernels->log;
+    sqlite3_stmt *copy = prepare(w, insert_copy), *fill = prepare(w, insert_fill);
+    for (int64_t i = 0; w->code == SQLITE_OK && i < log->n_copies; i++) {
+        const struct activity_copy *c = &log->copies[i];
+        const int64_t values[] = {c->head.begin_ns - w->origin_ns,
+                                  c->head.end_ns - w->origin_ns,
+                                  c->device,
+                                  c->context,
+                                  c->stream,
+                                  c->correlation,
+                                  log_process(log),
+                                  c->bytes,
+                                  (int64_t)c->graph_node,
+                                  c->head.chunk,
+                                  c->set ? c->value : c->kind,
+                                  c->set ? c->to : c->from,
+                                  c->to};
+        const int n = (int)(sizeof values / sizeof *values);
+        if (!kernel_view_has(w->t->kernels, &c->head)) continue;
+        bind_numbers(w, c->set ? fill : copy, values, c->set ? n - 1 : n);
+        step(w, c->set ? fill : copy);
+    }
+    check(w, sqlite3_finalize(copy));
+    check(w, sqlite3_finalize(fill));
+}
+
+static void add_recorded_calls(struct writer *w) {
+    const struct activity_log *log = w->t->kernels->log;
+    sqlite3_stmt *s = prepare(w, insert_call);
+    for (int64_t i = 0; w->code == SQLITE_OK && i < log->n_calls; i++) {
+        const struct activity_call *c = &log->calls[i];
+        const int64_t values[] = {c->head.begin_ns - w->origin_ns,
+                                  c->head.end_ns - w->origin_ns,
+                                  c->driver,
+                                  log_thread(c->process, c->thread),
+                                  c->correlation,
+                                  text_id(w, c->name),
+                                  c->result,
+                                  c->head.chunk};
+        if (!kernel_view_has(w->t->kernels, &c->head)) continue;
+        bind_numbers(w, s, values, (int)(sizeof values / sizeof *values));
+        step(w, s);
+    }
+    check(w, sqlite3_finalize(s));
+}
+
+static void add_recorded_ranges(struct writer *w) {
+    const struct activity_log *log = w->t->kernels->log;
+    for (int64_t i = 0; w->code == SQLITE_OK && i < log->n_ranges; i++) {
+        const struct activity_range *r = &log->ranges[i];
+        if (kernel_view_has(w->t->kernels, &r->head))
+            add_range_of(w, log_thread(r->process, r->thread), r->head.begin_ns, r->head.end_ns,
+                         text_id(w, r->name));
+    }
+}
+
+static void add_recorded_overheads(struct writer *w) {
+    const struct activity_log *log = w->t->kernels->log;
+    sqlite3_stmt *s = prepare(w, insert_overhead);
+    for (int64_t i = 0; w->code == SQLITE_OK && i < log->n_overheads; i++) {
+        const struct activity_overhead *o = &log->overheads[i];
+        if (!kernel_view_has(w->t->kernels, &o->head)) continue;
+        const int64_t values[] = {o->head.begin_ns - w->origin_ns, o->head.end_ns - w->origin_ns,
+                                  log_thread(o->process, o->thread),
+                                  add_string(w, activity_overhead_name(o->kind))};
+        bind_numbers(w, s, values, (int)(sizeof values / sizeof *values));
+        step(w, s);
+    }
+    check(w, sqlite3_finalize(s));
+}
+
+static void add_copy_kinds(struct writer *w) {
+    sqlite3_stmt *s =
+        prepare(w, "INSERT INTO ENUM_CUDA_MEMCPY_OPER (id, name, label) VALUES (?1, ?2, ?2)");
+    for (int kind = 1; w->code == SQLITE_OK && *activity_copy_name(kind) != '?'; kind++) {
+        check(w, sqlite3_bind_int(s, 1, kind));
+        check(w, sqlite3_bind_text(s, 2, activity_copy_name(kind), -1, SQLITE_STATIC));
+        step(w, s);
+    }
+    check(w, sqlite3_finalize(s));
+}
+
+static void add_recorded(struct writer *w) {
+    if (!w->t->kernels) return;
+    add_log_strings(w);
+    add_copy_kinds(w);
+    add_recorded_kernels(w);
+    add_recorded_copies(w);
+    add_recorded_calls(w);
+    add_recorded_ranges(w);
+    add_recorded_overheads(w);
 }
 
 /* ---- the file ---- */
@@ -324,6 +537,7 @@ static void write_database(struct writer *w, const char *path, const struct run_
     add_facts(w, facts);
     add_op_names(w);
     add_chunks(w);
+    add_recorded(w);
     run_sql(w, "COMMIT");
     sqlite3_finalize(w->string);
     sqlite3_finalize(w->kernel);
@@ -340,17 +554,20 @@ enum status trace_sqlite(const char *path, const struct record_run *run, const s
     struct new_file f;
     enum status s = new_file_begin(&f, path, err);
     if (s != STATUS_OK) return s;
-    struct writer w = {.t = t, .origin_ns = t->chunks[0].begin_ns};
-    w.short_name = calloc((size_t)t->n_ops, sizeof *w.short_name);
-    w.full_name = calloc((size_t)t->n_ops, sizeof *w.full_name);
-    w.layer_name = calloc((size_t)t->n_layers, sizeof *w.layer_name);
-    if (w.short_name && w.full_name && w.layer_name)
+    struct writer w = {.t = t, .origin_ns = t->origin_ns};
+    const size_t strings = t->kernels ? (size_t)t->kernels->log->n_strings : 0;
+    w.short_name = calloc((size_t)t->n_ops + 1, sizeof *w.short_name);
+    w.full_name = calloc((size_t)t->n_ops + 1, sizeof *w.full_name);
+    w.layer_name = calloc((size_t)t->n_layers + 1, sizeof *w.layer_name);
+    w.text = calloc(strings + 1, sizeof *w.text);
+    if (w.short_name && w.full_name && w.layer_name && w.text)
         write_database(&w, f.temporary, &run->facts);
     else
         w.code = SQLITE_NOMEM;
     free(w.short_name);
     free(w.full_name);
     free(w.layer_name);
+    free(w.text);
     if (w.code == SQLITE_OK) return new_file_end(&f, err);
     new_file_drop(&f);
     return error_set(err, STATUS_IO, "cannot write %s: %s", path, sqlite3_errstr(w.code));

@@ -10,18 +10,18 @@
 
 enum { TOP = 12, LAYER_ROWS = 12, CHUNK_ROWS = 12 }; /* without --verbose */
 
-static double share(double part, double whole) {
+double trace_share(double part, double whole) {
     return whole > 0 ? 100 * part / whole : (double)NAN;
 }
 
-static void add_percent(struct table *t, double percent) {
+void trace_add_percent(struct table *t, double percent) {
     if (isfinite(percent))
         table_add(t, TONE_PLAIN, "%.1f", percent);
     else
         table_add(t, TONE_PLAIN, "-");
 }
 
-static void print_table(FILE *out, struct table *t, const struct show_style *style) {
+void trace_print_table(FILE *out, struct table *t, const struct show_style *style) {
     table_print(out, t, "  ", style->width, style->color);
     table_close(t);
 }
@@ -70,7 +70,7 @@ static void add_rates(struct table *table, const struct trace_sum *s,
                       const struct device_rates *rates) {
     table_add_number(table, s->ns > 0 && s->flops > 0 ? s->flops / s->ns : (double)NAN);
     table_add_number(table, s->ns > 0 && s->bytes > 0 ? s->bytes / s->ns : (double)NAN);
-    add_percent(table, 100 * trace_of_ceiling(s, rates));
+    trace_add_percent(table, 100 * trace_of_ceiling(s, rates));
 }
 
 static void add_op(struct table *table, const struct trace *t, const struct trace_op *o,
@@ -80,7 +80,7 @@ static void add_op(struct table *table, const struct trace *t, const struct trac
     table_add(table, TONE_PLAIN, "%s", result_kernel_name(t->r, o->op, o->variant));
     table_add(table, TONE_PLAIN, "%s", format_count(count, o->sum.calls));
     table_add_number(table, o->sum.ns / 1e6);
-    add_percent(table, share(o->sum.ns, t->latency_ns));
+    trace_add_percent(table, trace_share(o->sum.ns, t->latency_ns));
     add_rates(table, &o->sum, rates);
     add_counts(table, t, &o->sum);
 }
@@ -92,7 +92,7 @@ static void add_rest(struct table *table, const struct trace *t, const char *nam
     table_add(table, TONE_PLAIN, "%s", "");
     table_add(table, TONE_PLAIN, "%s", "");
     table_add_number(table, ns / 1e6);
-    add_percent(table, share(ns, t->latency_ns));
+    trace_add_percent(table, trace_share(ns, t->latency_ns));
     for (int i = 0; i < 6; i++) table_add(table, TONE_PLAIN, "%s", "");
 }
 
@@ -129,7 +129,7 @@ static void print_ops(FILE *out, const struct trace *t, const struct device_rate
     add_rest(table, t, "(ops at once)", -t->at_once_ns);
     add_rest(table, t, "latency of the chunks", t->latency_ns);
     fprintf(out, "\ntime by op (all ranks%s)\n", t->n_devices > 1 ? ", devices together" : "");
-    print_table(out, table, style);
+    trace_print_table(out, table, style);
     if (t->r->counted)
         fputs("  cycles, instructions: all threads, user space, waiting for each other included; "
               "bytes a miss:\n  compulsory traffic over misses of the last cache\n",
@@ -157,7 +157,7 @@ static void parts_of(const double op_ns[OPS], double out[PARTS]) {
 static void add_parts(struct table *table, const double op_ns[OPS], double whole) {
     double parts[PARTS];
     parts_of(op_ns, parts);
-    for (int i = 0; i < PARTS; i++) add_percent(table, share(parts[i], whole));
+    for (int i = 0; i < PARTS; i++) trace_add_percent(table, trace_share(parts[i], whole));
 }
 
 #define PART_COLUMNS(t)                                                                            \
@@ -185,7 +185,7 @@ static void add_part(struct table *table, const struct trace_chunk *c, const str
     table_add(table, TONE_PLAIN, "%s", format_count(text, p->n));
     table_add_number(table, latency / 1e6);
     add_parts(table, op_ns, latency);
-    add_percent(table, share(trace_no_op_ns(c, p), latency));
+    trace_add_percent(table, trace_share(trace_no_op_ns(c, p), latency));
     table_add_number(table, gap / 1e3);
 }
 
@@ -204,7 +204,7 @@ static void print_chunks(FILE *out, const struct trace *t, const struct show_sty
         for (int k = 0; k < c->n_parts; k++) add_part(table, c, &c->parts[k]);
     }
     fputs("\ntime by depth\n", out);
-    print_table(out, table, style);
+    trace_print_table(out, table, style);
     if (shown < t->n_chunks)
         fprintf(out, "  the other %d of %d chunks: --verbose\n", t->n_chunks - shown, t->n_chunks);
 }
@@ -228,7 +228,7 @@ static void add_layers(struct table *table, const struct trace *t, int first, in
     else
         table_add(table, TONE_PLAIN, "%d-%d", first, last);
     table_add_number(table, sum.sum.ns / 1e6 / n);
-    add_percent(table, share(sum.sum.ns, t->latency_ns));
+    trace_add_percent(table, trace_share(sum.sum.ns, t->latency_ns));
     add_parts(table, sum.op_ns, sum.sum.ns);
     table_add_number(table, sum.sum.ns > 0 ? sum.sum.flops / sum.sum.ns : (double)NAN);
 }
@@ -247,7 +247,7 @@ static void print_layers(FILE *out, const struct trace *t, const struct show_sty
         add_layers(table, t, 1 + (int)((int64_t)i * layers / rows),
                    (int)((int64_t)(i + 1) * layers / rows));
     fputs("\ntime by layer (a layer's: mean over those of the row; parts: of the row)\n", out);
-    print_table(out, table, style);
+    trace_print_table(out, table, style);
 }
 
 /* ---- gaps ---- */
@@ -270,7 +270,7 @@ static void print_gaps(FILE *out, const struct trace *t, const struct show_style
         table_add(table, TONE_PLAIN, "%s", trace_span_text(text, &g->before->span));
     }
     fputs("\nlongest gaps between ops\n", out);
-    print_table(out, table, style);
+    trace_print_table(out, table, style);
 }
 
 /* ---- ranks and devices ---- */
@@ -287,7 +287,7 @@ static void add_rank(struct table *table, const struct trace *t, int rank, int d
     table_add(table, TONE_PLAIN, "%d", device);
     table_add(table, TONE_PLAIN, "%s", format_count(count, g->sum.calls));
     table_add_number(table, g->sum.ns / 1e6);
-    add_percent(table, share(g->sum.ns, t->latency_ns));
+    trace_add_percent(table, trace_share(g->sum.ns, t->latency_ns));
     add_parts(table, g->op_ns, g->sum.ns);
     table_add_number(table, g->sum.ns > 0 ? g->sum.flops / g->sum.ns : (double)NAN);
 }
@@ -304,15 +304,16 @@ static void print_skew(FILE *out, const struct trace *t) {
     }
     if (ranks > 1)
         fprintf(out, "  skew: rank %d, the slowest, took %.1f %% more than the fastest\n", slowest,
-                share(most - least, least));
+                trace_share(most - least, least));
     double parts[PARTS], comm = 0;
     for (int i = 0; i < MAX_RANKS; i++) {
         parts_of(t->devices[i].all.op_ns, parts);
         comm += parts[COMMUNICATION];
     }
-    fprintf(out, "  communication: %.1f %% of the chunks' latency", share(comm, t->latency_ns));
+    fprintf(out, "  communication: %.1f %% of the chunks' latency",
+            trace_share(comm, t->latency_ns));
     if (t->r->exchange_overlap)
-        fprintf(out, ", %.1f %% of it while other ops ran", share(t->at_once_ns, comm));
+        fprintf(out, ", %.1f %% of it while other ops ran", trace_share(t->at_once_ns, comm));
     putc('\n', out);
 }
 
@@ -326,7 +327,7 @@ static void print_ranks(FILE *out, const struct trace *t, const struct show_styl
     for (int i = 0; i < MAX_RANKS; i++) add_rank(table, t, i, t->rank_device[i], &t->ranks[i]);
     for (int i = 0; i < MAX_RANKS; i++) add_rank(table, t, SHARED_RANK, i, &t->devices[i].shared);
     fputs("\ntime by rank (ranks that share a device run one after another)\n", out);
-    print_table(out, table, style);
+    trace_print_table(out, table, style);
     print_skew(out, t);
 }
 
@@ -340,9 +341,9 @@ static void add_device(struct table *table, int number, const struct trace_devic
     table_add(table, TONE_PLAIN, "%d", number);
     table_add(table, TONE_PLAIN, "%s", format_count(count, d->all.sum.calls));
     table_add_number(table, d->all.sum.ns / 1e6);
-    add_percent(table, share(d->all.sum.ns, d->latency_ns));
+    trace_add_percent(table, trace_share(d->all.sum.ns, d->latency_ns));
     table_add_number(table, exchange_ns(d) / 1e6);
-    add_percent(table, share(exchange_ns(d), d->latency_ns));
+    trace_add_percent(table, trace_share(exchange_ns(d), d->latency_ns));
 }
 
 /* All devices leave an exchange together: who is in it the shortest came last. */
@@ -359,7 +360,7 @@ static void print_waiting(FILE *out, const struct trace *t) {
     fprintf(out,
             "  skew: device %d waited for device %d: %.3g ms more in exchange, %.1f %% of the "
             "chunks' latency\n",
-            most, least, ns / 1e6, share(ns, t->devices[most].latency_ns));
+            most, least, ns / 1e6, trace_share(ns, t->devices[most].latency_ns));
 }
 
 static void print_devices(FILE *out, const struct trace *t, const struct show_style *style) {
@@ -371,7 +372,7 @@ static void print_devices(FILE *out, const struct trace *t, const struct show_st
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
     for (int i = 0; i < MAX_RANKS; i++) add_device(table, i, &t->devices[i]);
     fputs("\ntime by device (shares: of the chunks' latency)\n", out);
-    print_table(out, table, style);
+    trace_print_table(out, table, style);
     print_waiting(out, t);
 }
 

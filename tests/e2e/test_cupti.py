@@ -1,12 +1,33 @@
 """Kernels of a case, as CUPTI records them: which chunks, whose they are, where they stand in the result; and what the
 result says where they cannot be had. A library that tests speak for (fakes/fake_cupti.c) stands in for CUPTI, the CPU
 for a GPU: each of its ops leaves one kernel."""
+import csv
+import io
+import json
 import os
+import sqlite3
 import unittest
 
 import h5py
 
 import drive
+
+# What the kernel summary, the memory-copy summary and the API summary of an Nsight Systems export ask for.
+KERNEL_SUMMARY = """
+WITH summary AS (SELECT coalesce(shortName, demangledName) AS nameId, sum(end - start) AS total, count(*) AS num,
+                        avg(end - start) AS avg, min(end - start) AS least, max(end - start) AS most
+                 FROM CUPTI_ACTIVITY_KIND_KERNEL GROUP BY 1),
+     totals AS (SELECT sum(total) AS total FROM summary)
+SELECT ids.value, summary.total, num, least, most, round(summary.total * 100.0 / totals.total, 1)
+FROM summary CROSS JOIN totals LEFT JOIN StringIds AS ids ON ids.id = summary.nameId ORDER BY 2 DESC"""
+KERNEL_TRACE = """
+SELECT k.start, k.end - k.start, k.correlationId, k.gridX, k.gridY, k.gridZ, k.blockX, k.blockY, k.blockZ,
+       k.registersPerThread, k.staticSharedMemory, k.dynamicSharedMemory, k.deviceId, k.streamId, d.value, r.start
+FROM CUPTI_ACTIVITY_KIND_KERNEL AS k JOIN StringIds AS d ON d.id = k.demangledName
+LEFT JOIN CUPTI_ACTIVITY_KIND_RUNTIME AS r ON r.correlationId = k.correlationId ORDER BY 1"""
+API_SUMMARY = """
+SELECT ids.value, count(*), sum(end - start) FROM CUPTI_ACTIVITY_KIND_RUNTIME AS r JOIN StringIds AS ids
+ON ids.id = r.nameId GROUP BY 1"""
 
 fake = drive.build / "tests" / "libfake_cupti.so"
 EAGER, GRAPH = "needle-1k_c256_eager_tp2_bf16", "needle-1k_c256_graph_tp2_bf16"
@@ -87,6 +108,91 @@ class Cupti(drive.BenchTest):
         self.assertGreater(len(strays), 0)
         self.assertEqual({drive.text(tables["StringIds"]["value"][s["mangledName"]]) for s in strays}, {"_Z5strayv"})
 
+    # ---- views
+
+    def trace_of(self, *args, case_id=EAGER, code=0):
+        return self.expect(self.bench("trace", self.file, "--case", case_id, *args), code)
+
+    def test_a_person_sees_what_kernels_explain_and_whose_they_are(self):
+        self.record(tells="works,stray,drop", run__warmup=1)
+        kernels = self.trace()[1]["CUPTI_ACTIVITY_KIND_KERNEL"]
+        shown = self.trace_of().out
+        self.assertIn("time by depth", shown)  # spans stay, kernels come after them
+        alone = self.trace_of("--kernels").out
+        self.assertTrue(shown.endswith(alone.split("\n", 1)[1]))
+        for words in ("kernels that CUPTI 130001 recorded (4 chunks", f"found    {len(kernels)} kernels\n", "stray (",
+                      "what kernels explain of each chunk's latency", "kernel time by op", "attention_kernel", "132x2",
+                      "DROPPED  12 records", "(between kernels)", "latency of the chunks"):
+            self.assertIn(words, alone)
+        self.assertLessEqual(max(map(len, alone.splitlines())), 100, alone)
+        self.assertIn("kernel by kernel, as CUPTI recorded them: bench trace --kernels",
+                      self.bench("show", self.file, "--case", EAGER).out)
+        one = self.trace_of("--kernels", "--chunk", 3).out
+        self.assertIn("recorded (1 chunk once more", one)
+        self.expect(self.bench("trace", self.file, "--case", EAGER, "--kernels", "--chunk", 9), 2, "not recorded")
+
+    def test_a_line_per_kernel(self):
+        self.record(run__warmup=1)
+        kernels = self.trace()[1]["CUPTI_ACTIVITY_KIND_KERNEL"]
+        rows = list(csv.DictReader(io.StringIO(self.trace_of("--kernels", "--csv").out)))
+        self.assertEqual(len(rows), len(kernels))
+        self.assertEqual(sorted(int(r["duration_ns"]) for r in rows), sorted((kernels["end"] - kernels["start"]).tolist()))
+        self.assertEqual({r["op"] for r in rows} >= {"attention", "linear", "embed"}, True)
+        spans = self.trace_of("--csv")
+        self.assertIn("--csv --kernels", spans.err)
+        self.assertTrue(spans.out.startswith("repeat,chunk,device,rank,layer,op,role,kernel,"))
+
+    def test_recipes_for_exports_read_the_kernels(self):
+        self.record(run__warmup=1)
+        path = self.folder / "trace.sqlite"
+        result = self.bench("trace", self.file, "--case", EAGER, "--sqlite", path)
+        if result.code == 5:
+            self.skipTest("built without SQLite")
+        self.expect(result, 0)
+        facts, tables = self.trace()
+        kernels, names = tables["CUPTI_ACTIVITY_KIND_KERNEL"], tables["StringIds"]["value"]
+        db = sqlite3.connect(path)
+        self.addCleanup(db.close)
+        expected = {}
+        for k in kernels:
+            expected.setdefault(drive.text(names[k["shortName"]]), []).append(int(k["end"] - k["start"]))
+        found = {row[0]: row[1:5] for row in db.execute(KERNEL_SUMMARY)}
+        self.assertEqual(found, {n: (sum(ns), len(ns), min(ns), max(ns)) for n, ns in expected.items()})
+        rows = list(db.execute(KERNEL_TRACE))
+        self.assertEqual(len(rows), len(kernels))
+        for row in rows:
+            self.assertEqual(row[3:14], (132, 2, 1, 384, 1, 1, 168, 1024, 180224, 0, 13))
+            self.assertEqual(row[0], row[15])  # each with the call that started it
+        self.assertIn("void bench::attention_kernel<128, true>(float const*, int)", {row[14] for row in rows})
+        self.assertEqual(list(db.execute(API_SUMMARY))[0][:2], ("cudaLaunchKernel_v7000", len(kernels)))
+        self.assertEqual(db.execute("SELECT count(DISTINCT op) FROM CUPTI_ACTIVITY_KIND_KERNEL").fetchone()[0],
+                         len({(drive.text(o), drive.text(r)) for o, r in zip(tables["ops"]["op"], tables["ops"]["role"])}))
+        about = dict(db.execute("SELECT name, value FROM META_DATA_EXPORT"))
+        self.assertIn("CUPTI", about["KERNELS_FROM"])
+
+    def test_streams_are_tracks_of_their_own(self):
+        self.record(run__spans="none")
+        path = self.folder / "trace.json"
+        self.trace_of("--perfetto", path)  # without spans, too
+        events = json.loads(path.read_text())["traceEvents"]
+        kernels = [e for e in events if e.get("cat") == "kernel"]
+        self.assertEqual(len(kernels), len(self.trace()[1]["CUPTI_ACTIVITY_KIND_KERNEL"]))
+        threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+        self.assertEqual({threads[e["pid"], e["tid"]] for e in kernels}, {"stream 13"})
+        chunks = [e for e in events if e.get("cat") == "chunk"]
+        self.assertEqual([e["name"] for e in chunks], [f"chunk {i + 1}" for i in range(4)])
+        self.assertEqual(min(e["ts"] for e in chunks), 0)
+        for e in kernels:
+            chunk = chunks[e["args"]["chunk"]]
+            self.assertTrue(chunk["ts"] <= e["ts"] and e["ts"] + e["dur"] <= chunk["ts"] + chunk["dur"] + 0.001, e)
+        self.assertIn("kernels that CUPTI", self.trace_of().out)
+
+    def test_a_file_without_kernels_says_how_to_get_them(self):
+        self.record(trace__cupti="none", run__warmup=1)
+        self.expect(self.bench("trace", self.file, "--case", EAGER, "--kernels"), 4, "trace.cupti=last")
+        self.assertNotIn("CUPTI", self.trace_of().out)
+        self.expect(self.bench("trace", self.file, "--case", EAGER, "--kernels", "--memory"), 2, "--memory excludes")
+
     # ---- where it cannot be had
 
     def no_kernels(self, why, case_id=EAGER):
@@ -108,8 +214,10 @@ class Cupti(drive.BenchTest):
         self.no_kernels("no CUPTI: libno_such_cupti.so")
 
     def test_the_cpu_has_none(self):
-        self.record(program=drive.bench)
+        self.record(program=drive.bench, run__warmup=1)
         self.no_kernels("CUPTI records GPUs, this ran on the CPU")
+        self.assertIn("no kernels: no kernels were recorded: CUPTI records GPUs", self.trace_of().out)
+        self.expect(self.bench("trace", self.file, "--case", EAGER, "--kernels"), 4, "CUPTI records GPUs")
 
     def test_a_worker_that_dies_while_it_records_costs_the_records_alone(self):
         """The chunk that kills is only reached by the traced one: measured passes are over."""

@@ -153,7 +153,7 @@ struct fake_cupti *fake_cupti_reset(void) {
     if (!told) return &state;
     state.works = strstr(told, "works") != NULL;
     state.stray = strstr(told, "stray") != NULL;
-    state.dropped = strstr(told, "drop") ? 3 : 0;
+    state.drops = strstr(told, "drop") ? 3 : 0;
     if (strstr(told, "taken"))
         state.subscribe_result = CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED;
     return &state;
@@ -241,7 +241,7 @@ API(cuptiActivityGetNextRecord, (uint8_t * b, size_t valid, int32_t **record)) {
 }
 API(cuptiActivityGetNumDroppedRecords, (void *context, uint32_t stream, size_t *n)) {
     (void)context, (void)stream;
-    *n = state.dropped;
+    *n = state.dropped + state.drops;
     state.dropped = 0;
     return 0;
 }

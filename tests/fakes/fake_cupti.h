@@ -15,6 +15,7 @@ struct fake_cupti {
     int32_t failing_kind; /* whose enable gives enable_result; 0: all */
     uint32_t version;
     size_t dropped; /* to be counted once */
+    size_t drops;   /* to be counted each time */
     bool works;     /* an op that was told leaves a call and a kernel, from begin to end */
     bool stray;     /* each flush finds a kernel that nobody has told of */
     bool late;      /* external correlations come after all else */
