@@ -13,7 +13,8 @@ static int refuse_with_dry_run(const struct run *r) {
     const struct {
         bool given;
         const char *name;
-    } options[] = {{r->only, "--only"}, {r->resume, "--resume"}, {r->quiet, "--quiet"}};
+    } options[] = {
+        {r->only, "--only"}, {r->once, "--once"}, {r->resume, "--resume"}, {r->quiet, "--quiet"}};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         if (options[i].given) return bench_fail_usage("run", "--dry-run excludes", options[i].name);
     if (r->output || r->force)
@@ -22,11 +23,40 @@ static int refuse_with_dry_run(const struct run *r) {
     return -1;
 }
 
+/* --chunk N --once: that chunk alone, whatever the configuration says of passes, time and probes.
+ * -1, or an exit code. */
+static int set_once(struct run *r) {
+    static const char *const sets[] = {"run.warmup=0",     "run.repeats=1",
+                                       "run.spans=none",   "run.time_budget=0",
+                                       "trace.cupti=none", "check.invariance=false"};
+    enum { SETS = sizeof sets / sizeof sets[0] };
+    char *end;
+    if (!r->once && !r->chunk) return -1;
+    if (!r->once || !r->chunk)
+        return bench_fail_usage("run", r->once ? "--once needs" : "--chunk needs",
+                                r->once ? "--chunk" : "--once");
+    if (r->resume) return bench_fail_usage("run", "--once excludes", "--resume");
+    const bool last = strcmp(r->chunk, "last") == 0;
+    const long n = last ? 1 : strtol(r->chunk, &end, 10);
+    if (!last && (end == r->chunk || *end || n < 1 || n > INT32_MAX))
+        return bench_fail_usage("run", "--chunk: not a number from 1, nor last", r->chunk);
+    if (r->sets.n + SETS + 1 > ARGUMENT_LIST_MAX)
+        return bench_fail_usage("run", "too many of", "--set");
+    snprintf(r->chunk_set, sizeof r->chunk_set, "trace.profile_chunk=%ld", n - 1);
+    r->sets.v[r->sets.n++] = last ? "trace.profile_chunk=last" : r->chunk_set;
+    for (int i = 0; i < SETS; i++) r->sets.v[r->sets.n++] = sets[i];
+    return -1;
+}
+
 static int parse(struct run *r, int argc, char **argv) {
     const struct argument arguments[] = {
         {"--set", ARGUMENT_LIST, &r->sets, "SECTION.KEY=VALUE", "override a key; may be repeated"},
         {"-o", ARGUMENT_VALUE, &r->output, "FILE", "result file; default results/raw/NAME-TIME.h5"},
         {"--only", ARGUMENT_VALUE, &r->only, "ID", "only cases with this id; * and ? match"},
+        {"--chunk", ARGUMENT_VALUE, &r->chunk, "N",
+         "with --once: this chunk alone, counted from 1, or last"},
+        {"--once", ARGUMENT_FLAG, &r->once, NULL,
+         "run the chunk once against a synthetic cache, for a profiler: no watchdog"},
         {"--resume", ARGUMENT_FLAG, &r->resume, NULL,
          "continue an unfinished run: what is not ok runs (again)"},
         {"--force", ARGUMENT_FLAG, &r->force, NULL, "replace a result that is there"},
@@ -57,6 +87,7 @@ static int parse(struct run *r, int argc, char **argv) {
     if (code < 0 && r->resume && r->force)
         code = bench_fail_usage("run", "--resume excludes", "--force");
     if (code < 0 && r->dry_run) code = refuse_with_dry_run(r);
+    if (code < 0) code = set_once(r);
     if (code < 0) r->config_path = operands.v[0];
     r->argc = argc;
     r->argv = argv;

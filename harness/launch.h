@@ -23,7 +23,8 @@ enum { LAUNCH_LOAD_DEATHS = 3, STDERR_TAIL_BYTES = 16384 };
     X(PROBE_SPANS, "spans") /* with one of them: their latencies are the case's chunks */          \
     X(PROBE_NVTX, "nvtx")                                                                          \
     X(PROBE_CUPTI, "cupti")                                                                        \
-    X(PROBE_TRACE, "trace") /* with CUPTI, whose records go into the fragments that are there */
+    X(PROBE_TRACE, "trace") /* with CUPTI, whose records go into the fragments that are there */   \
+    X(PROBE_ONCE, "once")   /* the chunk of [trace] profile_chunk alone, for a profiler */
 enum probe {
 #define X(name, text) name,
     PROBE_TABLE(X)

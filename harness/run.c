@@ -123,11 +123,14 @@ enum status run_choose_cases(struct run *r, struct error *err) {
     enum status s = STATUS_OK;
     for (int i = 0; s == STATUS_OK && i < r->plan.n; i++) {
         const struct case_plan *c = &r->plan.cases[i];
+        const int chunk = r->once ? atoi(r->config.profile_chunk) : 0; /* "last": 0 */
         r->wanted[i] = !r->only || fnmatch(r->only, c->id, 0) == 0;
         r->n_wanted += r->wanted[i];
         bool skipped = c->coverage == COVER_SKIPPED;
         r->todo[i] = r->wanted[i] && !skipped && !is_done(r, i);
         if (r->wanted[i] && skipped) s = leave_skipped(r, i, err);
+        if (r->wanted[i] && chunk >= c->chunks)
+            s = error_set(err, STATUS_USAGE, "--chunk %d: %s has %d", chunk + 1, c->id, c->chunks);
     }
     if (s == STATUS_OK && r->n_wanted == 0)
         s = error_set(err, STATUS_USAGE,
@@ -187,8 +190,10 @@ enum status run_launches(struct run *r, struct error *err) {
                                      .live = terminal_obeys(stderr) && !r->quiet,
                                      .color = terminal_colored(stderr, r->no_color),
                                      .quiet = r->quiet};
+    /* Under a profiler a kernel may run hundreds of times: nobody knows how long a chunk takes. */
     const struct launch_opts opts = {.dir = r->dir.path,
-                                     .watchdog_s = r->config.watchdog_s,
+                                     .watchdog_s = r->once ? 0 : r->config.watchdog_s,
+                                     .probe = r->once ? PROBE_ONCE : PROBE_OFF,
                                      .limit = limit_of(&r->config),
                                      .interrupts = r->interrupts};
     for (int i = 0; i < r->plan.n_notes && !r->quiet; i++)

@@ -12,9 +12,10 @@ struct run {
     /* the command line */
     int argc;
     char **argv;
-    const char *config_path, *output, *only;
+    const char *config_path, *output, *only, *chunk;
+    char chunk_set[64]; /* what --chunk sets */
     struct argument_list sets;
-    bool resume, force, json, quiet, no_color, dry_run;
+    bool resume, force, json, quiet, no_color, dry_run, once;
     /* what becomes of it */
     struct config config;
     struct config_errors config_errors;

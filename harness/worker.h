@@ -36,11 +36,14 @@ struct case_env {
  * out->reason; the engine is good for the next case. */
 enum status worker_run_case(struct engine *e, const struct plan *p, const struct case_plan *c,
                             const struct case_env *env, struct case_result *out, struct error *err);
-/* Runs the chunks that [trace] cupti names (the last, where it names none) under a probe, each as
- * often as [run] warmup and repeats say (a trace: once, after once), against a synthetic cache. The
- * chunks are *out's where the probe is not a trace, and it has no output; with CUPTI
- * out->kernel_trace has the records of the last time of each. *out and what is returned: as
- * worker_run_case(). */
+/* Puts down what the open engine came to where the plan says "auto", and how it was opened. */
+void worker_keep_facts(const struct engine *e, struct case_result *out);
+/* PROBE_ONCE: runs the chunk of [trace] profile_chunk, as it would run after the chunks before it;
+ * a profiler that waits for it captures it. Otherwise runs the chunks that [trace] cupti names (the
+ * last, where it names none) under a probe, each as often as [run] warmup and repeats say (a trace:
+ * once, after once), against a synthetic cache. The chunks are *out's where the probe is not a
+ * trace, and it has no output; with CUPTI out->kernel_trace has the records of the last time of
+ * each. *out and what is returned: as worker_run_case(). */
 enum status worker_probe_case(struct engine *e, const struct plan *p, const struct case_plan *c,
                               const struct case_env *env, struct case_result *out,
                               struct error *err);

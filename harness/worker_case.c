@@ -730,14 +730,11 @@ static void close_case(struct case_run *k) {
     free(k->logits);
 }
 
-/* What was planned as "auto" has a name by now. */
-static void keep_facts(struct case_run *k) {
-    const struct engine_info *info = engine_info(k->engine);
-    struct case_result *out = k->out;
+void worker_keep_facts(const struct engine *e, struct case_result *out) {
+    const struct engine_info *info = engine_info(e);
     const char *attention = info->device[0].variant[OP_ATTENTION];
     const char *linear = info->device[0].variant[OP_LINEAR];
     const char *exchange = info->device[0].variant[OP_EXCHANGE];
-    out->repeats = (int)k->plan->config.repeats;
     out->devices = info->devices;
     out->load_ns = info->load_ns;
     if (attention) snprintf(out->attention, sizeof out->attention, "%s", attention);
@@ -776,7 +773,8 @@ enum status worker_run_case(struct engine *e, const struct plan *p, const struct
     err->text[0] = 0;
     result_init(out, c);
     struct case_run k = {.engine = e, .plan = p, .c = c, .env = env, .out = out};
-    keep_facts(&k);
+    out->repeats = (int)p->config.repeats;
+    worker_keep_facts(e, out);
     enum status s = open_case(&k, err);
     if (s == STATUS_OK) s = run_passes(&k, err);
     if (s == STATUS_OK) s = keep_text(&k, err);

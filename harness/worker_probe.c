@@ -114,6 +114,18 @@ static enum status keep(struct probing *k, int pass, int chunk, const struct chu
                : s;
 }
 
+/* The same where a profiler that was told to wait captures it. */
+static enum status feed_captured(struct probing *k, int chunk, struct chunk_result *r,
+                                 struct error *err) {
+    if (k->env->probe != PROBE_ONCE) return feed(k, chunk, r, err);
+    engine_profile(k->engine, true);
+    nvtx_begin(k->env->nvtx, NVTX_PROFILE, NULL, chunk);
+    const enum status s = feed(k, chunk, r, err);
+    nvtx_end(k->env->nvtx, NVTX_PROFILE);
+    engine_profile(k->engine, false);
+    return s;
+}
+
 static enum status run_once(struct probing *k, int pass, int i, struct error *err) {
     const int chunk = k->chunks[i];
     struct chunk_result r = {0};
@@ -122,7 +134,7 @@ static enum status run_once(struct probing *k, int pass, int i, struct error *er
     if (s == STATUS_OK) s = go_to(k, chunk, err);
     if (s != STATUS_OK) return s;
     begin_probe(k);
-    s = feed(k, chunk, &r, err);
+    s = feed_captured(k, chunk, &r, err);
     if (s != STATUS_OK)
         return error_prefix(err, s, "chunk %d of %d, %s", chunk + 1, k->c->chunks,
                             format_pass(name, pass, k->warmup));
@@ -144,7 +156,8 @@ static enum status run_chunks(struct probing *k, struct error *err) {
 
 static enum status choose_chunks(struct probing *k, struct error *err) {
     enum { SPREAD = 5 };
-    const char *wanted = k->plan->config.cupti;
+    const struct config *config = &k->plan->config;
+    const char *wanted = k->env->probe == PROBE_ONCE ? config->profile_chunk : config->cupti;
     const int n = k->c->chunks;
     k->chunks = calloc((size_t)n, sizeof *k->chunks);
     if (!k->chunks) return error_set(err, STATUS_NO_MEMORY, "no memory for %d chunks", n);
@@ -195,6 +208,17 @@ static void close_all(struct probing *k) {
     free(k->chunks);
 }
 
+/* Nothing of the case is known but how long that took. */
+static void say_once(const struct probing *k, struct case_result *out) {
+    out->coverage = COVER_SAMPLED;
+    out->ttft_estimated = false;
+    snprintf(out->reason, sizeof out->reason,
+             "chunk %d of %d alone, once, cold, against a synthetic cache (--once)",
+             k->chunks[0] + 1, k->c->chunks);
+    for (int i = 0; i < CHECKS; i++)
+        snprintf(out->check[i].detail, sizeof out->check[i].detail, "one chunk alone ran");
+}
+
 enum status worker_probe_case(struct engine *e, const struct plan *p, const struct case_plan *c,
                               const struct case_env *env, struct case_result *out,
                               struct error *err) {
@@ -207,16 +231,18 @@ enum status worker_probe_case(struct engine *e, const struct plan *p, const stru
                         .warmup = trace ? 1 : (int)p->config.warmup,
                         .repeats = trace ? 1 : (int)p->config.repeats};
     result_init(out, c);
-    out->devices = engine_info(e)->devices;
+    worker_keep_facts(e, out);
     out->repeats = k.repeats;
     if (env->activity) out->kernel_trace.cupti_version = activity_version(env->activity);
     enum status s = open_all(&k, err);
     if (s == STATUS_OK) s = run_chunks(&k, err);
+    const bool once = s == STATUS_OK && env->probe == PROBE_ONCE;
+    if (once) say_once(&k, out);
     close_all(&k);
     out->status = s == STATUS_OK            ? CASE_OK
                   : s == STATUS_INTERRUPTED ? CASE_INTERRUPTED
                   : s == STATUS_TIMEOUT     ? CASE_SKIPPED
                                             : CASE_FAILED;
-    snprintf(out->reason, sizeof out->reason, "%.599s", s == STATUS_OK ? "" : err->text);
+    if (!once) snprintf(out->reason, sizeof out->reason, "%.599s", s == STATUS_OK ? "" : err->text);
     return s;
 }

@@ -54,6 +54,11 @@ static void slow(void) {
     for (int i = 0; i < 20; i++) usleep(50000);
 }
 
+/* As one does under a profiler that runs kernels again and again. */
+static void very_slow(void) {
+    for (int i = 0; i < 5; i++) slow();
+}
+
 static const struct {
     const char *name;
     void (*act)(void);
@@ -70,6 +75,7 @@ static const struct {
     {"drop", NULL, false, false},
     {"abort_traced", die_abort, true, true},
     {"slow_traced", slow, true, true},
+    {"very_slow_traced", very_slow, true, true},
 };
 
 struct broken {
