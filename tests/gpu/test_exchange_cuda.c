@@ -198,6 +198,7 @@ static void everyone_gets_what_was_sent(void **state) {
     const char *kernel;
     for (int i = 0; (kernel = exchange_kernel(i, gpus)); i++)
         for (int members = 2; members <= gpus; members += 2) {
+            print_message("exchange %s between %d GPUs\n", kernel, members);
             meet(m, kernel, members, -1);
             for (int k = 0; k < members; k++) {
                 if (m[k].status != STATUS_OK) fail_msg("%s: %s", kernel, m[k].err.text);
@@ -205,7 +206,6 @@ static void everyone_gets_what_was_sent(void **state) {
                     fail_msg("%s, %d GPUs: %lld words of GPU %d are wrong", kernel, members,
                              (long long)m[k].wrong, k);
             }
-            print_message("exchange %s between %d GPUs is right\n", kernel, members);
         }
 }
 
@@ -217,6 +217,7 @@ static void no_gpu_waits_for_a_member_that_ended(void **state) {
     const char *kernel;
     for (int i = 0; (kernel = exchange_kernel(i, gpus)); i++) {
         struct timespec begin, end;
+        print_message("exchange %s whose group ends\n", kernel);
         clock_gettime(CLOCK_MONOTONIC, &begin);
         meet(m, kernel, gpus, gpus - 1);
         clock_gettime(CLOCK_MONOTONIC, &end);
@@ -231,6 +232,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(no_gpu_waits_for_a_member_that_ended),
     };
     struct gpu_test probe;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* what was said before a test that does not end */
     gpu_test_open(&probe, DTYPE_BF16, 128, "auto", 1 << 20); /* ends here without a GPU */
     gpu_test_close(&probe);
     if (argc > 1 && strcmp(argv[1], "--small") == 0) return 0; /* nothing on one GPU */
