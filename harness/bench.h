@@ -36,6 +36,7 @@ int bench_main(int argc, char **argv, const struct bench_hooks *hooks);
     X(plan, "show every case with predicted time and memory; runs nothing")                        \
     X(show, "show a result file")                                                                  \
     X(trace, "tell where the time of a case went, op by op")                                       \
+    X(overhead, "tell what probes cost: spans, NVTX ranges, CUPTI")                                \
     X(plot, "draw a result file: latency, speed, memory, prediction")                              \
     X(export, "print a result file as another tool prints its own")                                \
     X(kernels, "run ops alone and tell their rates beside this machine's ceilings")                \

@@ -233,6 +233,7 @@ enum status worker_probe_case(struct engine *e, const struct plan *p, const stru
     result_init(out, c);
     worker_keep_facts(e, out);
     out->repeats = k.repeats;
+    out->kernel_trace.wanted = env->activity != NULL;
     if (env->activity) out->kernel_trace.cupti_version = activity_version(env->activity);
     enum status s = open_all(&k, err);
     if (s == STATUS_OK) s = run_chunks(&k, err);
