@@ -1,6 +1,7 @@
 /* A trace as Chrome's trace events in JSON, which Perfetto (ui.perfetto.dev, trace_processor) and
  * chrome://tracing load. Format: "Trace Event Format" of the Chromium project; only complete events
- * ("X") and metadata ("M") are used. Streamed: a million spans need no memory here.
+ * ("X"), counters ("C": memory in use) and metadata ("M") are used. Streamed: a million spans need
+ * no memory here.
  *
  * Process 1 + D is the case on device D. Thread 1 has its chunks and, within them, layers; thread 2
  * what was done once for all its ranks; thread 3 + R the ops of rank R; the last one sums that were
@@ -8,6 +9,7 @@
  * nothing is rounded. Before it: trace.c. */
 #include "harness/kernel_view.h"
 #include "harness/new_file.h"
+#include "harness/timeline.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -134,6 +136,55 @@ static void put_part(FILE *out, const struct trace *t, const struct trace_chunk 
     for (int64_t i = 0; i < p->n; i++) put_span(out, t, p->spans[i]);
 }
 
+/* ---- memory in use ---- */
+
+struct counting {
+    FILE *out;
+    const struct trace *t;
+    int device;
+    int64_t last[MEMORY_CATEGORIES];
+};
+
+/* A point of a category's curve where what an op has in use differs from what the last one had. */
+static void put_counters(void *ctx, const struct span_row *op, const int64_t *bytes) {
+    static const char *const names[] = {
+#define X(name, text) text,
+        MEMORY_CATEGORY_TABLE(X)
+#undef X
+    };
+    struct counting *c = ctx;
+    int64_t now[MEMORY_CATEGORIES] = {0};
+    for (int64_t i = 0; i < c->t->r->n_buffers; i++)
+        if (c->t->r->buffers[i].device == c->device)
+            now[c->t->r->buffers[i].buffer.category] += bytes[i];
+    for (int k = 0; k < MEMORY_CATEGORIES; k++) {
+        if (now[k] == c->last[k]) continue;
+        fprintf(c->out, "{\"ph\":\"C\",\"pid\":%d,\"cat\":\"memory\",\"name\":\"memory: %s\"",
+                PROCESS + c->device, names[k]);
+        put_us(c->out, "ts", op->span.begin_ns - c->t->origin_ns);
+        fprintf(c->out, ",\"args\":{\"bytes\":%lld}},\n", (long long)now[k]);
+    }
+    memcpy(c->last, now, sizeof now);
+}
+
+static bool is_shown(const struct trace *t, const struct timeline_part *p) {
+    for (int i = 0; i < t->n_chunks; i++)
+        if (t->chunks[i].repeat == p->repeat && t->chunks[i].chunk == p->chunk) return true;
+    return false;
+}
+
+/* Of the chunks that have a timeline. */
+static void put_memory(FILE *out, const struct trace *t) {
+    struct timeline tl;
+    if (timeline_open(&tl, t->r, -1, NULL) != STATUS_OK) return;
+    for (int i = 0; i < tl.n_parts; i++) {
+        struct counting c = {.out = out, .t = t, .device = tl.parts[i].device};
+        memset(c.last, -1, sizeof c.last);
+        if (is_shown(t, &tl.parts[i])) timeline_walk(&tl, &tl.parts[i], put_counters, &c);
+    }
+    timeline_close(&tl);
+}
+
 /* ---- kernels ---- */
 
 static void put_kernel_threads(FILE *out, const struct kernel_view *v, int device) {
@@ -224,6 +275,7 @@ static void put_trace(FILE *out, const struct record_run *run, const struct trac
     for (int i = 0; i < t->n_chunks; i++)
         for (int k = 0; k < t->chunks[i].n_parts; k++)
             put_part(out, t, &t->chunks[i], &t->chunks[i].parts[k]);
+    put_memory(out, t);
     put_kernels(out, t);
     put_labels(out, t);
     fputs("\n]}\n", out);

@@ -242,7 +242,7 @@ class Views:
         self.assertEqual(processes, [self.case] if len(s.devices) == 1 else
                          [f"{self.case}, device {device}" for device in s.devices])
         slices = [e for e in events if e["ph"] == "X"]
-        self.assertEqual({e["ph"] for e in events}, {"X", "M"})
+        self.assertEqual({e["ph"] for e in events}, {"X", "C", "M"})
         for e in slices:
             self.assertTrue(isinstance(e["name"], str) and e["dur"] >= 0 and e["ts"] >= 0 and (e["pid"], e["tid"]) in threads, e)
         for thread in threads:  # what a viewer draws inside one another must lie inside one another

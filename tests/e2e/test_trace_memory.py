@@ -2,6 +2,7 @@
 alone; and what the file says is no more than what the devices have."""
 import csv
 import io
+import json
 import re
 import unittest
 
@@ -121,6 +122,26 @@ class MemoryViews:
         for line, (span, buffer, in_use) in zip(lines, m.uses):
             self.assertEqual((line["buffer"], int(line["bytes"])), (m.names[buffer], in_use))
             self.assertEqual((int(line["chunk"]), int(line["device"])), (m.chunk[span], m.on[span]))
+
+    def test_curves_in_trace_events_are_the_sums_of_their_categories(self):
+        m, written = self.memory, self.folder / "trace.json"
+        for only in (None, 2):
+            self.trace("--perfetto", written, *(["--chunk", str(only + 1)] if only else []))
+            trace = json.loads(written.read_text())
+            drawn = {(e["pid"] - 1, e["name"], round(e["ts"] * 1000)): e["args"]["bytes"]
+                     for e in trace["traceEvents"] if e["ph"] == "C"}
+            origin = int(trace["otherData"]["begin_monotonic_ns"])
+            with h5py.File(self.path, "r") as f:
+                begin = f["case"][self.case]["spans"]["begin_ns"][:]
+            expected, last = {}, {}
+            for i in np.flatnonzero(m.chunk == only) if only else range(len(m.chunk)):
+                for category in CATEGORIES:
+                    mine = [k for k, c in enumerate(m.category) if c == category and m.device[k] == m.on[i]]
+                    key, now = (m.on[i], m.chunk[i], category), m.table[i, mine].sum()
+                    if last.get(key) != now:
+                        expected[(m.on[i], f"memory: {category}", begin[i] - origin)] = now
+                    last[key] = now
+            self.assertEqual(drawn, expected)
 
     def test_a_chunk_can_be_looked_at_alone(self):
         rows = self.table("at the peak of each traced chunk", "--memory", "--chunk", "2")
