@@ -60,6 +60,13 @@ static enum status check_alike(const struct devices *d, struct error *err) {
     return devices_alike(info, d->n, err);
 }
 
+static enum status open_group(struct devices *d, const struct engine_opts *opts,
+                              struct error *err) {
+    const struct group_opts o = {
+        .kind = opts->device, .members = d->n, .exchange = opts->exchange_backend};
+    return device_group_open(&d->group, &o, err);
+}
+
 static enum status open_all(struct devices *d, const struct engine_opts *opts,
                             const struct model_config *m, struct error *err) {
     struct opening o = {d, opts, m};
@@ -67,8 +74,7 @@ static enum status open_all(struct devices *d, const struct engine_opts *opts,
     if (s == STATUS_OK) s = devices_each(d, open_one, &o, err);
     if (s != STATUS_OK || d->n == 1) return s;
     s = check_alike(d, err);
-    if (s == STATUS_OK)
-        s = device_group_open(&d->group, opts->device, d->n, opts->exchange_backend, err);
+    if (s == STATUS_OK) s = open_group(d, opts, err);
     if (s == STATUS_OK) s = devices_together(d, join_one, &o, err);
     const char *way_out = s == STATUS_UNSUPPORTED ? " (devices = 1 keeps all ranks on one)" : "";
     return s == STATUS_OK ? s : error_prefix(err, s, "joining %d devices%s", d->n, way_out);

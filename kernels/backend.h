@@ -59,16 +59,25 @@ void device_close(struct device *dev); /* NULL is legal */
 void device_info(struct device *dev, struct device_info *out);
 
 /* ---- several devices
- * ---------------------------------------------------------------------------------- Devices of one
- * process that exchange memory (OP_EXCHANGE), each driven by a thread of its own. Open all, join
- * all, leave all, close all, close the group. */
+ * ---------------------------------------------------------------------------------- Devices that
+ * exchange memory (OP_EXCHANGE): of one process, each driven by a thread of its own, or each of a
+ * process of its own (rendezvous.h). Open all, join all, leave all, close all, close the group. */
 struct device_group;
+struct rendezvous;
+struct group_opts {
+    enum device_kind kind;
+    int members;
+    const char *exchange; /* name of a variant of OP_EXCHANGE, or "auto" */
+    bool apart;           /* only what also serves members that are processes will do */
+    struct rendezvous
+        *processes; /* borrowed; where they meet. NULL: they are threads of this one */
+};
 /* Devices of a kind that this process can use; the host's cores can be any number of devices. */
 int device_count(enum device_kind kind);
-/* exchange: name of a variant of OP_EXCHANGE, or "auto". STATUS_UNSUPPORTED with the reasons when
- * none serves so many devices here. */
-enum status device_group_open(struct device_group **out, enum device_kind kind, int members,
-                              const char *exchange, struct error *err);
+/* STATUS_UNSUPPORTED with the reasons when no exchange serves such devices here. Processes call it
+ * all at once. */
+enum status device_group_open(struct device_group **out, const struct group_opts *opts,
+                              struct error *err);
 /* NULL is legal; its devices are closed before. */
 void device_group_close(struct device_group *g);
 /* Makes dev member number `member`. Called by the threads of all members at once: it waits for

@@ -76,14 +76,14 @@ int device_count(enum device_kind kind) {
     return backend ? backend->count() : 0;
 }
 
-enum status device_group_open(struct device_group **out, enum device_kind kind, int members,
-                              const char *exchange, struct error *err) {
+enum status device_group_open(struct device_group **out, const struct group_opts *opts,
+                              struct error *err) {
     *out = NULL;
-    const struct variant *v = variants_for_group(kind, members, exchange, err);
+    const struct variant *v = variants_for_group(opts, err);
     if (!v) return STATUS_UNSUPPORTED;
     struct device_group *g = calloc(1, sizeof *g);
     if (!g) return error_set(err, STATUS_NO_MEMORY, "no memory for a group of devices");
-    g->variant = v, g->members = members;
+    g->variant = v, g->members = opts->members, g->processes = opts->processes;
     const enum status s = v->group->open(g, err);
     if (s == STATUS_OK)
         *out = g;

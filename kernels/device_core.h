@@ -130,10 +130,9 @@ int variant_index(const struct variant *v);
 /* Fills dev->chosen as the options ask, but for OP_EXCHANGE; STATUS_UNSUPPORTED. */
 enum status variants_choose(struct device *dev, const struct device_opts *opts, struct error *err);
 void variants_take(struct device *dev, const struct variant *v);
-/* The first variant of OP_EXCHANGE of that name, or any for "auto", that serves so many devices of
+/* The first variant of OP_EXCHANGE of that name, or any for "auto", that serves such devices of
  * this machine; NULL: STATUS_UNSUPPORTED. */
-const struct variant *variants_for_group(enum device_kind kind, int members, const char *name,
-                                         struct error *err);
+const struct variant *variants_for_group(const struct group_opts *opts, struct error *err);
 
 /* step: host copy of what the call's step pointer holds. */
 void span_add(struct device *dev, const struct op_call *call, const struct step_params *step,

@@ -5,12 +5,14 @@
 #define KERNELS_GROUP_H
 
 #include "kernels/device.h"
+#include "kernels/rendezvous.h"
 
 #include <stdatomic.h>
 
 struct device_group {
     const struct variant *variant;
     int members;
+    struct rendezvous *processes; /* borrowed; NULL: the members are threads of this process */
     _Atomic bool aborted;
     void *state; /* the variant's */
 };
@@ -21,8 +23,10 @@ int device_member(const struct device *dev);
 
 /* One kind of group. close may be called with a state that open left unfinished. */
 struct group_backend {
-    /* Why devices 0 .. members - 1 of this machine cannot be joined so, or NULL. */
-    const char *(*why_not)(int members);
+    /* Why devices of this machine (0 .. members - 1 where they are one process's) cannot be joined
+     * so, or NULL. */
+    const char *(*why_not)(const struct group_opts *o);
+    /* Where members are processes: called by all of them; may wait for them. */
     enum status (*open)(struct device_group *g, struct error *err);
     void (*close)(struct device_group *g);
     void (*abort)(struct device_group *g); /* g->aborted is set already; any thread; once */

@@ -246,21 +246,21 @@ enum status variants_choose(struct device *dev, const struct device_opts *opts, 
     return STATUS_OK;
 }
 
-const struct variant *variants_for_group(enum device_kind kind, int members, const char *name,
-                                         struct error *err) {
+const struct variant *variants_for_group(const struct group_opts *opts, struct error *err) {
     char reasons[500] = "";
     size_t used = 0;
+    const char *name = opts->exchange;
     const bool any = strcmp(name, "auto") == 0;
     for (const struct variant *v = table; v->name; v++) {
         const char *why;
-        if (v->op != OP_EXCHANGE || v->device != kind || (!any && strcmp(v->name, name) != 0))
+        if (v->op != OP_EXCHANGE || v->device != opts->kind || (!any && strcmp(v->name, name) != 0))
             continue;
-        if (variant_usable(v, &why) && !(why = v->group->why_not(members))) return v;
+        if (variant_usable(v, &why) && !(why = v->group->why_not(opts))) return v;
         if (used < sizeof reasons)
             used += (size_t)snprintf(reasons + used, sizeof reasons - used, "%s%s: %s",
                                      used ? "; " : "", v->name, why);
     }
-    error_set(err, STATUS_UNSUPPORTED, "exchange = %s serves no %d devices here: %s", name, members,
-              used ? reasons : "no such variant of this kind of device");
+    error_set(err, STATUS_UNSUPPORTED, "exchange = %s serves no %d devices here: %s", name,
+              opts->members, used ? reasons : "no such variant of this kind of device");
     return NULL;
 }

@@ -70,10 +70,10 @@ static struct stream_words find_words(void) {
     return words;
 }
 
-static const char *why_not(int members) {
+static const char *why_not(const struct group_opts *o) {
     const struct stream_words words = find_words();
     if (!words.wait || !words.write) return "the driver has no stream memory operations";
-    return peers_why_not(members);
+    return peers_why_not(o);
 }
 
 /* Until the group closes: a stream may clear a signal and wait for its next. */
@@ -133,7 +133,6 @@ static void close_group(struct device_group *g) {
     end_thread(c);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);
-    meeting_close(&c->meeting);
     free(c);
 }
 

@@ -1,16 +1,20 @@
-/* exchange between GPUs by NCCL: a communicator for each member of a group, all in this process,
- * each used by the thread that drives its GPU. Sends and receives are kernels on the device's
+/* exchange between GPUs by NCCL: a communicator for each member of a group that lives in this
+ * process, used by the thread that drives its GPU. Sends and receives are kernels on the device's
  * stream, so they are captured into graphs like all others. Owns the communicators.
  *
- * A member that cannot go on leaves the others' kernels waiting on their GPUs: abort ends them. The
- * lock of a member keeps its communicator alive while something is issued to it. */
+ * A member that cannot go on leaves the others' kernels waiting on their GPUs, and the library's
+ * own calls waiting for it: so communicators do not block, what they are about is asked for again
+ * and again, and abort ends them. The lock of a member keeps its communicator alive while it is
+ * used. */
 #include "kernels/cuda/cuda_core.h"
 #include "kernels/exchange/nccl_api.h"
 #include "kernels/group.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 struct member {
     struct nccl_comm *comm; /* NULL before joining and after the end */
@@ -33,19 +37,41 @@ static enum status failed(int result, const char *what, struct error *err) {
                      more && more[0] ? "; " : "", more ? more : "");
 }
 
+/* What the newest call on a communicator came to; NCCL_SUCCESS where it was aborted meanwhile. Asks
+ * without a pause at first: most are done already. */
+static int settled(struct member *m) {
+    enum { LOOKS = 10000, PAUSE_NS = 100000 };
+    const struct nccl *lib = nccl_library(NULL);
+    for (int look = 0;; look++) {
+        int state = NCCL_SUCCESS, r = NCCL_SUCCESS;
+        pthread_mutex_lock(&m->lock);
+        if (m->comm) r = lib->async_error(m->comm, &state);
+        pthread_mutex_unlock(&m->lock);
+        if (r != NCCL_SUCCESS || state != NCCL_IN_PROGRESS) return r != NCCL_SUCCESS ? r : state;
+        if (look < LOOKS)
+            sched_yield();
+        else
+            nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
+    }
+}
+
+static bool went_well(int result) {
+    return result == NCCL_SUCCESS || result == NCCL_IN_PROGRESS;
+}
+
 /* ---- the op */
 
 static int issue(const struct nccl *lib, const struct exchange_args *a, struct nccl_comm *comm,
                  cudaStream_t stream) {
     int r = lib->group_start();
-    for (int i = 0; i < a->sends && r == NCCL_SUCCESS; i++)
+    for (int i = 0; i < a->sends && went_well(r); i++)
         r = lib->send(a->send[i].at, (size_t)a->send[i].bytes, NCCL_UINT8, a->send[i].peer, comm,
                       stream);
-    for (int i = 0; i < a->receives && r == NCCL_SUCCESS; i++)
+    for (int i = 0; i < a->receives && went_well(r); i++)
         r = lib->receive(a->receive[i].at, (size_t)a->receive[i].bytes, NCCL_UINT8,
                          a->receive[i].peer, comm, stream);
     const int end = lib->group_end();
-    return r == NCCL_SUCCESS ? end : r;
+    return went_well(r) ? end : r;
 }
 
 static void tell(struct device *dev, const char *which, int r) {
@@ -61,8 +87,10 @@ void exchange_nccl(struct device *dev, const void *args) {
     const struct nccl *lib = nccl_library(NULL);
     struct member *m = member_of(dev);
     pthread_mutex_lock(&m->lock);
-    const int r = m->comm ? issue(lib, args, m->comm, cuda_device(dev)->stream) : NCCL_SUCCESS;
+    int r = m->comm ? issue(lib, args, m->comm, cuda_device(dev)->stream) : NCCL_SUCCESS;
     pthread_mutex_unlock(&m->lock);
+    /* nothing else may go to the stream before the kernels are there */
+    if (r == NCCL_IN_PROGRESS) r = settled(m);
     tell(dev, "exchange", r);
 }
 
@@ -71,10 +99,11 @@ static void library_sum(struct device *dev, const void *in, void *out, int64_t n
     struct member *m = member_of(dev);
     const int type = dev->dtype == DTYPE_BF16 ? NCCL_BF16 : NCCL_F32;
     pthread_mutex_lock(&m->lock);
-    const int r = m->comm ? nccl_library(NULL)->all_reduce(in, out, (size_t)n, type, NCCL_SUM,
-                                                           m->comm, cuda_device(dev)->stream)
-                          : NCCL_SUCCESS;
+    int r = m->comm ? nccl_library(NULL)->all_reduce(in, out, (size_t)n, type, NCCL_SUM, m->comm,
+                                                     cuda_device(dev)->stream)
+                    : NCCL_SUCCESS;
     pthread_mutex_unlock(&m->lock);
+    if (r == NCCL_IN_PROGRESS) r = settled(m);
     tell(dev, "all_reduce", r);
 }
 
@@ -89,19 +118,32 @@ const struct kernel_library kernel_library_nccl = {.name = "NCCL", .why_missing 
 /* ---- the group */
 
 /* Of the library itself why_missing() tells. */
-static const char *serves_any(int members) {
-    (void)members;
+static const char *serves_any(const struct group_opts *o) {
+    (void)o;
     return NULL;
 }
 
+/* The first of several processes makes it for all. */
+static enum status make_id(const struct device_group *g, struct nccl_id *id, struct error *err) {
+    struct nccl_id all[MAX_RANKS];
+    enum status s = STATUS_OK;
+    if (!g->processes || rendezvous_process(g->processes) == 0) {
+        const int r = nccl_library(NULL)->get_id(id);
+        if (r != NCCL_SUCCESS) return failed(r, "ncclGetUniqueId", err);
+    }
+    if (g->processes) {
+        s = rendezvous_gather(g->processes, id, sizeof *id, all, err);
+        if (s == STATUS_OK) *id = all[0];
+    }
+    return s;
+}
+
 static enum status open_group(struct device_group *g, struct error *err) {
-    const struct nccl *lib = nccl_library(NULL);
     struct nccl_group *n = calloc(1, sizeof *n);
     if (!n) return error_set(err, STATUS_NO_MEMORY, "no memory for a group of devices");
     for (int i = 0; i < MAX_RANKS; i++) pthread_mutex_init(&n->member[i].lock, NULL);
     g->state = n;
-    const int r = lib->get_id(&n->id);
-    return r == NCCL_SUCCESS ? STATUS_OK : failed(r, "ncclGetUniqueId", err);
+    return make_id(g, &n->id, err);
 }
 
 static void close_group(struct device_group *g) {
@@ -138,16 +180,31 @@ static enum status meet(struct device *dev, struct error *err) {
     return device_sync(dev, err);
 }
 
-static enum status join(struct device *dev, struct error *err) {
+/* Returns when the communicator is there, or was aborted. */
+static enum status open_communicator(struct device *dev, struct error *err) {
+    struct nccl_config config = {.size = sizeof config,
+                                 .magic = NCCL_CONFIG_MAGIC,
+                                 .version = NCCL_CONFIG_VERSION,
+                                 .blocking = 0,
+                                 .cluster_size = NCCL_UNDEFINED};
     const struct device_group *g = device_group_of(dev);
     const struct nccl_group *n = g->state;
+    struct member *m = member_of(dev);
     struct nccl_comm *comm = NULL;
+    int r = nccl_library(NULL)->init_rank(&comm, g->members, n->id, device_member(dev), &config);
+    pthread_mutex_lock(&m->lock);
+    m->comm = comm;
+    pthread_mutex_unlock(&m->lock);
+    if (atomic_load(&g->aborted)) end_member(m, nccl_library(NULL)->abort);
+    if (r == NCCL_IN_PROGRESS) r = settled(m);
+    return r == NCCL_SUCCESS ? STATUS_OK : failed(r, "ncclCommInitRankConfig", err);
+}
+
+static enum status join(struct device *dev, struct error *err) {
     int64_t before, after;
     device_memory_driver(dev, &before, NULL);
-    const int r = nccl_library(NULL)->init_rank(&comm, g->members, n->id, device_member(dev));
-    if (r != NCCL_SUCCESS) return failed(r, "ncclCommInitRank", err);
-    member_of(dev)->comm = comm;
-    const enum status s = meet(dev, err);
+    enum status s = open_communicator(dev, err);
+    if (s == STATUS_OK) s = meet(dev, err);
     device_memory_driver(dev, &after, NULL);
     if (after > before) ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_COMM, after - before);
     return s;

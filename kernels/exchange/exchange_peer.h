@@ -31,7 +31,7 @@ void exchange_peer_launch(struct device *dev, const struct peer_exchange *e);
 
 /* For all who reach into peers' memory: why GPUs 0 .. members - 1 cannot, or NULL; and lets a
  * member of a group do so. */
-const char *peers_why_not(int members);
+const char *peers_why_not(const struct group_opts *o);
 enum status peers_reach(struct device *dev, struct error *err);
 
 #ifdef __cplusplus

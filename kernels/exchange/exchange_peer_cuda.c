@@ -13,9 +13,10 @@ struct peer_group {
     struct meeting mailboxes; /* until all have theirs */
 };
 
-const char *peers_why_not(int members) {
-    for (int i = 0; i < members; i++)
-        for (int j = 0; j < members; j++) {
+const char *peers_why_not(const struct group_opts *o) {
+    if (o->apart) return "its GPUs are those of one process";
+    for (int i = 0; i < o->members; i++)
+        for (int j = 0; j < o->members; j++) {
             int reaches = 0;
             if (i == j) continue;
             if (cudaDeviceCanAccessPeer(&reaches, i, j) != cudaSuccess || !reaches)
@@ -39,10 +40,7 @@ static enum status open_group(struct device_group *g, struct error *err) {
 }
 
 static void close_group(struct device_group *g) {
-    struct peer_group *p = g->state;
-    if (!p) return;
-    meeting_close(&p->mailboxes);
-    free(p);
+    free(g->state);
 }
 
 static void abort_group(struct device_group *g) {

@@ -53,10 +53,7 @@ static enum status open_group(struct device_group *g, struct error *err) {
 }
 
 static void close_group(struct device_group *g) {
-    struct shown_sends *shown = g->state;
-    if (!shown) return;
-    meeting_close(&shown->meeting);
-    free(shown);
+    free(g->state);
 }
 
 static void abort_group(struct device_group *g) {
@@ -74,10 +71,9 @@ static void leave(struct device *dev) {
     (void)dev;
 }
 
-static const char *always(int members) {
-    (void)members;
-    return NULL;
+static const char *why_not(const struct group_opts *o) {
+    return o->apart ? "its devices are threads of one process" : NULL;
 }
 
-const struct group_backend group_backend_ref = {always, open_group, close_group, abort_group,
-                                                join,   leave,      NULL};
+const struct group_backend group_backend_ref = {why_not, open_group, close_group, abort_group,
+                                                join,    leave,      NULL};

@@ -8,9 +8,8 @@
 #include <pthread.h>
 #include <stdio.h>
 
-/* The first whose sends and receives may be captured into a graph of any CUDA that we build with.
- */
-enum { OLDEST = 21100 };
+/* The first with communicators that do not block. */
+enum { OLDEST = NCCL_CONFIG_VERSION };
 
 static pthread_once_t load_once = PTHREAD_ONCE_INIT;
 static struct nccl loaded;
