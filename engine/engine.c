@@ -4,6 +4,7 @@
 
 #include <sched.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct engine_opts engine_opts_defaults(void) {
     return (struct engine_opts){.model = "needle",
@@ -40,20 +41,30 @@ static enum status check_options(const struct engine_opts *opts, const struct mo
     return s;
 }
 
-/* Of n devices that share the cores of the process. */
-static int threads_of_one(int threads, int n) {
+/* Of n devices that share the cores of the process; where each has its own process, a launcher may
+ * have given each its own cores, too. */
+static int threads_of_one(const struct engine_opts *opts, int n) {
+    const bool apart = opts->processes.processes > 1;
+    int threads = opts->threads;
     cpu_set_t cores;
     if (threads == 0 && sched_getaffinity(0, sizeof cores, &cores) == 0)
         threads = CPU_COUNT(&cores);
+    if (apart && opts->threads == 0 && threads * n <= sysconf(_SC_NPROCESSORS_ONLN)) return threads;
     return threads > n ? threads / n : 1;
+}
+
+/* A launcher may show each process the GPU that is its own, and no other. */
+static int gpu_of(const struct engine_opts *opts, int i) {
+    if (opts->processes.processes <= 1) return i;
+    return device_count(DEVICE_CUDA) > 1 ? opts->processes.local : 0;
 }
 
 enum status engine_device_open(struct device **out, const struct engine_opts *opts,
                                const struct model_config *m, int i, int n, struct error *err) {
     struct device_opts d = device_opts_defaults();
     d.kind = opts->device;
-    d.index = opts->device == DEVICE_CPU ? 0 : i;
-    d.threads = n == 1 ? opts->threads : threads_of_one(opts->threads, n);
+    d.index = opts->device == DEVICE_CPU ? 0 : gpu_of(opts, i);
+    d.threads = n == 1 ? opts->threads : threads_of_one(opts, n);
     d.isa = opts->isa;
     d.attention = opts->attention_backend;
     d.linear = opts->linear_backend;
@@ -61,7 +72,8 @@ enum status engine_device_open(struct device **out, const struct engine_opts *op
     d.head_dim = m->D;
     d.interpose = opts->interpose;
     d.interpose_ctx = opts->interpose_ctx;
-    d.nvtx = i == 0 ? opts->nvtx : NULL; /* ranges are one thread's */
+    /* ranges are one thread's */
+    d.nvtx = i == 0 || opts->processes.processes > 1 ? opts->nvtx : NULL;
     d.activity = opts->activity;
     return device_open(out, &d, err);
 }
@@ -71,17 +83,18 @@ int64_t engine_model_parameters(const struct model_config *m) {
 }
 
 static void fill_info(struct engine *e, const struct model_config *m) {
-    const int tp = e->opts.tensor_parallel_size;
+    const int tp = e->opts.tensor_parallel_size, n = e->devices.total;
+    const bool own_memories = e->opts.device != DEVICE_CPU || e->devices.team;
     e->info = (struct engine_info){.model = *m,
                                    .ranks = tp,
-                                   .devices = e->devices.n,
-                                   .memories = e->opts.device == DEVICE_CPU ? 1 : e->devices.n,
+                                   .devices = e->devices.total,
+                                   .memories = own_memories ? e->devices.total : 1,
                                    .kv_heads_per_rank = shard_of(m, tp, 0).K,
                                    .kv_replicas = tp > m->K ? tp / m->K : 1,
                                    .parameters = model_parameters(m)};
-    for (int i = 0; i < e->devices.n; i++) {
-        const struct ranks r = e->devices.ranks[i];
-        device_info(e->devices.dev[i], &e->info.device[i]);
+    for (int i = 0; i < n; i++) {
+        const struct ranks r = ranks_of(tp, n, i);
+        e->info.device[i] = e->devices.info[i];
         for (int rank = r.begin; rank < r.end; rank++) e->info.rank_device[rank] = i;
     }
 }
@@ -94,7 +107,7 @@ static enum status load_one(void *ctx, int i, struct error *err) {
     enum status s = model_source_open(&source, o->model, o->seed, err);
     if (s != STATUS_OK) return s;
     s = weights_load(&e->weights[i], e->devices.dev[i], source, e->devices.ranks[i], o->dtype,
-                     o->stop, err);
+                     (struct load_stops){o->stop, &e->devices.failed}, err);
     model_source_close(source);
     return s;
 }
@@ -107,7 +120,8 @@ static enum status load(struct engine *e, struct error *err) {
     if (s == STATUS_OK) s = devices_open(&e->devices, o, &m, err);
     if (s != STATUS_OK) return s;
     const int64_t begin = now_ns();
-    s = devices_each(&e->devices, load_one, e, err);
+    s = devices_together(&e->devices, load_one, e, err);
+    if (s == STATUS_OK) s = team_agree(e->devices.team, s, err);
     if (s != STATUS_OK) return s;
     fill_info(e, &m);
     e->info.load_ns = now_ns() - begin;
@@ -157,7 +171,9 @@ static enum status check_one(void *ctx, int i, struct error *err) {
 }
 
 enum status engine_check(struct engine *e, struct error *err) {
-    return devices_each(&e->devices, check_one, e, err);
+    struct devices *d = &e->devices;
+    team_tell(d->team, (struct order){.kind = ORDER_CHECK}, NULL);
+    return team_hear(d->team, devices_each(d, check_one, e, err), err);
 }
 
 /* ---- memory */
@@ -171,10 +187,13 @@ static void add_use(struct memory_use *sum, const struct memory_use *one) {
 
 void engine_memory(struct engine *e, int rank, struct memory_use *out) {
     *out = (struct memory_use){.bytes = {0}};
-    for (int i = 0; i < e->devices.n; i++) {
+    for (int i = 0; i < e->devices.total; i++) {
         struct memory_use one;
         if (rank != SHARED_RANK && e->info.rank_device[rank] != i) continue;
-        device_memory(e->devices.dev[i], rank, &one);
+        if (devices_has(&e->devices, i))
+            device_memory(e->devices.dev[i - e->devices.first], rank, &one);
+        else
+            one = team_facts(e->devices.team, i)->use[rank + 1];
         add_use(out, &one);
     }
 }
@@ -193,30 +212,53 @@ static int64_t accounted_on(const struct devices *d, int i) {
 }
 
 int64_t engine_memory_accounted(struct engine *e, int memory) {
+    const struct devices *d = &e->devices;
     int64_t bytes = 0;
-    for (int i = 0; i < e->devices.n; i++)
-        if (e->info.memories == 1 || i == memory) bytes += accounted_on(&e->devices, i);
+    if (!devices_has(d, memory)) return team_facts(d->team, memory)->accounted_bytes;
+    for (int i = 0; i < d->n; i++)
+        if (e->info.memories == 1 || d->first + i == memory) bytes += accounted_on(d, i);
     return bytes;
 }
 
+static void others_memory(struct engine *e, int memory, int64_t *bytes, int64_t *high_water) {
+    const struct order o = {.kind = ORDER_MEMORY, .n = high_water != NULL};
+    team_ask(e->devices.team, memory, o, NULL, 0, NULL, NULL);
+    const struct team_facts *facts = team_facts(e->devices.team, memory);
+    *bytes = facts->driver_bytes;
+    if (high_water) *high_water = facts->driver_high_water;
+}
+
 void engine_memory_driver(struct engine *e, int memory, int64_t *bytes, int64_t *high_water) {
-    device_memory_driver(e->devices.dev[memory], bytes, high_water);
+    const struct devices *d = &e->devices;
+    if (devices_has(d, memory))
+        device_memory_driver(d->dev[memory - d->first], bytes, high_water);
+    else
+        others_memory(e, memory, bytes, high_water);
 }
 
 void engine_memory_reset_high_water(struct engine *e) {
-    for (int i = 0; i < e->devices.n; i++) device_memory_reset_high_water(e->devices.dev[i]);
+    struct devices *d = &e->devices;
+    team_tell(d->team, (struct order){.kind = ORDER_RESET_HIGH_WATER}, NULL);
+    for (int i = 0; i < d->n; i++) device_memory_reset_high_water(d->dev[i]);
+    team_hear(d->team, STATUS_OK, NULL);
 }
 
 int64_t engine_allocations(struct engine *e) {
+    const struct devices *d = &e->devices;
     int64_t n = 0;
-    for (int i = 0; i < e->devices.n; i++) n += device_allocations(e->devices.dev[i]);
+    for (int i = 0; i < d->n; i++) n += device_allocations(d->dev[i]);
+    for (int i = 0; i < d->total; i++)
+        if (!devices_has(d, i)) n += team_facts(d->team, i)->allocations;
     return n;
 }
 
 /* ---- observation */
 
 void engine_profile(struct engine *e, bool on) {
-    for (int i = 0; i < e->devices.n; i++) device_profile(e->devices.dev[i], on);
+    struct devices *d = &e->devices;
+    team_tell(d->team, (struct order){.kind = ORDER_PROFILE, .n = on}, NULL);
+    for (int i = 0; i < d->n; i++) device_profile(d->dev[i], on);
+    team_hear(d->team, STATUS_OK, NULL);
 }
 
 uint64_t engine_progress(const struct engine *e) {

@@ -36,6 +36,14 @@ struct model_config {
  * do, where a chunk has several blocks. */
 enum overlap { OVERLAP_AUTO, OVERLAP_ON, OVERLAP_OFF };
 
+/* Processes that hold one device each, all of one host, of which this is one. */
+struct engine_processes {
+    const char *name;       /* that all have been told and no other run uses: rendezvous.h */
+    int process, processes; /* 0 or 1: there is only this one, and devices are its threads */
+    int local;              /* its number among those of the host: which of the GPUs is its own */
+    int patience_s;         /* how long to wait for one that does not come */
+};
+
 struct engine_opts {
     const char
         *model; /* "needle", "needle:4x4x64", "needle:28x4x128", "random:PRESET" or a folder */
@@ -43,6 +51,8 @@ struct engine_opts {
     enum dtype dtype;
     enum device_kind device;
     int devices; /* that the ranks are spread over, equally many on each; 0: as engine_devices() */
+    struct engine_processes processes;
+    bool apart;  /* a plan for devices that are processes' */
     int threads; /* of all devices together; 0: all cores of this process */
     const char *isa, *attention_backend,
         *linear_backend,   /* "auto" or a name of `bench list kernels` */
@@ -84,14 +94,21 @@ int64_t engine_model_parameters(const struct model_config *m);
  * arithmetic. */
 enum status engine_check_parallel(const struct model_config *m, int tp, struct error *err);
 
-/* Devices that the ranks are spread over: opts->devices, or where that is 0 on GPUs as many as
+/* Devices that the ranks are spread over: one for each of several processes; else opts->devices, or
+ * where that is 0 on GPUs as many as
  * there are and tp is a multiple of, on the CPU one. Makes no CUDA context. STATUS_USAGE: no
  * divisor of tp; STATUS_UNSUPPORTED: more than there are. */
 enum status engine_devices(const struct engine_opts *opts, int *n, struct error *err);
 
 /* Loads the model. Errors: STATUS_USAGE (options), STATUS_UNSUPPORTED, STATUS_NO_MEMORY, STATUS_IO,
- * STATUS_INTERRUPTED (opts->stop). */
+ * STATUS_INTERRUPTED (opts->stop). Of several processes each opens its own, with the same options;
+ * STATUS_TIMEOUT: one did not come. */
 enum status engine_open(struct engine **out, const struct engine_opts *opts, struct error *err);
+/* Of several processes all but number 0 call this, once, and nothing else but engine_close()
+ * afterwards: does what calls in process 0 need of this one, until that closes its engine
+ * (STATUS_OK) or the team ends. In process 0 any call may return STATUS_LOST: another process is
+ * gone. */
+enum status engine_follow(struct engine *e, struct error *err);
 void engine_close(struct engine *e); /* NULL is legal; its session must be closed before */
 const struct engine_info *engine_info(const struct engine *e);
 

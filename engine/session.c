@@ -1,5 +1,7 @@
 /* One sequence on an engine: its position, what has been seen and asked for, and a part on every
- * device that takes its steps (part.c). Before it: the harness. */
+ * device that takes its steps (part.c). Where devices are those of several processes, each has such
+ * a session with the parts of its own; process 0 has the others do what it does (team.h). Before
+ * it: the harness, or follow.c. */
 #include "engine/live.h"
 #include "engine/part.h"
 #include "kernels/bf16.h"
@@ -12,8 +14,11 @@ struct session {
     struct engine *e; /* borrowed */
     struct session_opts opts;
     const struct model_config *m; /* borrowed */
-    struct part part[MAX_RANKS];  /* of each device, owned */
-    uint32_t *seen;               /* bit set of [V]: the prompt so far; owned */
+    struct part part[MAX_RANKS];  /* of each device of this process, owned */
+    int64_t spans_capacity;
+    struct span *others_spans; /* of a device of another process, when they were asked for last;
+                                  owned */
+    uint32_t *seen;            /* bit set of [V]: the prompt so far; owned */
     int32_t position, generated;
     bool prune;
     bool synthetic;                                 /* the cache holds values that no token gave */
@@ -85,6 +90,16 @@ enum status session_sizes(const struct model_config *m, const struct engine_opts
     return STATUS_OK;
 }
 
+/* ---- other processes */
+
+static void tell(const struct session *s, struct order o, const void *payload) {
+    team_tell(s->e->devices.team, o, payload);
+}
+
+static enum status hear(const struct session *s, enum status mine, struct error *err) {
+    return team_hear(s->e->devices.team, mine, err);
+}
+
 /* ---- opening */
 
 struct session_job {
@@ -107,48 +122,9 @@ static enum status get_part_ready(void *ctx, int i, struct error *err) {
 static enum status open_parts(struct session *s, struct error *err) {
     struct session_job job = {.s = s};
     enum status status = devices_each(&s->e->devices, open_part, &job, err);
+    status = team_agree(s->e->devices.team, status, err);
     if (status == STATUS_OK) status = devices_together(&s->e->devices, get_part_ready, &job, err);
     return status;
-}
-
-enum status session_open(struct session **out, struct engine *e, const struct session_opts *opts,
-                         struct error *err) {
-    *out = NULL;
-    if (e->in_session)
-        return error_set(err, STATUS_USAGE, "the engine is serving a session already");
-    enum status status = check_session_opts(opts, err);
-    if (status != STATUS_OK) return status;
-    struct session *s = calloc(1, sizeof *s);
-    if (!s) return error_set(err, STATUS_NO_MEMORY, "no memory for a session");
-    e->in_session = true;
-    s->e = e;
-    s->m = &e->info.model;
-    s->opts = *opts;
-    if (s->opts.chunk_tokens > opts->prompt_tokens) s->opts.chunk_tokens = opts->prompt_tokens;
-    s->prune = session_prunes(&e->opts, &s->opts);
-    s->seen = calloc(((size_t)s->m->V + 31) / 32, sizeof *s->seen);
-    status = s->seen ? open_parts(s, err)
-                     : error_set(err, STATUS_NO_MEMORY, "no memory for a set of tokens");
-    if (status == STATUS_OK) status = session_reset(s, err);
-    if (status == STATUS_OK)
-        *out = s;
-    else
-        session_close(s);
-    return status;
-}
-
-static enum status close_part(void *ctx, int i, struct error *err) {
-    (void)err;
-    part_close(&((struct session_job *)ctx)->s->part[i]);
-    return STATUS_OK;
-}
-
-void session_close(struct session *s) {
-    if (!s) return;
-    devices_each(&s->e->devices, close_part, &(struct session_job){.s = s}, NULL);
-    s->e->in_session = false;
-    free(s->seen);
-    free(s);
 }
 
 static void forget_taps(int32_t positions[TAP_ROWS]) {
@@ -159,7 +135,7 @@ static enum status reset_part(void *ctx, int i, struct error *err) {
     return part_reset(&((struct session_job *)ctx)->s->part[i], err);
 }
 
-enum status session_reset(struct session *s, struct error *err) {
+static enum status reset_here(struct session *s, struct error *err) {
     s->position = s->generated = 0;
     s->synthetic = false;
     s->newest.n = 0;
@@ -167,6 +143,74 @@ enum status session_reset(struct session *s, struct error *err) {
     forget_taps(s->tap_wanted);
     forget_taps(s->tapped);
     return devices_each(&s->e->devices, reset_part, &(struct session_job){.s = s}, err);
+}
+
+enum status session_reset(struct session *s, struct error *err) {
+    tell(s, (struct order){.kind = ORDER_RESET}, NULL);
+    return hear(s, reset_here(s, err), err);
+}
+
+static enum status open_here(struct session *s, struct engine *e, const struct session_opts *opts,
+                             struct error *err) {
+    e->in_session = true;
+    s->e = e;
+    s->m = &e->info.model;
+    s->opts = *opts;
+    if (s->opts.chunk_tokens > opts->prompt_tokens) s->opts.chunk_tokens = opts->prompt_tokens;
+    s->prune = session_prunes(&e->opts, &s->opts);
+    s->seen = calloc(((size_t)s->m->V + 31) / 32, sizeof *s->seen);
+    if (!s->seen) {
+        error_set(err, STATUS_NO_MEMORY, "no memory for a set of tokens");
+        return team_fail(e->devices.team, STATUS_NO_MEMORY, err);
+    }
+    const enum status status = open_parts(s, err);
+    return status == STATUS_OK ? reset_here(s, err) : status;
+}
+
+static void close_here(struct session *s);
+
+enum status session_open(struct session **out, struct engine *e, const struct session_opts *opts,
+                         struct error *err) {
+    *out = NULL;
+    if (e->in_session)
+        return error_set(err, STATUS_USAGE, "the engine is serving a session already");
+    enum status status = check_session_opts(opts, err);
+    if (status != STATUS_OK) return status;
+    struct session *s = calloc(1, sizeof *s);
+    if (!s) return error_set(err, STATUS_NO_MEMORY, "no memory for a session");
+    const struct order o = {
+        .kind = ORDER_SESSION_OPEN,
+        .session = *opts,
+        .bytes = opts->logits_at ? (size_t)opts->logits_at_count * sizeof *opts->logits_at : 0};
+    team_tell(e->devices.team, o, opts->logits_at);
+    status = team_hear(e->devices.team, open_here(s, e, opts, err), err);
+    if (status == STATUS_OK)
+        *out = s;
+    else
+        close_here(s); /* so do the others, if they could open theirs */
+    return status;
+}
+
+static enum status close_part(void *ctx, int i, struct error *err) {
+    (void)err;
+    part_close(&((struct session_job *)ctx)->s->part[i]);
+    return STATUS_OK;
+}
+
+static void close_here(struct session *s) {
+    devices_each(&s->e->devices, close_part, &(struct session_job){.s = s}, NULL);
+    s->e->in_session = false;
+    free(s->others_spans);
+    free(s->seen);
+    free(s);
+}
+
+void session_close(struct session *s) {
+    if (!s) return;
+    struct team *team = s->e->devices.team;
+    team_tell(team, (struct order){.kind = ORDER_SESSION_CLOSE}, NULL);
+    close_here(s);
+    team_hear(team, STATUS_OK, NULL);
 }
 
 /* ---- steps */
@@ -238,6 +282,14 @@ static enum status prefill_part(void *ctx, int i, struct error *err) {
     return part_prefill(&job->s->part[i], job->chunk, err);
 }
 
+/* What another process says of its device. */
+static void add_others(struct chunk_result *out, const struct chunk_result *theirs, int device) {
+    if (theirs->host_ns > out->host_ns) out->host_ns = theirs->host_ns;
+    out->device_latency_ns[device] = theirs->device_latency_ns[device];
+    out->flops += theirs->flops;
+    out->bytes += theirs->bytes;
+}
+
 enum status session_prefill(struct session *s, const int32_t *tokens, int32_t n,
                             struct chunk_result *out, struct error *err) {
     enum status status = check_failed(s, err);
@@ -248,7 +300,8 @@ enum status session_prefill(struct session *s, const int32_t *tokens, int32_t n,
     const struct chunk c = next_chunk(s, tokens, n);
     struct session_job job = {.s = s, .chunk = &c};
     const int64_t begin = now_ns();
-    status = devices_together(&s->e->devices, prefill_part, &job, err);
+    tell(s, (struct order){.kind = ORDER_PREFILL, .bytes = (size_t)n * sizeof *tokens}, tokens);
+    status = hear(s, devices_together(&s->e->devices, prefill_part, &job, err), err);
     const int64_t end = now_ns();
     s->failed = status != STATUS_OK;
     if (s->failed) return status;
@@ -260,12 +313,15 @@ enum status session_prefill(struct session *s, const int32_t *tokens, int32_t n,
                                  .begin_ns = begin,
                                  .latency_ns = end - begin,
                                  .replayed = part_replays(&s->part[0], &c)};
-    for (int i = 0; i < s->e->devices.n; i++) {
+    const struct devices *d = &s->e->devices;
+    for (int i = 0; i < d->n; i++) {
         const int64_t host_ns = s->part[i].issued_ns - begin;
         if (host_ns > out->host_ns) out->host_ns = host_ns;
-        out->device_latency_ns[i] = device_clock_ns(s->part[i].dev);
+        out->device_latency_ns[d->first + i] = device_clock_ns(s->part[i].dev);
         part_count(&s->part[i], &c, &out->flops, &out->bytes);
     }
+    for (int i = 0; i < d->total && !team_follows(d->team); i++)
+        if (!devices_has(d, i)) add_others(out, &team_facts(d->team, i)->chunk, i);
     return STATUS_OK;
 }
 
@@ -283,7 +339,8 @@ enum status session_skip_to(struct session *s, int32_t position, uint64_t seed, 
     struct session_job job = {.s = s, .begin = s->position, .end = position, .seed = seed};
     s->synthetic = s->synthetic || position > s->position;
     s->position = position;
-    return devices_each(&s->e->devices, skip_part, &job, err);
+    tell(s, (struct order){.kind = ORDER_SKIP, .at = position, .wide = (int64_t)seed}, NULL);
+    return hear(s, devices_each(&s->e->devices, skip_part, &job, err), err);
 }
 
 enum status session_rewind(struct session *s, int32_t position, struct error *err) {
@@ -294,7 +351,8 @@ enum status session_rewind(struct session *s, int32_t position, struct error *er
                          position);
     s->position = position;
     s->generated = 0;
-    return STATUS_OK;
+    tell(s, (struct order){.kind = ORDER_REWIND, .at = position}, NULL);
+    return hear(s, STATUS_OK, err);
 }
 
 int32_t session_position(const struct session *s) {
@@ -333,7 +391,8 @@ enum status session_generate(struct session *s, struct token_result *out, struct
     const struct step_params step = params_of(s, s->position, 1, s->position + 1);
     struct session_job job = {.s = s, .token = s->generated > 0 ? &step : NULL};
     const int64_t begin = now_ns();
-    status = devices_together(&s->e->devices, generate_part, &job, err);
+    tell(s, (struct order){.kind = ORDER_GENERATE}, NULL);
+    status = hear(s, devices_together(&s->e->devices, generate_part, &job, err), err);
     s->failed = status != STATUS_OK;
     if (s->failed) return status;
     /* every device sampled the same token from the same logits */
@@ -392,11 +451,40 @@ void session_graph_info(const struct session *s, struct graph_info *out) {
         add_graph(out, s->part[i].body_graph);
         add_graph(out, s->part[i].decode_graph);
     }
+    const struct devices *d = &s->e->devices;
+    for (int i = 0; i < d->total && !team_follows(d->team); i++) {
+        if (devices_has(d, i)) continue;
+        const struct graph_info *theirs = &team_facts(d->team, i)->graphs;
+        out->graphs += theirs->graphs;
+        out->nodes += theirs->nodes;
+        out->bytes += theirs->bytes;
+        out->capture_ns += theirs->capture_ns;
+        out->instantiate_ns += theirs->instantiate_ns;
+        out->upload_ns += theirs->upload_ns;
+    }
 }
 
-/* The part that holds a rank. */
+/* The part that holds a rank; NULL: another process's does. */
 static const struct part *part_of(const struct session *s, int rank) {
-    return &s->part[s->e->info.rank_device[rank]];
+    const struct devices *d = &s->e->devices;
+    const int device = s->e->info.rank_device[rank];
+    return devices_has(d, device) ? &s->part[device - d->first] : NULL;
+}
+
+/* What the process that holds a rank answers: floats, half of them for a, half for b. */
+static enum status ask_rows(const struct session *s, int rank, struct order o, int64_t floats,
+                            float *a, float *b, struct error *err) {
+    const size_t bytes = (size_t)floats * sizeof *a;
+    float *both = malloc(2 * bytes);
+    if (!both) return error_set(err, STATUS_NO_MEMORY, "no memory for rows of another process");
+    const enum status status =
+        team_ask(s->e->devices.team, s->e->info.rank_device[rank], o, both, 2 * bytes, NULL, err);
+    if (status == STATUS_OK) {
+        memcpy(a, both, bytes);
+        memcpy(b, both + floats, bytes);
+    }
+    free(both);
+    return status;
 }
 
 enum status session_tap(struct session *s, const int32_t *positions, int n, struct error *err) {
@@ -407,7 +495,8 @@ enum status session_tap(struct session *s, const int32_t *positions, int n, stru
                          n, TAP_ROWS);
     forget_taps(s->tap_wanted);
     for (int i = 0; i < n; i++) s->tap_wanted[i] = positions[i];
-    return STATUS_OK;
+    tell(s, (struct order){.kind = ORDER_TAP, .bytes = (size_t)n * sizeof *positions}, positions);
+    return hear(s, STATUS_OK, err);
 }
 
 /* D elements from device memory, widened in place: the narrow ones wait at the end of out. */
@@ -444,6 +533,11 @@ enum status session_tap_read(struct session *s, int layer, int head, int32_t pos
                          head, position);
     const int H = m->H / s->e->info.ranks, rank = head / H;
     const struct part *p = part_of(s, rank);
+    if (!p)
+        return ask_rows(
+            s, rank,
+            (struct order){.kind = ORDER_TAP_READ, .layer = layer, .head = head, .at = position},
+            m->D, query, output, err);
     const size_t at = matrix_bytes(tapped * H + head % H, m->D, p->forward.dtype);
     read_widened(p, (const char *)p->buffers.tap_query[rank] + at, m->D, query);
     read_widened(p, (const char *)p->buffers.tap_output[rank] + at, m->D, output);
@@ -470,6 +564,14 @@ enum status session_tap_read_kv(struct session *s, int layer, int rank, int kv_h
                          layer, kv_head, position, rank);
     const int K = shard_of(m, s->e->info.ranks, rank).K;
     const struct part *p = part_of(s, rank);
+    if (!p)
+        return ask_rows(s, rank,
+                        (struct order){.kind = ORDER_TAP_READ_KV,
+                                       .layer = layer,
+                                       .rank = rank,
+                                       .head = kv_head,
+                                       .at = position},
+                        m->D, key, value, err);
     const char *row = (const char *)p->buffers.tap_kv[rank] +
                       matrix_bytes(tapped * 2 * K, m->D, p->forward.dtype);
     read_widened(p, row + matrix_bytes(head, m->D, p->forward.dtype), m->D, key);
@@ -485,8 +587,18 @@ enum status session_kv_read(struct session *s, int layer, int rank, int kv_head,
         return error_set(err, STATUS_USAGE,
                          "no keys and values of layer %d, kv head %d, tokens [%d, %d) on rank %d",
                          layer, kv_head, begin, begin + n, rank);
-    const struct kv_view view = buffers_kv(&part_of(s, rank)->buffers, rank, layer);
-    device_kv_read(part_of(s, rank)->dev, &view, head, begin, n, k, v);
+    const struct part *p = part_of(s, rank);
+    if (!p)
+        return ask_rows(s, rank,
+                        (struct order){.kind = ORDER_KV_READ,
+                                       .layer = layer,
+                                       .rank = rank,
+                                       .head = kv_head,
+                                       .at = begin,
+                                       .n = n},
+                        (int64_t)n * s->m->D, k, v, err);
+    const struct kv_view view = buffers_kv(&p->buffers, rank, layer);
+    device_kv_read(p->dev, &view, head, begin, n, k, v);
     return STATUS_OK;
 }
 
@@ -501,11 +613,34 @@ static enum status enable_spans(void *ctx, int i, struct error *err) {
 }
 
 enum status session_spans_enable(struct session *s, int64_t capacity, struct error *err) {
-    return devices_each(&s->e->devices, enable_spans, &(struct spans_job){s, capacity}, err);
+    struct spans_job job = {s, capacity};
+    tell(s, (struct order){.kind = ORDER_SPANS_ENABLE, .wide = capacity}, NULL);
+    free(s->others_spans);
+    s->others_spans = NULL;
+    s->spans_capacity = capacity;
+    return hear(s, devices_each(&s->e->devices, enable_spans, &job, err), err);
+}
+
+/* As many as there can be, once spans of another process are wanted. */
+static const struct span *ask_spans(struct session *s, int device, int64_t *n, int64_t *dropped) {
+    struct team *team = s->e->devices.team;
+    const size_t most = (size_t)s->spans_capacity * sizeof *s->others_spans;
+    size_t bytes = 0;
+    *n = *dropped = 0;
+    if (most > 0 && !s->others_spans) s->others_spans = malloc(most);
+    if (!s->others_spans) return NULL;
+    if (team_ask(team, device, (struct order){.kind = ORDER_SPANS_READ}, s->others_spans, most,
+                 &bytes, NULL) != STATUS_OK)
+        return NULL;
+    *n = (int64_t)(bytes / sizeof *s->others_spans);
+    *dropped = team_facts(team, device)->dropped_spans;
+    return s->others_spans;
 }
 
 const struct span *session_spans(struct session *s, int device, int64_t *n, int64_t *dropped) {
-    return device_spans(s->part[device].dev, n, dropped);
+    const struct devices *d = &s->e->devices;
+    if (!devices_has(d, device)) return ask_spans(s, device, n, dropped);
+    return device_spans(s->part[device - d->first].dev, n, dropped);
 }
 
 static enum status reset_spans(void *ctx, int i, struct error *err) {
@@ -515,7 +650,9 @@ static enum status reset_spans(void *ctx, int i, struct error *err) {
 }
 
 void session_spans_reset(struct session *s) {
+    tell(s, (struct order){.kind = ORDER_SPANS_RESET}, NULL);
     devices_each(&s->e->devices, reset_spans, &(struct spans_job){.s = s}, NULL);
+    hear(s, STATUS_OK, NULL);
 }
 
 static enum status count_spans(void *ctx, int i, struct error *err) {
@@ -532,7 +669,9 @@ const struct span_counts *session_span_counts(struct session *s, int device) {
 
 enum status session_memory_timeline(struct session *s, int device, struct memory_timeline *out,
                                     struct error *err) {
+    const struct devices *d = &s->e->devices;
     *out = (struct memory_timeline){0};
     if (s->newest.n == 0) return error_set(err, STATUS_USAGE, "no chunk has been prefilled yet");
-    return live_find(out, &s->part[device], &s->newest, err);
+    if (!devices_has(d, device)) return ask_timeline(s, device, out, err);
+    return live_find(out, &s->part[device - d->first], &s->newest, err);
 }

@@ -66,16 +66,20 @@ struct loader {
     struct layout *layout;
     struct weights *out;         /* NULL: only add up */
     struct model_source *source; /* borrowed */
-    const volatile int *stop;    /* borrowed, or NULL */
-    char *staging;               /* owned */
+    struct load_stops stops;
+    char *staging; /* owned */
     size_t staging_bytes;
     enum status status; /* the first failure; nothing is done after it */
     struct error *err;
 };
 
+static bool is_set(const volatile int *flag) {
+    return flag && __atomic_load_n(flag, __ATOMIC_RELAXED) != 0;
+}
+
 /* Each weight comes through here before anything is done for it. */
 static bool stage(struct loader *l, size_t bytes) {
-    if (l->status == STATUS_OK && l->stop && __atomic_load_n(l->stop, __ATOMIC_RELAXED) != 0)
+    if (l->status == STATUS_OK && (is_set(l->stops.asked) || is_set(l->stops.failed)))
         l->status = error_set(l->err, STATUS_INTERRUPTED, "stopped while loading %s", l->m->name);
     if (l->status != STATUS_OK) return false;
     if (bytes <= l->staging_bytes) return true;
@@ -199,7 +203,7 @@ static enum status allocate(struct weights *w, struct device *dev, const struct 
 }
 
 enum status weights_load(struct weights **out, struct device *dev, struct model_source *source,
-                         struct ranks ranks, enum dtype dtype, const volatile int *stop,
+                         struct ranks ranks, enum dtype dtype, struct load_stops stops,
                          struct error *err) {
     const struct model_config *m = &source->config;
     struct layout layout = {0};
@@ -216,7 +220,7 @@ enum status weights_load(struct weights **out, struct device *dev, struct model_
                            .layout = &(struct layout){.arena = w->arena},
                            .out = w,
                            .source = source,
-                           .stop = stop,
+                           .stops = stops,
                            .err = err};
         take_all(&l);
         free(l.staging);

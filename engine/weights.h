@@ -45,9 +45,12 @@ struct weights {
 void weights_layout(struct device *dev, const struct model_config *m, struct ranks ranks,
                     enum dtype dtype, struct layout *l);
 int64_t weights_count(const struct model_config *m, struct ranks ranks); /* linears */
-/* stop, or NULL: not zero ends the loading before its next weight with STATUS_INTERRUPTED. */
+/* Either not zero ends the loading before its next weight with STATUS_INTERRUPTED. */
+struct load_stops {
+    const volatile int *asked, *failed; /* by the caller; on another device. Or NULL */
+};
 enum status weights_load(struct weights **out, struct device *dev, struct model_source *source,
-                         struct ranks ranks, enum dtype dtype, const volatile int *stop,
+                         struct ranks ranks, enum dtype dtype, struct load_stops stops,
                          struct error *err);
 void weights_close(struct weights *w); /* NULL is legal */
 

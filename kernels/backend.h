@@ -78,6 +78,7 @@ int device_count(enum device_kind kind);
  * all at once. */
 enum status device_group_open(struct device_group **out, const struct group_opts *opts,
                               struct error *err);
+const char *device_group_exchange(const struct device_group *g); /* name of the variant */
 /* NULL is legal; its devices are closed before. */
 void device_group_close(struct device_group *g);
 /* Makes dev member number `member`. Called by the threads of all members at once: it waits for

@@ -92,6 +92,10 @@ enum status device_group_open(struct device_group **out, const struct group_opts
     return s;
 }
 
+const char *device_group_exchange(const struct device_group *g) {
+    return g->variant->name;
+}
+
 void device_group_close(struct device_group *g) {
     if (!g) return;
     g->variant->group->close(g);

@@ -20,6 +20,7 @@
     X(STATUS_RUN_FAILED, 5, "run failed")                                                          \
     X(STATUS_NO_MEMORY, 5, "out of memory")                                                        \
     X(STATUS_DEVICE, 5, "device error")                                                            \
+    X(STATUS_LOST, 5, "a process is gone")                                                         \
     X(STATUS_IO, 6, "I/O or storage error")                                                        \
     X(STATUS_TIMEOUT, 124, "timeout")                                                              \
     X(STATUS_INTERRUPTED, 130, "interrupted")

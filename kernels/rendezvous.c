@@ -30,8 +30,7 @@ enum end_state { GOES_ON, ENDING, ENDED };
 struct common {
     _Atomic int state;            /* enum end_state */
     _Atomic bool left[MAX_RANKS]; /* [process]: in order */
-    int status;                   /* these three once state is ENDED */
-    bool lost;
+    int status;                   /* these two once state is ENDED */
     struct error why;
 };
 
@@ -73,30 +72,22 @@ static void wake_watcher(struct rendezvous *r) {
     if (r->wake >= 0 && write(r->wake, &one, sizeof one) < 0) return; /* it is awake already */
 }
 
-static void end_with(struct rendezvous *r, enum status s, bool lost, const char *who,
-                     const char *why) {
+void rendezvous_end(struct rendezvous *r, enum status s, const struct error *why) {
     int goes_on = GOES_ON;
     struct common *c = r->common;
     if (atomic_compare_exchange_strong(&c->state, &goes_on, ENDING)) {
         c->status = (int)s;
-        c->lost = lost;
-        error_set(&c->why, s, "%s%.900s", who, why);
+        c->why = *why;
         atomic_store(&c->state, ENDED);
     }
     shut_down(r);
     wake_watcher(r);
 }
 
-void rendezvous_end(struct rendezvous *r, enum status s, const struct error *why) {
-    char who[60];
-    snprintf(who, sizeof who, "process %d of %d: ", r->process, r->processes);
-    end_with(r, s, false, who, why->text);
-}
-
 static void lose(struct rendezvous *r, int process) {
-    char who[60];
-    snprintf(who, sizeof who, "process %d of %d", process, r->processes);
-    end_with(r, STATUS_RUN_FAILED, true, who, " is gone");
+    struct error why;
+    error_set(&why, STATUS_LOST, "process %d of %d is gone", process, r->processes);
+    rendezvous_end(r, STATUS_LOST, &why);
 }
 
 /* A process that died while it wrote its reason has none. */
@@ -111,10 +102,6 @@ enum status rendezvous_status(const struct rendezvous *r, struct error *err) {
     if (!has_ended(r)) return STATUS_OK;
     if (!has_reason(r)) return error_set(err, STATUS_RUN_FAILED, "another process failed");
     return error_set(err, (enum status)r->common->status, "%s", r->common->why.text);
-}
-
-bool rendezvous_lost(const struct rendezvous *r) {
-    return has_ended(r) && has_reason(r) && r->common->lost;
 }
 
 static void tell_end(struct rendezvous *r) {

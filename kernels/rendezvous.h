@@ -9,7 +9,6 @@
 
 #include "kernels/error.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 
 #ifdef __cplusplus
@@ -46,13 +45,12 @@ enum status rendezvous_gather(struct rendezvous *r, const void *mine, size_t n, 
 enum status rendezvous_memory(struct rendezvous *r, size_t bytes, void **out, struct error *err);
 void rendezvous_memory_close(void *at, size_t bytes);
 
-/* Ends it for all, for this process's reason; the first who does is the one that is told. Waiting
+/* Ends it for all, with a reason; the first who does is the one that is told. Waiting
  * sends and receives of every process return. */
 void rendezvous_end(struct rendezvous *r, enum status s, const struct error *why);
-/* STATUS_OK while it lasts, else the status and reason of its end, which name the process. */
+/* STATUS_OK while it lasts, else the status and reason of its end; STATUS_LOST: a process, which is
+ * named, was gone without a word. */
 enum status rendezvous_status(const struct rendezvous *r, struct error *err);
-/* Whether it ended because a process was gone without a word. */
-bool rendezvous_lost(const struct rendezvous *r);
 /* Called once when it ends, in a thread of its own; at once if it has. NULL: no more, and none is
  * being called when this returns. */
 void rendezvous_on_end(struct rendezvous *r, void (*fn)(void *ctx), void *ctx);
