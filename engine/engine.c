@@ -3,6 +3,7 @@
 #include "engine/engine_core.h"
 
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -265,4 +266,20 @@ uint64_t engine_progress(const struct engine *e) {
     uint64_t sum = 0;
     for (int i = 0; i < e->devices.n; i++) sum += device_progress(e->devices.dev[i]);
     return sum;
+}
+
+void engine_at_work(const struct engine *e, char *out, size_t size) {
+    const struct devices *d = &e->devices;
+    size_t used = 0;
+    out[0] = 0;
+    for (int i = 0; i < d->n && used < size; i++) {
+        char one[100];
+        device_at_work(d->dev[i], one, sizeof one);
+        used += (size_t)snprintf(out + used, size - used, "%sdevice %d: %s", i > 0 ? "; " : "",
+                                 d->first + i, one);
+    }
+}
+
+bool engine_stepping(const struct engine *e) {
+    return atomic_load(&e->stepping);
 }

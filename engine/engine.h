@@ -243,7 +243,7 @@ enum status session_tap_read(struct session *s, int layer, int head, int32_t pos
 enum status session_tap_read_kv(struct session *s, int layer, int rank, int kv_head,
                                 int32_t position, float *key, float *value, struct error *err);
 /* Cached keys and values of one global kv head as the given rank holds them, f32 [n][D], host
- * memory. */
+ * memory; either may be NULL. */
 enum status session_kv_read(struct session *s, int layer, int rank, int kv_head, int32_t begin,
                             int32_t n, float *k, float *v, struct error *err);
 
@@ -304,6 +304,11 @@ void memory_timeline_free(struct memory_timeline *t); /* a zeroed struct is lega
 void engine_profile(struct engine *e, bool on);
 /* Moves while kernels make progress; any thread may read it. */
 uint64_t engine_progress(const struct engine *e);
+/* What this process's devices are at, for people: "device 0: exchange, layer 3; device 1: ...". Any
+ * thread. */
+void engine_at_work(const struct engine *e, char *out, size_t size);
+/* Whether a process that follows is in a step. Any thread. */
+bool engine_stepping(const struct engine *e);
 
 /* ---- catalogues for `bench list`
  * -------------------------------------------------------------------- */

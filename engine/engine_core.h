@@ -6,6 +6,7 @@
 #include "engine/devices.h"
 #include "engine/forward.h"
 
+#include <stdatomic.h>
 #include <time.h>
 
 struct engine {
@@ -14,6 +15,7 @@ struct engine {
     struct devices devices;
     struct weights *weights[MAX_RANKS]; /* of each device, owned */
     bool in_session;
+    _Atomic bool stepping; /* see engine_stepping() */
 };
 
 /* Opens number i of n devices that the options ask for. */

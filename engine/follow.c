@@ -10,32 +10,35 @@
 struct follower {
     struct engine *e;        /* borrowed */
     struct session *session; /* owned; NULL: none is open */
-    struct reply answer;
+    struct reply reply;
     int32_t *logits_at; /* of the session; owned */
     void *payload;      /* of the answer; owned, or NULL */
     size_t payload_bytes;
     const void *out; /* what follows the answer: payload, or memory of others */
 };
 
-/* Half of the answer's payload: two rows, or two runs of rows, go together. */
-static enum status take_rows(struct follower *f, int64_t floats, float **a, float **b,
-                             struct error *err) {
-    const size_t bytes = 2 * (size_t)floats * sizeof **a;
+/* Room for what is wanted of two runs of rows. */
+static enum status take_rows(struct follower *f, int64_t wanted, int64_t floats, float **a,
+                             float **b, struct error *err) {
+    const size_t one = (size_t)floats * sizeof **a;
+    const size_t bytes = (wanted & WANT_FIRST ? one : 0) + (wanted & WANT_SECOND ? one : 0);
     if (bytes > f->payload_bytes) {
         free(f->payload);
         f->payload = malloc(bytes);
         f->payload_bytes = f->payload ? bytes : 0;
     }
-    if (!f->payload) return error_set(err, STATUS_NO_MEMORY, "no memory for %zu bytes", bytes);
-    *a = f->payload, *b = *a + floats;
-    f->out = f->payload, f->answer.bytes = bytes;
+    if (bytes > f->payload_bytes)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %zu bytes", bytes);
+    f->out = f->payload, f->reply.bytes = bytes;
+    *a = wanted & WANT_FIRST ? f->payload : NULL;
+    if (wanted & WANT_SECOND) *b = (float *)f->payload + (*a ? floats : 0);
     return STATUS_OK;
 }
 
 static enum status read_rows(struct follower *f, const struct order *o, struct error *err) {
     const int64_t D = f->e->info.model.D;
     float *a = NULL, *b = NULL;
-    enum status s = take_rows(f, o->kind == ORDER_KV_READ ? o->n * D : D, &a, &b, err);
+    enum status s = take_rows(f, o->wide, o->kind == ORDER_KV_READ ? o->n * D : D, &a, &b, err);
     if (s != STATUS_OK) return s;
     if (o->kind == ORDER_TAP_READ)
         return session_tap_read(f->session, o->layer, o->head, o->at, a, b, err);
@@ -69,13 +72,13 @@ static enum status close_session(struct follower *f) {
 
 static enum status read_spans(struct follower *f) {
     int64_t n;
-    f->out = session_spans(f->session, f->e->devices.first, &n, &f->answer.facts.dropped_spans);
-    f->answer.bytes = (size_t)n * sizeof(struct span);
+    f->out = session_spans(f->session, f->e->devices.first, &n, &f->reply.facts.dropped_spans);
+    f->reply.bytes = (size_t)n * sizeof(struct span);
     return STATUS_OK;
 }
 
 static enum status look_at_memory(struct follower *f, bool high_water) {
-    struct team_facts *facts = &f->answer.facts;
+    struct team_facts *facts = &f->reply.facts;
     engine_memory_driver(f->e, f->e->devices.first, &facts->driver_bytes,
                          high_water ? &facts->driver_high_water : NULL);
     return STATUS_OK;
@@ -100,7 +103,7 @@ static enum status obey(struct follower *f, const struct order *o, const void *p
     case ORDER_RESET: return session_reset(s, err);
     case ORDER_PREFILL:
         return session_prefill(s, payload, (int32_t)(o->bytes / sizeof(int32_t)),
-                               &f->answer.facts.chunk, err);
+                               &f->reply.facts.chunk, err);
     case ORDER_SKIP: return session_skip_to(s, o->at, (uint64_t)o->wide, err);
     case ORDER_REWIND: return session_rewind(s, o->at, err);
     case ORDER_GENERATE: return session_generate(s, &token, err);
@@ -117,7 +120,7 @@ static enum status obey(struct follower *f, const struct order *o, const void *p
 
 /* What the other side asks for most, in every answer. */
 static void tell_facts(struct follower *f) {
-    struct team_facts *facts = &f->answer.facts;
+    struct team_facts *facts = &f->reply.facts;
     const struct devices *d = &f->e->devices;
     for (int rank = SHARED_RANK; rank < f->e->info.ranks; rank++) {
         const bool own = rank == SHARED_RANK || devices_has(d, f->e->info.rank_device[rank]);
@@ -131,7 +134,7 @@ static void tell_facts(struct follower *f) {
 
 static enum status follow(struct follower *f, struct error *err) {
     struct team *team = f->e->devices.team;
-    struct reply *a = &f->answer;
+    struct reply *a = &f->reply;
     for (;;) {
         struct order o;
         const void *payload;
@@ -139,7 +142,9 @@ static enum status follow(struct follower *f, struct error *err) {
         if (s != STATUS_OK || o.kind == ORDER_LEAVE) return s;
         a->bytes = 0;
         a->err.text[0] = 0;
+        atomic_store(&f->e->stepping, o.kind == ORDER_PREFILL || o.kind == ORDER_GENERATE);
         a->status = obey(f, &o, payload, &a->err);
+        atomic_store(&f->e->stepping, false);
         if (a->status != STATUS_OK) a->bytes = 0;
         tell_facts(f);
         s = team_answer(team, a, f->out, err);

@@ -471,19 +471,19 @@ static const struct part *part_of(const struct session *s, int rank) {
     return devices_has(d, device) ? &s->part[device - d->first] : NULL;
 }
 
-/* What the process that holds a rank answers: floats, half of them for a, half for b. */
+/* What the process that holds a rank answers: so many floats for each of a and b that is wanted. */
 static enum status ask_rows(const struct session *s, int rank, struct order o, int64_t floats,
                             float *a, float *b, struct error *err) {
     const size_t bytes = (size_t)floats * sizeof *a;
-    float *both = malloc(2 * bytes);
-    if (!both) return error_set(err, STATUS_NO_MEMORY, "no memory for rows of another process");
+    const size_t size = (a ? bytes : 0) + (b ? bytes : 0);
+    float *rows = malloc(size + 1);
+    if (!rows) return error_set(err, STATUS_NO_MEMORY, "no memory for rows of another process");
+    o.wide = (a ? WANT_FIRST : 0) | (b ? WANT_SECOND : 0);
     const enum status status =
-        team_ask(s->e->devices.team, s->e->info.rank_device[rank], o, both, 2 * bytes, NULL, err);
-    if (status == STATUS_OK) {
-        memcpy(a, both, bytes);
-        memcpy(b, both + floats, bytes);
-    }
-    free(both);
+        team_ask(s->e->devices.team, s->e->info.rank_device[rank], o, rows, size, NULL, err);
+    if (status == STATUS_OK && a) memcpy(a, rows, bytes);
+    if (status == STATUS_OK && b) memcpy(b, rows + (a ? floats : 0), bytes);
+    free(rows);
     return status;
 }
 

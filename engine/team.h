@@ -32,6 +32,8 @@ enum order_kind {
     ORDER_PROFILE, /* n: on or off */
     ORDER_CHECK
 };
+/* Which of two kinds of rows are wanted, in `wide` of the three orders for rows. */
+enum { WANT_FIRST = 1, WANT_SECOND = 2 };
 struct order {
     enum order_kind kind;
     int32_t layer, rank, head, at, n;

@@ -55,8 +55,10 @@ enum case_status death_reason(const struct death *d, char *out, size_t size) {
     } else {
         snprintf(how, sizeof how, "the worker exited with code %d", WEXITSTATUS(d->wait_status));
     }
-    bool words = d->words[0] && status == CASE_CRASHED;
-    snprintf(out, size, "%s, %s%s%s", how, d->where, words ? ": " : "", words ? d->words : "");
+    const char *more = status == CASE_CRASHED ? d->words : status == CASE_TIMEOUT ? d->at : "";
+    const bool named = d->who[0] && status == CASE_CRASHED;
+    snprintf(out, size, "%s%s%s, %s%s%s", named ? d->who : "", named ? ": " : "", how, d->where,
+             more[0] ? ": " : "", more);
     return status;
 }
 

@@ -14,7 +14,9 @@ struct death {
     int64_t oom_kills;      /* by the kernel while the worker lived; negative: not known */
     int64_t resident_bytes; /* last seen */
     int64_t memory_bytes;   /* of the machine or the cgroup; 0: not known */
+    const char *who;        /* "process 1 of 2"; "": there was only one */
     const char *where;      /* "after chunk 3 of 8" */
+    const char *at;         /* what its devices were at when nothing moved; "": not known */
     const char *words;      /* its own last words, or the last line of its stderr; "" for none */
 };
 

@@ -9,8 +9,10 @@
 #include "harness/death.h"
 #include "harness/format.h"
 #include "harness/interrupt.h"
+#include "harness/launcher.h"
 #include "harness/machine.h"
 #include "harness/record.h"
+#include "harness/voices.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -27,7 +29,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { TICK_MS = 100, REAP_MS = 30000, MOST_LOGS = 1000000 };
+enum {
+    TICK_MS = 100,
+    REAP_MS = 30000,
+    GRACE_MS = 5000, /* of processes whose company has lost one */
+    MOST_LOGS = 1000000
+};
 
 struct launch {
     const struct plan *plan;
@@ -40,12 +47,16 @@ struct launch {
 
 struct child {
     pid_t pid;
-    int events, errors, log; /* -1: closed */
-    int base;                /* queue position of its case_index 0 */
-    bool in_case, begun;     /* a case is at work; one was, ever */
-    bool told, stopped;      /* SIGTERM after one interrupt, SIGKILL after two */
-    bool by_stranger;        /* it stopped in a case, as if told, and this run had not told it */
-    int64_t silent_s;        /* what the watchdog found; 0: nothing */
+    struct launcher launcher; /* its words; none: pid is the worker itself */
+    struct voices voices;
+    int errors, log; /* -1: closed */
+    bool reaped;
+    int64_t broken_ns;   /* since when not all processes are there that were; 0: they are */
+    int base;            /* queue position of its case_index 0 */
+    bool in_case, begun; /* a case is at work; one was, ever */
+    bool told, stopped;  /* SIGTERM after one interrupt, SIGKILL after two */
+    bool by_stranger;    /* it stopped in a case, as if told, and this run had not told it */
+    int64_t silent_s;    /* what the watchdog found; 0: nothing */
     char state;
     int64_t heard_ns, looked_ns, resident_bytes, oom_kills_before;
     int wait_status;
@@ -88,25 +99,28 @@ static enum status open_log(struct child *c, const char *dir, struct error *err)
 }
 
 /* Arguments of a worker that are not there yet, as text. */
-struct worker_numbers {
-    char fd[16], begin[32], end[32];
+struct worker_texts {
+    char program[PATH_MAX_BYTES], voice[VOICES_NAME_BYTES], begin[32], end[32];
 };
 
-/* "bench worker --fd N --dir DIR --time BEGIN END --probe NAME ID...", NULL-terminated; owned by
- * the caller, strings borrowed. */
-static char **worker_arguments(const struct launch *l, struct worker_numbers *numbers) {
-    int ids = l->n - l->front, n = 0;
-    char **argv = calloc((size_t)ids + 12, sizeof *argv);
+/* "[LAUNCHER] bench worker --fd N|--at NAME --dir DIR --time BEGIN END --probe NAME ID...",
+ * NULL-terminated; owned by the caller, strings borrowed. */
+static char **worker_arguments(const struct launch *l, const struct child *c,
+                               struct worker_texts *texts) {
+    const int ids = l->n - l->front, words = c->launcher.words;
+    int n = 0;
+    char **argv = calloc((size_t)(words + ids) + 12, sizeof *argv);
     if (!argv) return NULL;
-    argv[n++] = "bench";
+    for (int i = 0; i < words; i++) argv[n++] = c->launcher.word[i];
+    argv[n++] = words ? texts->program : "bench";
     argv[n++] = "worker";
-    argv[n++] = "--fd";
-    argv[n++] = numbers->fd;
+    argv[n++] = words ? "--at" : "--fd";
+    argv[n++] = texts->voice;
     argv[n++] = "--dir";
     argv[n++] = (char *)l->opts->dir;
     argv[n++] = "--time";
-    argv[n++] = numbers->begin;
-    argv[n++] = numbers->end;
+    argv[n++] = texts->begin;
+    argv[n++] = texts->end;
     argv[n++] = "--probe";
     argv[n++] = (char *)probe_name(l->opts->probe);
     for (int i = 0; i < ids; i++) argv[n++] = (char *)queued(l, l->front + i)->id;
@@ -124,52 +138,90 @@ static void become_worker(const char *program, char **argv, pid_t supervisor, in
     if (null >= 0) dup2(null, STDIN_FILENO);
     dup2(errors, STDOUT_FILENO); /* whatever a library prints is a message, not a result */
     dup2(errors, STDERR_FILENO);
-    fcntl(events, F_SETFD, 0);
+    if (events >= 0) fcntl(events, F_SETFD, 0);
     /* Where memory runs out, the kernel shall take the worker and not its supervisor. */
     int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     bool offered = oom >= 0 && write(oom, "800", 3) == 3; /* no help without /proc, no harm */
     (void)offered;
-    execv(program, argv);
-    static const char message[] = "cannot execute the worker\n";
-    if (write(STDERR_FILENO, message, sizeof message - 1) < 0) _exit(126);
+    execvp(program, argv);
+    static const char message[] = "cannot execute ";
+    if (write(STDERR_FILENO, message, sizeof message - 1) < 0 ||
+        write(STDERR_FILENO, program, strlen(program)) < 0 || write(STDERR_FILENO, "\n", 1) < 0)
+        _exit(126);
     _exit(127);
 }
 
-static enum status start_worker(const struct launch *l, struct child *c, struct error *err) {
-    int pair[2] = {-1, -1}, pipe_ends[2] = {-1, -1};
-    const char *program = l->opts->program ? l->opts->program : "/proc/self/exe";
-    struct worker_numbers numbers;
+/* The worker's end of its voice is *worker_end: a file descriptor that it inherits, or -1 where its
+ * processes come by themselves. */
+static enum status open_voices(struct child *c, int *worker_end, char *name, struct error *err) {
+    int pair[2];
+    *worker_end = -1;
+    if (c->launcher.words > 0) {
+        const enum status s = voices_listen(&c->voices, err);
+        snprintf(name, VOICES_NAME_BYTES, "%s", c->voices.name);
+        return s;
+    }
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
+        return error_set(err, STATUS_RUN_FAILED, "cannot start a worker: %s", strerror(errno));
+    voices_add(&c->voices, pair[0], 0);
+    *worker_end = pair[1];
+    snprintf(name, VOICES_NAME_BYTES, "%d", pair[1]);
+    return STATUS_OK;
+}
+
+/* A launcher needs a name that its children find, too. */
+static void find_program(const struct launch *l, char *out) {
+    const ssize_t n = readlink("/proc/self/exe", out, PATH_MAX_BYTES - 1);
+    out[n > 0 ? n : 0] = 0;
+    if (l->opts->program) snprintf(out, PATH_MAX_BYTES, "%s", l->opts->program);
+}
+
+static enum status fork_worker(const struct launch *l, struct child *c, int worker_end,
+                               struct worker_texts *texts, struct error *err) {
+    int pipe_ends[2] = {-1, -1};
     char **argv = NULL;
-    *c = (struct child){.pid = -1, .events = -1, .errors = -1, .log = -1, .base = l->front};
-    enum status s = open_log(c, l->opts->dir, err);
-    if (s != STATUS_OK) return s;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0 &&
-        pipe2(pipe_ends, O_CLOEXEC) == 0 && (argv = worker_arguments(l, &numbers)) != NULL) {
-        snprintf(numbers.fd, sizeof numbers.fd, "%d", pair[1]);
-        snprintf(numbers.begin, sizeof numbers.begin, "%" PRId64, l->opts->limit.begin_ns);
-        snprintf(numbers.end, sizeof numbers.end, "%" PRId64, l->opts->limit.end_ns);
-        pid_t supervisor = getpid();
+    const pid_t supervisor = getpid();
+    const char *own = l->opts->program ? l->opts->program : "/proc/self/exe";
+    if (pipe2(pipe_ends, O_CLOEXEC) == 0 && (argv = worker_arguments(l, c, texts)) != NULL) {
         c->oom_kills_before = death_oom_kills();
         c->pid = fork();
-        if (c->pid == 0) become_worker(program, argv, supervisor, pair[1], pipe_ends[1]);
+        if (c->pid == 0)
+            become_worker(c->launcher.words ? argv[0] : own, argv, supervisor, worker_end,
+                          pipe_ends[1]);
     }
-    if (c->pid < 0)
-        s = error_set(err, STATUS_RUN_FAILED, "cannot start a worker: %s", strerror(errno));
+    const int why = errno;
     free(argv);
-    if (pair[1] >= 0) close(pair[1]);
     if (pipe_ends[1] >= 0) close(pipe_ends[1]);
-    c->events = pair[0];
     c->errors = pipe_ends[0];
     if (c->errors >= 0) fcntl(c->errors, F_SETFL, O_NONBLOCK);
+    if (c->launcher.words == 0) c->voices.v[0].pid = c->pid;
+    if (c->pid >= 0) return STATUS_OK;
+    return error_set(err, STATUS_RUN_FAILED, "cannot start a worker: %s", strerror(why));
+}
+
+static enum status start_worker(const struct launch *l, struct child *c, struct error *err) {
+    struct worker_texts texts;
+    int worker_end = -1;
+    *c = (struct child){.pid = -1, .errors = -1, .log = -1, .base = l->front};
+    voices_open(&c->voices);
+    enum status s = launcher_split(&c->launcher, l->plan->config.launcher, err);
+    if (s == STATUS_OK) s = open_log(c, l->opts->dir, err);
+    if (s == STATUS_OK) s = open_voices(c, &worker_end, texts.voice, err);
+    if (s != STATUS_OK) return s;
+    find_program(l, texts.program);
+    snprintf(texts.begin, sizeof texts.begin, "%" PRId64, l->opts->limit.begin_ns);
+    snprintf(texts.end, sizeof texts.end, "%" PRId64, l->opts->limit.end_ns);
+    s = fork_worker(l, c, worker_end, &texts, err);
+    if (worker_end >= 0) close(worker_end);
     c->heard_ns = now_ns();
     return s;
 }
 
 static void close_child(struct child *c) {
-    if (c->events >= 0) close(c->events);
+    voices_close(&c->voices);
     if (c->errors >= 0) close(c->errors);
     if (c->log >= 0) close(c->log);
-    c->events = c->errors = c->log = -1;
+    c->errors = c->log = -1;
 }
 
 /* ---- hearing it ---- */
@@ -209,14 +261,31 @@ static void tell_done(const struct launch *l, const struct case_plan *c, enum ca
         l->observer->case_done(l->observer->ctx, c, status, reason);
 }
 
-static void hear(struct launch *l, struct child *c, const struct event *e) {
+/* What a process says of itself; true: that was all. */
+static bool hear_process(struct child *c, struct voice *v, const struct event *e) {
+    switch (e->kind) {
+    case EVENT_PROCESS_BEGIN:
+        v->process = e->chunk, v->pid = (pid_t)e->value;
+        c->voices.processes = e->chunks;
+        return true;
+    case EVENT_PROCESS_END:
+        v->ended = true, v->wait_status = (int)e->value, v->ended_ns = e->latency_ns;
+        return true;
+    case EVENT_STILL: snprintf(v->still, sizeof v->still, "%.199s", e->text); return true;
+    case EVENT_ERROR: v->error = *e; break;
+    default: break;
+    }
     c->heard_ns = now_ns();
+    v->still[0] = 0;
+    return v->process > 0; /* the run is process 0's to tell */
+}
+
+static void hear(struct launch *l, struct child *c, const struct event *e) {
     int position = c->base + e->case_index;
     bool of_case = e->case_index >= 0 && position < l->n;
     const struct case_plan *plan = of_case ? queued(l, position) : NULL;
     if (e->resident_bytes > 0 && l->plan->device == DEVICE_CPU)
         c->resident_bytes = e->resident_bytes;
-    if (e->kind == EVENT_ERROR) c->error = *e;
     if (e->kind == EVENT_CHUNK || e->kind == EVENT_DECODE) c->last = *e;
     if (e->kind == EVENT_CASE_BEGIN && of_case) {
         c->in_case = c->begun = true;
@@ -232,73 +301,128 @@ static void hear(struct launch *l, struct child *c, const struct event *e) {
     }
 }
 
-/* All events that are there; closes `events` when the worker's end is gone. */
-static void read_events(struct launch *l, struct child *c) {
+/* All events of a process that are there; closes its voice when nobody is left to speak. */
+static void read_voice(struct launch *l, struct child *c, struct voice *v) {
     struct event e;
-    for (;;) {
-        ssize_t n = recv(c->events, &e, sizeof e, MSG_DONTWAIT);
+    while (v->fd >= 0) {
+        ssize_t n = recv(v->fd, &e, sizeof e, MSG_DONTWAIT);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
         if (n <= 0) break;
         e.text[sizeof e.text - 1] = 0;
-        if (n == sizeof e) hear(l, c, &e);
+        if (n == sizeof e && !hear_process(c, v, &e)) hear(l, c, &e);
     }
-    close(c->events);
-    c->events = -1;
+    if (v->fd >= 0) close(v->fd);
+    v->fd = -1;
+    if (c->launcher.words == 0 || v->ended) return;
+    /* its guard was killed, and the worker with it */
+    v->ended = true, v->wait_status = SIGKILL, v->ended_ns = now_ns();
+}
+
+static void read_events(struct launch *l, struct child *c) {
+    voices_accept(&c->voices);
+    for (int i = 0; i < c->voices.n; i++) read_voice(l, c, &c->voices.v[i]);
+}
+
+/* The worker, or all its processes; else the launcher, should none be there yet. */
+static void signal_worker(const struct child *c, int signal_number) {
+    if (c->launcher.words > 0 && c->voices.n == 0) kill(-c->pid, signal_number);
+    voices_kill(&c->voices, signal_number);
+}
+
+/* Process 0 ends what it is at; the others follow it. */
+static void ask_to_stop(struct child *c) {
+    const struct voice *first = voices_of(&c->voices, 0);
+    if (first && !first->ended)
+        kill(first->pid, SIGTERM);
+    else
+        signal_worker(c, SIGTERM);
 }
 
 static void heed_interrupts(const struct launch *l, struct child *c) {
     int n = interrupt_count(l->opts->interrupts);
     if (n >= 1 && !c->told) {
         c->told = true;
-        kill(c->pid, SIGTERM);
+        ask_to_stop(c);
     }
     if (n >= 2 && !c->stopped) {
         c->stopped = true;
-        kill(c->pid, SIGKILL);
+        signal_worker(c, SIGKILL);
     }
 }
 
 static void watch_once(const struct launch *l, struct child *c) {
     int64_t now = now_ns(), silent_s = (now - c->heard_ns) / 1000000000;
     if (l->opts->watchdog_s > 0 && silent_s >= l->opts->watchdog_s && !c->silent_s && !c->stopped) {
+        const struct voice *first = voices_of(&c->voices, 0);
         c->silent_s = silent_s;
-        c->state = death_process_state(c->pid);
-        kill(c->pid, SIGKILL);
+        c->state = death_process_state(first ? first->pid : c->pid);
+        signal_worker(c, SIGKILL);
     }
-    if (now - c->looked_ns >= 1000000000) { /* what it held, should it be killed for that */
-        int64_t resident = death_resident_bytes(c->pid);
-        if (resident > 0) c->resident_bytes = resident;
+    if (now - c->looked_ns >= 1000000000) { /* what they held, should one be killed for that */
+        for (int i = 0; i < c->voices.n; i++) {
+            struct voice *v = &c->voices.v[i];
+            const int64_t resident = v->pid > 0 && !v->ended ? death_resident_bytes(v->pid) : 0;
+            if (resident > 0) v->resident_bytes = resident;
+        }
         c->looked_ns = now;
     }
 }
 
+/* A launcher ends without its processes, or a process without the others: these have a moment to
+ * say what they know of it. */
+static void watch_company(struct child *c) {
+    if (c->launcher.words == 0) return;
+    if (!c->reaped && waitpid(c->pid, &c->wait_status, WNOHANG) == c->pid) c->reaped = true;
+    if (c->reaped) voices_stop_listening(&c->voices);
+    if (!c->broken_ns && (c->reaped || voices_blamed(&c->voices))) c->broken_ns = now_ns();
+    if (!c->broken_ns || now_ns() < c->broken_ns + (int64_t)GRACE_MS * 1000000) return;
+    signal_worker(c, SIGKILL);
+    voices_stop_listening(&c->voices);
+}
+
 /* Waits for the process to go; forces it when it lingers. */
 static void reap(struct child *c) {
-    for (int waited_ms = 0;; waited_ms += 10) {
+    const int patience_ms = c->launcher.words ? GRACE_MS : REAP_MS;
+    for (int waited_ms = 0; !c->reaped; waited_ms += 10) {
         pid_t got = waitpid(c->pid, &c->wait_status, WNOHANG);
         if (got == c->pid || (got < 0 && errno != EINTR)) return;
-        if (waited_ms == REAP_MS) kill(c->pid, SIGKILL);
-        if (waited_ms >= 2 * REAP_MS) return; /* stuck in the kernel: it dies when that lets go */
+        if (waited_ms == patience_ms) kill(c->launcher.words ? -c->pid : c->pid, SIGKILL);
+        if (waited_ms >= patience_ms + REAP_MS)
+            return; /* stuck in the kernel: it dies when that
+                       lets go */
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     }
 }
 
+/* What is known of a worker is what is known of the process that ended it. */
+static void settle_blame(struct child *c) {
+    struct voice *first = voices_of(&c->voices, 0), *worst = voices_blamed(&c->voices);
+    struct voice *v = worst ? worst : first;
+    if (first) c->error = first->error;
+    if (!v) return; /* a launcher that has started none */
+    if (c->launcher.words > 0) c->wait_status = v->wait_status;
+    if (v->resident_bytes > 0) c->resident_bytes = v->resident_bytes;
+}
+
 /* From its start to its end. */
 static void watch_worker(struct launch *l, struct child *c) {
-    while (c->events >= 0) {
-        struct pollfd fds[2] = {{.fd = c->events, .events = POLLIN},
-                                {.fd = c->errors, .events = POLLIN}};
-        poll(fds, 2, TICK_MS);
+    while (voices_live(&c->voices)) {
+        struct pollfd fds[VOICES_MOST + 2];
+        int n = voices_poll(&c->voices, fds);
+        if (c->errors >= 0) fds[n++] = (struct pollfd){.fd = c->errors, .events = POLLIN};
+        poll(fds, (nfds_t)n, TICK_MS);
         read_errors(c);
         read_events(l, c);
-        if (c->events < 0) break;
+        if (!voices_live(&c->voices)) break;
+        watch_company(c);
         heed_interrupts(l, c);
         watch_once(l, c);
         if (l->observer && l->observer->tick) l->observer->tick(l->observer->ctx);
     }
     reap(c);
     read_errors(c);
+    settle_blame(c);
 }
 
 /* ---- burying it ---- */
@@ -359,16 +483,46 @@ static int64_t host_memory_bytes(const struct plan *p) {
     return limit > 0 ? limit : machine_memory_bytes();
 }
 
+/* Its own, or its last line of stderr. Where processes share that, it is anybody's. */
+static void last_words(struct child *c, char *out, size_t size) {
+    const struct voice *worst = voices_blamed(&c->voices);
+    const struct event *error = worst ? &worst->error : &c->error;
+    if (error->kind == EVENT_ERROR)
+        snprintf(out, size, "%s", error->text);
+    else
+        last_line(c, out, size);
+}
+
+/* Which process it was; "" where there is only one. */
+static void name_dead(struct child *c, char *out, size_t size) {
+    const struct voice *worst = voices_blamed(&c->voices);
+    out[0] = 0;
+    if (c->launcher.words > 0 && c->voices.n == 0)
+        snprintf(out, size, "the launcher %.60s", c->launcher.word[0]);
+    else if (worst && c->voices.processes > 1 && !c->silent_s)
+        snprintf(out, size, "process %d of %d (pid %d)", worst->process, c->voices.processes,
+                 (int)worst->pid);
+}
+
+/* What each process said it was at when nothing moved any more. */
+static void what_they_were_at(const struct child *c, char *out, size_t size) {
+    size_t used = 0;
+    out[0] = 0;
+    for (int i = 0; i < c->voices.n && used < size; i++)
+        if (c->voices.v[i].still[0])
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? "; " : "",
+                                     c->voices.v[i].still);
+}
+
 /* The case at the front pays for its worker; when workers keep dying before any case begins, all
  * that remain do. */
 static enum status bury(struct launch *l, struct child *c, struct error *err) {
-    char where[100], words[600], reason[1000];
+    char where[100], words[600], who[100], at[500], reason[1000];
     int64_t oom_kills = death_oom_kills();
     where_it_was(l, c, where, sizeof where);
-    if (c->error.kind == EVENT_ERROR)
-        snprintf(words, sizeof words, "%s", c->error.text);
-    else
-        last_line(c, words, sizeof words);
+    last_words(c, words, sizeof words);
+    name_dead(c, who, sizeof who);
+    what_they_were_at(c, at, sizeof at);
     struct death d = {.wait_status = c->wait_status,
                       .stopped = c->stopped,
                       .silent_s = c->silent_s,
@@ -376,7 +530,9 @@ static enum status bury(struct launch *l, struct child *c, struct error *err) {
                       .oom_kills = oom_kills < 0 ? -1 : oom_kills - c->oom_kills_before,
                       .resident_bytes = c->resident_bytes,
                       .memory_bytes = host_memory_bytes(l->plan),
+                      .who = who,
                       .where = where,
+                      .at = at,
                       .words = words};
     enum case_status status = death_reason(&d, reason, sizeof reason);
     enum status s = write_fragment(l, queued(l, l->front), status, reason, c, err);
@@ -401,7 +557,7 @@ static enum status bury_stopped(struct launch *l, const struct child *c, struct 
 static enum status settle(struct launch *l, struct child *c, struct error *err) {
     if (c->error.kind == EVENT_ERROR && c->error.value == STATUS_IO)
         return error_set(err, STATUS_IO, "%s", c->error.text);
-    if (c->by_stranger) return bury_stopped(l, c, err);
+    if (c->by_stranger && !voices_blamed(&c->voices)) return bury_stopped(l, c, err);
     /* told to stop, it did; by the signal itself when that came before it could listen */
     bool obeyed = c->told && !c->stopped && !c->silent_s && !c->in_case &&
                   (WIFEXITED(c->wait_status) || WTERMSIG(c->wait_status) == SIGTERM);

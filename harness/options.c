@@ -49,6 +49,12 @@ static const struct option options[] = {
      "`tensor_parallel_size`. 0: as many as there are, at most one a rank. On the CPU, where 0 is "
      "1, each takes its share of the threads.",
      "num_devices|gpus|num_gpus"},
+    {"engine", "launcher", OPTION_TEXT, AT(launcher), 0, 0, NULL, "",
+     "A command that starts the worker, such as `mpirun -n 2`: as one process for each of "
+     "`devices`, all on one host, instead of a thread for each. Each learns its place from "
+     "`OMPI_COMM_WORLD_*`, `PMI_*`, `SLURM_*`, or from `BENCH_PROCESS`, `BENCH_PROCESSES` and "
+     "`BENCH_LOCAL_PROCESS`. What starts one process (`numactl ...`) is welcome, too.",
+     "launch|prefix|mpirun"},
     {"engine", "max_num_batched_tokens", AXIS_INT, AT(max_num_batched_tokens), 1, TOKENS_MAX, NULL,
      "8192", "The chunk size: prompt tokens per prefill step.",
      "chunk_size|chunk|chunk_tokens|max_batched_tokens"},

@@ -5,6 +5,7 @@
 
 #include "harness/budget.h"
 #include "harness/format.h"
+#include "harness/launcher.h"
 #include "harness/machine.h"
 #include "harness/plan_apart.h"
 #include "harness/predict.h"
@@ -243,6 +244,17 @@ static void check_devices(struct making *m, int tp) {
     if (s != STATUS_OK) finding(m, s, "engine", "devices", "%s", err.text);
 }
 
+static void check_launcher(struct making *m) {
+    struct launcher l;
+    struct error err = {""};
+    if (!has(m, "engine", "launcher")) return;
+    const enum status s = launcher_split(&l, m->p->config.launcher, &err);
+    if (s != STATUS_OK) finding(m, s, "engine", "launcher", "%s", err.text);
+    if (s == STATUS_OK && l.words > 0 && !launcher_exists(&l))
+        finding(m, STATUS_UNSUPPORTED, "engine", "launcher", "there is no program %s here",
+                l.word[0]);
+}
+
 static void check_parallel(struct making *m) {
     const struct config *c = &m->p->config;
     struct error err = {""};
@@ -404,6 +416,7 @@ static struct engine_opts launch_opts_of(const struct plan *p, int dtype, int tp
     o.dtype = strcmp(c->dtype.v[dtype], "float32") != 0 ? DTYPE_BF16 : DTYPE_F32;
     o.device = p->device;
     o.devices = (int)c->devices;
+    o.apart = c->launcher[0] != 0;
     o.threads = (int)c->threads;
     o.isa = c->isa;
     o.attention_backend = c->attention_backend.v[attention];
@@ -769,6 +782,7 @@ static void check(struct making *m) {
     read_model(m);
     check_parallel(m);
     check_kernels(m);
+    check_launcher(m);
     check_lengths(m);
     check_prompts(m);
 }

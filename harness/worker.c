@@ -4,9 +4,13 @@
  * The heartbeat thread sends EVENT_HEARTBEAT once a second while there is life: inside a step of
  * the engine when engine_progress() has moved, outside (loading, making prompts, opening sessions,
  * checking) when the process has used processor time. A process that does neither is hung, and
- * the supervisor's watchdog ends it. Nothing is printed on stdout. */
+ * the supervisor's watchdog ends it. Nothing is printed on stdout.
+ *
+ * Where a launcher has started several, this is each of them: process 0 runs the cases, the others
+ * follow it and have no more to say than that they are alive, or why they are not. */
 #include "harness/worker.h"
 
+#include "harness/guard.h"
 #include "harness/interrupt.h"
 #include "harness/record.h"
 #include "kernels/activity/activity.h"
@@ -22,7 +26,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { HEARTBEAT_S = 1 };
+enum { HEARTBEAT_S = 1, RENDEZVOUS_BYTES = 80 };
 
 struct worker {
     int fd;          /* to the supervisor */
@@ -40,6 +44,8 @@ struct worker {
     struct activity *activity; /* owned; NULL without CUPTI */
     struct time_limit limit;
     int case_index; /* of the case at work, -1: none */
+    struct launcher_place place;
+    char meet[RENDEZVOUS_BYTES]; /* where its processes meet */
 
     pthread_t heartbeat;
     pthread_mutex_t lock; /* guards quit */
@@ -71,7 +77,8 @@ static int fail(struct worker *w, enum status s, const struct error *err) {
     struct event e = {.kind = EVENT_ERROR, .value = s};
     snprintf(e.text, sizeof e.text, "%.599s", err->text);
     if (w->fd >= 0) send_event(w, &e);
-    fprintf(stderr, "bench worker: %s\n", err->text);
+    /* of one that is gone its guard says more */
+    if (s != STATUS_LOST) fprintf(stderr, "bench worker: %s\n", err->text);
     return status_exit_code(s);
 }
 
@@ -110,15 +117,14 @@ static void *heartbeat_main(void *ctx) {
         const struct engine *e = atomic_load(&w->beating);
         uint64_t progress_now = e ? engine_progress(e) : 0;
         int64_t cpu_now = cpu_time_ms();
+        const bool stepping = e && (atomic_load(&w->in_step) || engine_stepping(e));
         /* 10 ms of processor time in a second: more than this thread itself ever uses */
-        bool alive =
-            e && atomic_load(&w->in_step) ? progress_now != progress : cpu_now >= cpu_ms + 10;
+        const bool alive = stepping ? progress_now != progress : cpu_now >= cpu_ms + 10;
         progress = progress_now;
         cpu_ms = cpu_now;
-        if (alive) {
-            struct event beat = {.kind = EVENT_HEARTBEAT, .case_index = -1};
-            send(w->fd, &beat, sizeof beat, MSG_NOSIGNAL | MSG_DONTWAIT);
-        }
+        struct event beat = {.kind = alive ? EVENT_HEARTBEAT : EVENT_STILL, .case_index = -1};
+        if (!alive && stepping) engine_at_work(e, beat.text, sizeof beat.text);
+        if (alive || stepping) send(w->fd, &beat, sizeof beat, MSG_NOSIGNAL | MSG_DONTWAIT);
     }
     return NULL;
 }
@@ -248,7 +254,9 @@ static enum status run_cases(struct worker *w, struct error *err) {
         w->case_index = i;
         nvtx_begin(w->nvtx, NVTX_ONE_CASE, w->ids[i], i);
         const enum status of_case = run_case(w, plan_find(&w->plan, w->ids[i]), &env, &r, &why);
-        s = finish_case(w, &r, err);
+        /* what became of a process that is gone is the supervisor's to find out and to record */
+        s = of_case == STATUS_LOST ? error_set(err, of_case, "%s", why.text)
+                                   : finish_case(w, &r, err);
         nvtx_end(w->nvtx, NVTX_ONE_CASE);
         result_free(&r);
         if (s == STATUS_OK && of_case == STATUS_INTERRUPTED) {
@@ -263,11 +271,24 @@ static enum status run_cases(struct worker *w, struct error *err) {
     return s;
 }
 
+/* Those who come late are waited for only as long as the watchdog waits for this one. */
+static struct engine_processes company_of(const struct worker *w) {
+    enum { PATIENCE_S = 60 };
+    const int64_t half = w->config.watchdog_s / 2, least = half < 1 ? 1 : half;
+    return (struct engine_processes){.name = w->meet,
+                                     .process = w->place.process,
+                                     .processes = w->place.processes,
+                                     .local = w->place.local,
+                                     .patience_s = (int)(least < PATIENCE_S ? least : PATIENCE_S)};
+}
+
 static enum status load_and_run(struct worker *w, struct error *err) {
     struct engine_opts opts = plan_find(&w->plan, w->ids[0])->engine;
     opts.stop = w->stop;
     opts.nvtx = w->nvtx;
     opts.activity = w->activity;
+    opts.processes = company_of(w);
+    opts.apart = w->place.processes > 1;
     if (w->hooks) {
         opts.interpose = w->hooks->interpose;
         opts.interpose_ctx = w->hooks->interpose_ctx;
@@ -277,10 +298,12 @@ static enum status load_and_run(struct worker *w, struct error *err) {
     nvtx_begin(w->nvtx, NVTX_LOAD, NULL, 0);
     enum status s = engine_open(&w->engine, &opts, &why);
     nvtx_end(w->nvtx, NVTX_LOAD);
-    if (s == STATUS_INTERRUPTED) return error_set(err, s, "%s", why.text);
-    if (s != STATUS_OK) return fail_all(w, "the model was not loaded", why.text, err);
+    if (s == STATUS_INTERRUPTED || s == STATUS_LOST) return error_set(err, s, "%s", why.text);
+    if (s != STATUS_OK && w->place.process == 0) return fail_all(w, "the model was not loaded", why.text, err);
+    if (s != STATUS_OK) return error_set(err, s, "%s", why.text);
     send_kind(w, EVENT_LOADED, 0);
     atomic_store(&w->beating, w->engine);
+    if (w->place.process > 0) return engine_follow(w->engine, err);
     w->clocks = clocks_open(engine_info(w->engine), NULL);
     s = run_cases(w, err);
     return s;
@@ -316,24 +339,36 @@ static bool read_probe(const char *text, enum probe *out) {
     return false;
 }
 
-static enum status read_arguments(struct worker *w, int argc, char **argv, struct error *err) {
+static enum status take_fd(struct worker *w, const char *text, struct error *err) {
     int64_t fd = -1;
     int type = 0;
     socklen_t size = sizeof type;
-    if (argc < 11 || strcmp(argv[1], "--fd") != 0 || strcmp(argv[3], "--dir") != 0 ||
+    if (!read_number(text, 0, 1 << 20, &fd) ||
+        getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_SEQPACKET)
+        return error_set(err, STATUS_USAGE, "--fd %s is not the socket of a supervisor", text);
+    w->fd = (int)fd;
+    w->place.processes = 1;
+    return STATUS_OK;
+}
+
+static bool comes_by_itself(int argc, char **argv) {
+    return argc > 2 && strcmp(argv[1], "--at") == 0;
+}
+
+static enum status read_arguments(struct worker *w, int argc, char **argv, struct error *err) {
+    const bool comes = comes_by_itself(argc, argv);
+    if (argc < 11 || (!comes && strcmp(argv[1], "--fd") != 0) || strcmp(argv[3], "--dir") != 0 ||
         strcmp(argv[5], "--time") != 0 || !read_number(argv[6], 0, INT64_MAX, &w->limit.begin_ns) ||
         !read_number(argv[7], 0, INT64_MAX, &w->limit.end_ns) || strcmp(argv[8], "--probe") != 0 ||
         !read_probe(argv[9], &w->probe))
         return error_set(err, STATUS_USAGE,
                          "this command is started by `bench run`: worker --fd N --dir DIR "
                          "--time BEGIN END --probe NAME ID...");
-    if (!read_number(argv[2], 0, 1 << 20, &fd) ||
-        getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_SEQPACKET)
-        return error_set(err, STATUS_USAGE, "--fd %s is not the socket of a supervisor", argv[2]);
-    w->fd = (int)fd;
     w->dir = argv[4];
     w->ids = argv + 10;
     w->n_ids = argc - 10;
+    if (!comes) return take_fd(w, argv[2], err);
+    snprintf(w->meet, sizeof w->meet, "%.70s-meet", argv[2]);
     return STATUS_OK;
 }
 
@@ -367,17 +402,32 @@ static void open_nvtx(struct worker *w) {
 
 static enum status run(struct worker *w, struct error *err) {
     struct error why;
-    if (open_activity(w, &why) != STATUS_OK)
+    if (w->place.process == 0 && open_activity(w, &why) != STATUS_OK)
         return fail_all(w, "no kernels were recorded", why.text, err);
     open_nvtx(w);
     return load_and_run(w, err);
 }
 
+/* A process that a launcher has started: from here on the worker, or (false) its guard, done. */
+static bool come(struct worker *w, const char *name, int *code) {
+    struct error err;
+    if (launcher_place(&w->place, &err) == STATUS_OK)
+        return guard_stand(name, &w->place, &w->fd, code);
+    fprintf(stderr, "bench worker: %s\n", err.text);
+    *code = status_exit_code(STATUS_USAGE);
+    return false;
+}
+
 int worker_main(int argc, char **argv, const struct bench_hooks *hooks) {
     struct worker *w = calloc(1, sizeof *w); /* a config is too large for the stack */
+    int code;
     if (!w) return status_exit_code(STATUS_NO_MEMORY);
     w->fd = w->case_index = -1;
     w->hooks = hooks;
+    if (comes_by_itself(argc, argv) && !come(w, argv[2], &code)) {
+        free(w);
+        return code;
+    }
     prctl(PR_SET_NAME, "bench worker"); /* in ps and top; else the "exe" of /proc/self/exe */
     w->stop = interrupt_catch();
     struct error err = {{0}};
@@ -387,7 +437,7 @@ int worker_main(int argc, char **argv, const struct bench_hooks *hooks) {
     beating = s == STATUS_OK;
     if (s == STATUS_OK) s = read_plan(w, &err);
     if (s == STATUS_OK) s = run(w, &err);
-    int code = s == STATUS_OK ? 0 : fail(w, s, &err);
+    code = s == STATUS_OK ? 0 : fail(w, s, &err);
     if (beating) heartbeat_stop(w);
     clocks_close(w->clocks);
     engine_close(w->engine);

@@ -228,6 +228,9 @@ void device_profile(struct device *dev, bool on);
 /* A counter that moves while kernels make progress, at least once a second on any machine that is
  * alive, also inside a long op. Any thread may read it: the heartbeat does. */
 uint64_t device_progress(const struct device *dev);
+/* The call that the device's thread is in, for people: "attention, layer 3, rank 1". A GPU may be
+ * far behind it. Any thread. */
+void device_at_work(const struct device *dev, char *out, size_t size);
 
 /* ---- what there is, and how fast it is
  * ------------------------------------------------------------- */

@@ -6,6 +6,7 @@
 #include "kernels/nvtx.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -398,11 +399,32 @@ struct op_place device_place(const struct device *dev, const struct op_call *cal
                              .device = (uint8_t)dev->member};
 }
 
+/* A call in a word that another thread may read: layer, rank, op, all counted from 1. */
+static uint64_t call_word(const struct op_call *call) {
+    return (uint64_t)(call->layer + 2) << 32 | (uint64_t)(call->rank + 2) << 16 |
+           (uint64_t)(call->op + 1);
+}
+
+void device_at_work(const struct device *dev, char *out, size_t size) {
+    const uint64_t word = atomic_load_explicit(&dev->at_work, memory_order_relaxed);
+    const int layer = (int)(word >> 32) - 2, rank = (int)(word >> 16 & 0xffff) - 2;
+    char of_rank[20] = "", of_layer[20] = "";
+    if (word == 0) {
+        snprintf(out, size, "nothing is being issued");
+        return;
+    }
+    if (rank >= 0) snprintf(of_rank, sizeof of_rank, ", rank %d", rank);
+    if (layer >= 0) snprintf(of_layer, sizeof of_layer, ", layer %d", layer);
+    snprintf(out, size, "%s%s%s", op_name((enum op)((word & 0xffff) - 1)), of_layer, of_rank);
+}
+
 static enum status run_now(struct device *dev, const struct op_call *call, struct error *err) {
     nvtx_begin_op(dev->nvtx, call);
+    atomic_store_explicit(&dev->at_work, call_word(call), memory_order_relaxed);
     activity_begin_op(dev->activity, device_place(dev, call));
     enum status s = interposed(dev, call, err);
     activity_end_op(dev->activity);
+    atomic_store_explicit(&dev->at_work, 0, memory_order_relaxed);
     nvtx_end_op(dev->nvtx);
     return s;
 }

@@ -64,6 +64,7 @@ struct device {
     struct device_graph *recording; /* NULL: calls run */
     int64_t capture_begin_ns;
     _Atomic uint64_t calls_done;
+    _Atomic uint64_t at_work; /* call_word() of the call that is being issued; 0: none is */
 };
 
 /* One kind of device. Every function but those marked is there. */

@@ -47,12 +47,15 @@ struct answer {
 
 static void read_inside(struct session *s, const struct engine *e, struct answer *out) {
     const int last = engine_info(e)->ranks - 1, kv_head = engine_info(e)->model.K - 1;
+    float values[D];
     EXPECT(session_tap_read(s, 1, engine_info(e)->model.H - 1, TAPPED, out->query[0], out->query[1],
                             NULL) == STATUS_OK);
     EXPECT(session_tap_read_kv(s, 1, last, kv_head, TAPPED, out->key[0], out->key[1], NULL) ==
            STATUS_OK);
     EXPECT(session_kv_read(s, 1, last, kv_head, TAPPED, 1, out->cached[0], out->cached[1], NULL) ==
            STATUS_OK);
+    EXPECT(session_kv_read(s, 1, last, kv_head, TAPPED, 1, NULL, values, NULL) == STATUS_OK);
+    EXPECT(memcmp(values, out->cached[1], sizeof values) == 0);
 }
 
 static void count_spans(struct session *s, const struct engine *e, struct answer *out) {

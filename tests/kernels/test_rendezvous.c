@@ -163,7 +163,7 @@ static void note_end(void *ctx) {
 
 /* Waits for a message that never comes; sees why. */
 static void expect_end(const struct rendezvous_opts *self, struct rendezvous *r, enum status s,
-                       const char *why, bool lost) {
+                       const char *why) {
     struct error err = {""};
     volatile int told = 0;
     char byte;

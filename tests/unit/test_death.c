@@ -21,6 +21,8 @@ static struct death by_signal(int s) {
                           .oom_kills = 0,
                           .resident_bytes = gib,
                           .memory_bytes = 16 * gib,
+                          .who = "",
+                          .at = "",
                           .where = "after chunk 3 of 8",
                           .words = ""};
 }
