@@ -223,7 +223,7 @@ int64_t engine_memory_accounted(struct engine *e, int memory) {
 
 static void others_memory(struct engine *e, int memory, int64_t *bytes, int64_t *high_water) {
     const struct order o = {.kind = ORDER_MEMORY, .n = high_water != NULL};
-    team_ask(e->devices.team, memory, o, NULL, 0, NULL, NULL);
+    team_ask(e->devices.team, memory, o, NULL, 0, NULL);
     const struct team_facts *facts = team_facts(e->devices.team, memory);
     *bytes = facts->driver_bytes;
     if (high_water) *high_water = facts->driver_high_water;

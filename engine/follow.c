@@ -17,20 +17,26 @@ struct follower {
     const void *out; /* what follows the answer: payload, or memory of others */
 };
 
-/* Room for what is wanted of two runs of rows. */
-static enum status take_rows(struct follower *f, int64_t wanted, int64_t floats, float **a,
-                             float **b, struct error *err) {
-    const size_t one = (size_t)floats * sizeof **a;
-    const size_t bytes = (wanted & WANT_FIRST ? one : 0) + (wanted & WANT_SECOND ? one : 0);
+/* Room for an answer. */
+static enum status make_room(struct follower *f, size_t bytes, struct error *err) {
     if (bytes > f->payload_bytes) {
         free(f->payload);
         f->payload = malloc(bytes);
         f->payload_bytes = f->payload ? bytes : 0;
     }
-    if (bytes > f->payload_bytes)
-        return error_set(err, STATUS_NO_MEMORY, "no memory for %zu bytes", bytes);
     f->out = f->payload, f->reply.bytes = bytes;
-    *a = wanted & WANT_FIRST ? f->payload : NULL;
+    return bytes <= f->payload_bytes
+               ? STATUS_OK
+               : error_set(err, STATUS_NO_MEMORY, "no memory for %zu bytes", bytes);
+}
+
+/* For what is wanted of two runs of rows. */
+static enum status take_rows(struct follower *f, int64_t wanted, int64_t floats, float **a,
+                             float **b, struct error *err) {
+    const int64_t runs = (wanted & WANT_FIRST ? 1 : 0) + (wanted & WANT_SECOND ? 1 : 0);
+    const enum status s = make_room(f, (size_t)(runs * floats) * sizeof **a, err);
+    if (s != STATUS_OK) return s;
+    if (wanted & WANT_FIRST) *a = f->payload;
     if (wanted & WANT_SECOND) *b = (float *)f->payload + (*a ? floats : 0);
     return STATUS_OK;
 }
@@ -77,6 +83,24 @@ static enum status read_spans(struct follower *f) {
     return STATUS_OK;
 }
 
+static enum status read_timeline(struct follower *f, struct error *err) {
+    struct memory_timeline t;
+    enum status s = session_memory_timeline(f->session, f->e->devices.first, &t, err);
+    if (s != STATUS_OK) return s;
+    const struct timeline_sizes n = {t.n_buffers, t.n_uses, t.n_ops};
+    const size_t buffers = (size_t)t.n_buffers * sizeof *t.buffers;
+    const size_t uses = (size_t)t.n_uses * sizeof *t.uses;
+    s = make_room(f, sizeof n + buffers + uses, err);
+    if (s == STATUS_OK) {
+        char *at = f->payload;
+        memcpy(at, &n, sizeof n);
+        memcpy(at + sizeof n, t.buffers, buffers);
+        memcpy(at + sizeof n + buffers, t.uses, uses);
+    }
+    memory_timeline_free(&t);
+    return s;
+}
+
 static enum status look_at_memory(struct follower *f, bool high_water) {
     struct team_facts *facts = &f->reply.facts;
     engine_memory_driver(f->e, f->e->devices.first, &facts->driver_bytes,
@@ -114,6 +138,7 @@ static enum status obey(struct follower *f, const struct order *o, const void *p
     case ORDER_SPANS_ENABLE: return session_spans_enable(s, o->wide, err);
     case ORDER_SPANS_RESET: session_spans_reset(s); return STATUS_OK;
     case ORDER_SPANS_READ: return read_spans(f);
+    case ORDER_TIMELINE: return read_timeline(f, err);
     default: return error_set(err, STATUS_USAGE, "order %d is unknown", (int)o->kind);
     }
 }

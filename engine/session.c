@@ -15,10 +15,9 @@ struct session {
     struct session_opts opts;
     const struct model_config *m; /* borrowed */
     struct part part[MAX_RANKS];  /* of each device of this process, owned */
-    int64_t spans_capacity;
-    struct span *others_spans; /* of a device of another process, when they were asked for last;
-                                  owned */
-    uint32_t *seen;            /* bit set of [V]: the prompt so far; owned */
+    struct span *others_spans;    /* of a device of another process, when they were asked for last;
+                                     owned */
+    uint32_t *seen;               /* bit set of [V]: the prompt so far; owned */
     int32_t position, generated;
     bool prune;
     bool synthetic;                                 /* the cache holds values that no token gave */
@@ -480,7 +479,7 @@ static enum status ask_rows(const struct session *s, int rank, struct order o, i
     if (!rows) return error_set(err, STATUS_NO_MEMORY, "no memory for rows of another process");
     o.wide = (a ? WANT_FIRST : 0) | (b ? WANT_SECOND : 0);
     const enum status status =
-        team_ask(s->e->devices.team, s->e->info.rank_device[rank], o, rows, size, NULL, err);
+        team_ask(s->e->devices.team, s->e->info.rank_device[rank], o, rows, size, err);
     if (status == STATUS_OK && a) memcpy(a, rows, bytes);
     if (status == STATUS_OK && b) memcpy(b, rows + (a ? floats : 0), bytes);
     free(rows);
@@ -615,23 +614,16 @@ static enum status enable_spans(void *ctx, int i, struct error *err) {
 enum status session_spans_enable(struct session *s, int64_t capacity, struct error *err) {
     struct spans_job job = {s, capacity};
     tell(s, (struct order){.kind = ORDER_SPANS_ENABLE, .wide = capacity}, NULL);
-    free(s->others_spans);
-    s->others_spans = NULL;
-    s->spans_capacity = capacity;
     return hear(s, devices_each(&s->e->devices, enable_spans, &job, err), err);
 }
 
-/* As many as there can be, once spans of another process are wanted. */
 static const struct span *ask_spans(struct session *s, int device, int64_t *n, int64_t *dropped) {
     struct team *team = s->e->devices.team;
-    const size_t most = (size_t)s->spans_capacity * sizeof *s->others_spans;
-    size_t bytes = 0;
-    *n = *dropped = 0;
-    if (most > 0 && !s->others_spans) s->others_spans = malloc(most);
-    if (!s->others_spans) return NULL;
-    if (team_ask(team, device, (struct order){.kind = ORDER_SPANS_READ}, s->others_spans, most,
-                 &bytes, NULL) != STATUS_OK)
-        return NULL;
+    void *spans;
+    size_t bytes;
+    free(s->others_spans);
+    team_ask_any(team, device, (struct order){.kind = ORDER_SPANS_READ}, &spans, &bytes, NULL);
+    s->others_spans = spans;
     *n = (int64_t)(bytes / sizeof *s->others_spans);
     *dropped = team_facts(team, device)->dropped_spans;
     return s->others_spans;
@@ -665,6 +657,30 @@ enum status session_spans_count(struct session *s, struct error *err) {
 
 const struct span_counts *session_span_counts(struct session *s, int device) {
     return device_span_counts(s->part[device].dev);
+}
+
+static enum status ask_timeline(struct session *s, int device, struct memory_timeline *out,
+                                struct error *err) {
+    void *all;
+    size_t bytes;
+    struct timeline_sizes n;
+    const struct order o = {.kind = ORDER_TIMELINE};
+    const enum status status = team_ask_any(s->e->devices.team, device, o, &all, &bytes, err);
+    if (status != STATUS_OK) return status;
+    memcpy(&n, all, sizeof n);
+    const size_t buffers = (size_t)n.n_buffers * sizeof *out->buffers;
+    const size_t uses = (size_t)n.n_uses * sizeof *out->uses;
+    *out = (struct memory_timeline){malloc(buffers + 1), (int)n.n_buffers, malloc(uses + 1),
+                                    n.n_uses, n.n_ops};
+    const bool room = out->buffers && out->uses;
+    if (room) {
+        memcpy(out->buffers, (const char *)all + sizeof n, buffers);
+        memcpy(out->uses, (const char *)all + sizeof n + buffers, uses);
+    } else {
+        memory_timeline_free(out);
+    }
+    free(all);
+    return room ? STATUS_OK : error_set(err, STATUS_NO_MEMORY, "no memory for a timeline");
 }
 
 enum status session_memory_timeline(struct session *s, int device, struct memory_timeline *out,

@@ -54,8 +54,7 @@ static bool leads(const struct team *t) {
 /* ---- one end for all */
 
 /* What is wrong with the call is wrong with all of them; what they have agreed on has a name. */
-static enum status of_process(const struct team *t, int process, enum status s,
-                              struct error *err) {
+static enum status of_process(const struct team *t, int process, enum status s, struct error *err) {
     static const char named[] = "process ";
     const bool of_one = s == STATUS_NO_MEMORY || s == STATUS_RUN_FAILED || s == STATUS_DEVICE;
     if (!of_one || !err || strncmp(err->text, named, sizeof named - 1) == 0) return s;
@@ -105,8 +104,7 @@ void team_tell(struct team *t, struct order o, const void *payload) {
     for (int i = 1; i < t->n && t->told == STATUS_OK; i++) t->told = send_order(t, i, &o, payload);
 }
 
-static enum status receive_answer(struct team *t, int process, struct reply *a,
-                                  struct error *err) {
+static enum status receive_answer(struct team *t, int process, struct reply *a, struct error *err) {
     const enum status s = rendezvous_receive(t->meeting, process, a, sizeof *a, err);
     if (s == STATUS_OK) t->facts[process] = a->facts;
     return s;
@@ -129,30 +127,43 @@ enum status team_hear(struct team *t, enum status s, struct error *err) {
     return s;
 }
 
-/* An answer that is not as long as it should be is read all the same. */
-static enum status take(struct team *t, int process, const struct reply *a, void *out, size_t size,
-                        size_t *bytes, struct error *err) {
-    if (a->bytes <= size && (bytes || a->bytes == size)) {
-        if (bytes) *bytes = a->bytes;
-        return rendezvous_receive(t->meeting, process, out, a->bytes, err);
-    }
-    error_set(err, STATUS_RUN_FAILED, "process %d of %d answered %zu bytes: expected %zu", process,
-              t->n, a->bytes, size);
-    return team_fail(t, STATUS_RUN_FAILED, err);
+static enum status ask(struct team *t, int process, const struct order *o, struct reply *a,
+                       struct error *err) {
+    if (send_order(t, process, o, NULL) != STATUS_OK) return rendezvous_status(t->meeting, err);
+    const enum status s = receive_answer(t, process, a, err);
+    if (s != STATUS_OK || a->status == STATUS_OK) return s;
+    error_set(err, a->status, "%s", a->err.text);
+    return of_process(t, process, a->status, err);
 }
 
 enum status team_ask(struct team *t, int process, struct order o, void *out, size_t size,
-                     size_t *bytes, struct error *err) {
+                     struct error *err) {
     struct reply a;
-    if (bytes) *bytes = 0;
-    if (send_order(t, process, &o, NULL) != STATUS_OK) return rendezvous_status(t->meeting, err);
-    enum status s = receive_answer(t, process, &a, err);
+    const enum status s = ask(t, process, &o, &a, err);
     if (s != STATUS_OK) return s;
-    if (a.status != STATUS_OK) {
-        error_set(err, a.status, "%s", a.err.text);
-        return of_process(t, process, a.status, err);
+    if (a.bytes == size) return rendezvous_receive(t->meeting, process, out, size, err);
+    error_set(err, STATUS_RUN_FAILED, "process %d of %d answered %zu bytes: expected %zu", process,
+              t->n, a.bytes, size);
+    return team_fail(t, STATUS_RUN_FAILED, err);
+}
+
+enum status team_ask_any(struct team *t, int process, struct order o, void **out, size_t *bytes,
+                         struct error *err) {
+    struct reply a;
+    *out = NULL, *bytes = 0;
+    enum status s = ask(t, process, &o, &a, err);
+    if (s != STATUS_OK) return s;
+    void *got = malloc(a.bytes + 1);
+    if (!got) {
+        error_set(err, STATUS_NO_MEMORY, "no memory for an answer of %zu bytes", a.bytes);
+        return team_fail(t, STATUS_NO_MEMORY, err);
     }
-    return take(t, process, &a, out, size, bytes, err);
+    s = rendezvous_receive(t->meeting, process, got, a.bytes, err);
+    if (s == STATUS_OK)
+        *out = got, *bytes = a.bytes;
+    else
+        free(got);
+    return s;
 }
 
 const struct team_facts *team_facts(const struct team *t, int process) {

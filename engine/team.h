@@ -27,10 +27,14 @@ enum order_kind {
     ORDER_SPANS_ENABLE, /* wide: capacity */
     ORDER_SPANS_RESET,
     ORDER_SPANS_READ, /* answered with spans */
+    ORDER_TIMELINE,   /* answered with struct timeline_sizes, buffers, uses */
     ORDER_MEMORY,     /* n: whether the high-water mark is wanted, which takes longer */
     ORDER_RESET_HIGH_WATER,
     ORDER_PROFILE, /* n: on or off */
     ORDER_CHECK
+};
+struct timeline_sizes {
+    int64_t n_buffers, n_uses, n_ops;
 };
 /* Which of two kinds of rows are wanted, in `wide` of the three orders for rows. */
 enum { WANT_FIRST = 1, WANT_SECOND = 2 };
@@ -78,10 +82,12 @@ void team_tell(struct team *t, struct order o, const void *payload);
 /* Waits for what they came to, after team_tell(): s, this process's own end of it, or the first
  * failure of another; the facts are kept. */
 enum status team_hear(struct team *t, enum status s, struct error *err);
-/* Has one other do it, and takes what follows its answer: at most `size` bytes into `out`, *bytes
- * of them (or NULL: exactly `size`). */
+/* Has one other do it, and takes what follows its answer: `size` bytes into `out`. */
 enum status team_ask(struct team *t, int process, struct order o, void *out, size_t size,
-                     size_t *bytes, struct error *err);
+                     struct error *err);
+/* The same for an answer of any length: *out is the caller's to free. */
+enum status team_ask_any(struct team *t, int process, struct order o, void **out, size_t *bytes,
+                         struct error *err);
 /* What a process told last. Of this process itself: nothing. */
 const struct team_facts *team_facts(const struct team *t, int process);
 

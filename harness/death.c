@@ -53,7 +53,8 @@ enum case_status death_reason(const struct death *d, char *out, size_t size) {
         snprintf(how, sizeof how, "killed by SIG%s (%s)", name ? name : "?",
                  strsignal(WTERMSIG(d->wait_status)));
     } else {
-        snprintf(how, sizeof how, "the worker exited with code %d", WEXITSTATUS(d->wait_status));
+        snprintf(how, sizeof how, "%sexited with code %d", d->who[0] ? "" : "the worker ",
+                 WEXITSTATUS(d->wait_status));
     }
     const char *more = status == CASE_CRASHED ? d->words : status == CASE_TIMEOUT ? d->at : "";
     const bool named = d->who[0] && status == CASE_CRASHED;

@@ -375,7 +375,9 @@ static void watch_company(struct child *c) {
     if (c->launcher.words == 0) return;
     if (!c->reaped && waitpid(c->pid, &c->wait_status, WNOHANG) == c->pid) c->reaped = true;
     if (c->reaped) voices_stop_listening(&c->voices);
-    if (!c->broken_ns && (c->reaped || voices_blamed(&c->voices))) c->broken_ns = now_ns();
+    const struct voice *first = voices_of(&c->voices, 0);
+    const bool broken = c->reaped || voices_blamed(&c->voices) || (first && first->ended);
+    if (!c->broken_ns && broken) c->broken_ns = now_ns();
     if (!c->broken_ns || now_ns() < c->broken_ns + (int64_t)GRACE_MS * 1000000) return;
     signal_worker(c, SIGKILL);
     voices_stop_listening(&c->voices);

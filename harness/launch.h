@@ -6,10 +6,11 @@
  * over a SOCK_SEQPACKET pair. Behind a launcher ([engine] launcher) it is several processes, `bench
  * worker --at NAME ...`, each under a guard (guard.h); process 0 runs the cases, the others follow
  * it (engine_follow), and any of them may die for all. It dies with the supervisor
- * (PR_SET_PDEATHSIG). When it dies early, the case in flight gets its fragment from the supervisor (signal or exit code, stderr tail), and
- * a fresh worker takes the rest. A worker that dies with no case in flight costs the first case
- * that remains, so the number of workers is bounded; after LAUNCH_LOAD_DEATHS deaths in a row
- * without a case begun, the rest of the launch gets that reason too. */
+ * (PR_SET_PDEATHSIG). When it dies early, the case in flight gets its fragment from the supervisor
+ * (signal or exit code, stderr tail), and a fresh worker takes the rest. A worker that dies with no
+ * case in flight costs the first case that remains, so the number of workers is bounded; after
+ * LAUNCH_LOAD_DEATHS deaths in a row without a case begun, the rest of the launch gets that reason
+ * too. */
 #ifndef HARNESS_LAUNCH_H
 #define HARNESS_LAUNCH_H
 
@@ -49,8 +50,8 @@ enum event_kind {
     EVENT_STILL,     /* instead of a heartbeat inside a step: what the devices are at, in `text` */
     EVENT_PROCESS_BEGIN, /* of a worker that a launcher has started as several: `chunk` of `chunks`;
                             its pid in `value` */
-    EVENT_PROCESS_END,   /* the same, by its guard (guard.h): wait status in `value`, CLOCK_MONOTONIC
-                            in latency_ns */
+    EVENT_PROCESS_END, /* the same, by its guard (guard.h): wait status in `value`, CLOCK_MONOTONIC
+                          in latency_ns */
 };
 struct event {
     int32_t kind, case_index; /* place of the id on the worker's command line */

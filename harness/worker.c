@@ -299,7 +299,8 @@ static enum status load_and_run(struct worker *w, struct error *err) {
     enum status s = engine_open(&w->engine, &opts, &why);
     nvtx_end(w->nvtx, NVTX_LOAD);
     if (s == STATUS_INTERRUPTED || s == STATUS_LOST) return error_set(err, s, "%s", why.text);
-    if (s != STATUS_OK && w->place.process == 0) return fail_all(w, "the model was not loaded", why.text, err);
+    if (s != STATUS_OK && w->place.process == 0)
+        return fail_all(w, "the model was not loaded", why.text, err);
     if (s != STATUS_OK) return error_set(err, s, "%s", why.text);
     send_kind(w, EVENT_LOADED, 0);
     atomic_store(&w->beating, w->engine);

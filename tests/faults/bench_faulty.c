@@ -4,6 +4,8 @@
  *   BENCH_TEST_FAULT=NAME:CHUNK   see the table below; CHUNK counts from 0; or a fault of fault.h
  *   BENCH_TEST_CASE=GLOB          only in cases whose id matches (default: all)
  *   BENCH_TEST_CUPTI=FILE         a library in the place of CUPTI, which serves any device
+ *   BENCH_TEST_PROCESS=NAME:P     of a worker that is several processes, process P does not start
+ *                                 (away) or has no memory to load (poor)
  */
 #include "harness/bench.h"
 
@@ -116,10 +118,23 @@ static bool read_fault(struct broken *f) {
     return f->kind >= 0 || f->arithmetic;
 }
 
+/* What is wrong with this process from the beginning. */
+static void begin_badly(int argc, char **argv) {
+    const char *text = getenv("BENCH_TEST_PROCESS"), *process = getenv("BENCH_PROCESS");
+    const struct rlimit little = {120 << 20, 120 << 20};
+    const char *colon = text ? strchr(text, ':') : NULL;
+    if (!colon || argc < 2 || strcmp(argv[1], "worker") != 0) return;
+    if (!process) process = getenv("OMPI_COMM_WORLD_RANK");
+    if (!process || strcmp(colon + 1, process) != 0) return;
+    if (strncmp(text, "away:", 5) == 0) _exit(3);
+    if (strncmp(text, "poor:", 5) == 0) setrlimit(RLIMIT_AS, &little);
+}
+
 int main(int argc, char **argv) {
     struct broken fault;
     struct rlimit no_core = {0, 0};
     setrlimit(RLIMIT_CORE, &no_core);
+    begin_badly(argc, argv);
     if (!read_fault(&fault)) {
         fprintf(stderr, "bench_faulty: unknown BENCH_TEST_FAULT=%s\n", getenv("BENCH_TEST_FAULT"));
         return 2;

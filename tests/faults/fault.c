@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct fault {
     bool (*spoil)(struct fault *, struct device *, struct op_call *); /* true: it ran the op */
@@ -288,6 +289,23 @@ static bool bad_address(struct fault *f, struct device *dev, struct op_call *c) 
     return false;
 }
 
+/* In a process that follows nobody tells of chunks: the step itself does. */
+static bool is_later_step(const struct fault *f, struct device *dev, const struct op_call *c) {
+    if (c->op != OP_ATTENTION || c->rank != f->n[0]) return false;
+    const struct step_params step = read_step(dev, c->attention.step);
+    return step.n_tokens == f->n[1] && step.q_start > 0;
+}
+
+static bool kill_rank(struct fault *f, struct device *dev, struct op_call *c) {
+    if (is_later_step(f, dev, c)) raise(SIGKILL);
+    return false;
+}
+
+static bool stick_rank(struct fault *f, struct device *dev, struct op_call *c) {
+    while (is_later_step(f, dev, c)) pause();
+    return false;
+}
+
 static bool no_work(struct fault *f, struct device *dev, struct op_call *c) {
     (void)f, (void)dev, (void)c;
     return true;
@@ -312,6 +330,8 @@ static const struct {
     {"nan_logits", 0, nan_logits},
     {"drift", 1, drift},
     {"bad_address", 1, bad_address},
+    {"kill_rank", 2, kill_rank},
+    {"stick_rank", 2, stick_rank},
     {"no_work", 0, no_work},
 };
 

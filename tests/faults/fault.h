@@ -14,6 +14,8 @@
  *   no_work              no op is run at all: what is left is the time of the harness
  *   drift:T              in steps of T tokens the last bits of one rank's attention are others
  *   bad_address:C        in chunk C attention writes to where nothing is
+ *   kill_rank:R,T        rank R's process is killed in a step of T tokens that is not the first
+ *   stick_rank:R,T       rank R's device hangs there
  *
  * It works as an interposer in front of the ops, hence in eager mode alone. */
 #ifndef TESTS_FAULT_H

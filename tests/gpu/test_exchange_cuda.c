@@ -157,8 +157,8 @@ static void *live(void *arg) {
 static void meet(struct member *m, const char *kernel, int members, int stops) {
     struct device_group *g;
     struct error err = {""};
-    if (device_group_open(&g, DEVICE_CUDA, members, kernel, &err) != STATUS_OK)
-        fail_msg("%s", err.text);
+    const struct group_opts o = {.kind = DEVICE_CUDA, .members = members, .exchange = kernel};
+    if (device_group_open(&g, &o, &err) != STATUS_OK) fail_msg("%s", err.text);
     memset(m, 0, (size_t)members * sizeof *m);
     pthread_barrier_init(&step, NULL, (unsigned)members);
     for (int i = 0; i < members; i++) {

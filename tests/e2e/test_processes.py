@@ -1,0 +1,201 @@
+"""A worker that is several processes: the answers of threads, and an end with a reason whatever happens to one. The
+launcher is one of the tests' own; where mpirun is installed it starts them, too."""
+import os
+import shutil
+import signal
+import sys
+import time
+import unittest
+from pathlib import Path
+
+import h5py
+
+import drive
+
+spawn = f"{sys.executable} '{drive.source / 'tests' / 'fakes' / 'spawn.py'}'"
+mpirun = "mpirun --oversubscribe" + (" --allow-run-as-root" if os.geteuid() == 0 else "") + " -n"
+slow = 5 if drive.sanitized else 1
+
+
+def of_folder(folder):
+    """Processes of runs in this folder that are alive: pid -> words of the command line."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        pid = int(path.parent.name)
+        if any(str(folder).encode() in word for word in words) and drive.is_alive(pid):
+            found[pid] = words
+    return found
+
+
+class Processes(drive.BenchTest):
+    launcher = f"{spawn} 2"
+
+    def config_of(self, launcher=None, **values):
+        values = {"engine__devices": 2, "engine__launcher": self.launcher if launcher is None else launcher,
+                  "engine__enforce_eager": "true", "engine__max_num_batched_tokens": "256, 512", **values}
+        return self.write_config(**values)
+
+    def run_config(self, config, *args, program=drive.bench, file=None, **env):
+        # the folder is named so that whoever is left behind is found
+        return self.bench("run", config, "-o", file or self.file, *args, program=program, **env)
+
+    def expect_none_left(self):
+        self.wait_for(lambda: not of_folder(self.folder), 10 * slow)
+
+    def expect_first_lost(self, result, status, *words):
+        """The case with chunks of 256 has the status and the words in its reason; that with 512 is fine."""
+        self.expect(result, 5)
+        cases = self.cases()
+        self.assertEqual(len(cases), 2)
+        for case_id, (found, reason) in cases.items():
+            self.assertEqual(found, "ok" if "_c512_" in case_id else status, reason)
+            for word in words if "_c512_" not in case_id else ():
+                self.assertIn(word, reason)
+        self.expect_none_left()
+
+
+class Answers(Processes):
+    def record(self, path):
+        """What a run with processes must share with one without."""
+        with h5py.File(path, "r") as f:
+            found = {}
+            for case_id, g in f["case"].items():
+                spans, of_spans = g["spans"], {}
+                for device in set(spans["device"][()]):
+                    of_spans[int(device)] = sorted(zip(*(spans[name][()][spans["device"][()] == device].tolist()
+                                                         for name in ("chunk", "layer", "rank", "flops", "bytes"))))
+                found[case_id] = {
+                    "status": drive.text(g["status"].attrs["status"]),
+                    "spans": of_spans,
+                    "logprob": g["decode/logprob"][()].tolist(),
+                    "token_ids": g["outputs/token_ids"][()].tolist(),
+                    "top": g["outputs/top/logprob"][()].tolist(),
+                    "verdicts": g["outputs/checks/verdict"][()].tolist(),
+                    **{f"{of}/{name}": g[f"{of}/{name}"][()].tolist()
+                       for of, names in {"chunks": ("start_token", "flops", "bytes", "replayed"),
+                                         "memory": ("rank", "weights", "kv", "activations", "workspace",
+                                                    "kv_high_water")}.items() for name in names}}
+                latency, slowest = g["chunks/latency_ns"][()], g["chunks/device_latency_ns"][()]
+                self.assertEqual(slowest.shape[1], int(self.devices))
+                self.assertTrue((slowest > 0).all() and (slowest.max(axis=1) <= latency).all())
+                memory = g["memory"]
+                self.assertTrue((memory["driver_after"][()] > 0).all())
+            return found
+
+    def compare(self, launcher, **values):
+        values = {"engine__tensor_parallel_size": 4, "engine__enforce_eager": "true, false", "run__spans": "all",
+                  **values}
+        self.devices = values.get("engine__devices", 2)
+        threads, processes = self.folder / "threads.h5", self.folder / "processes.h5"
+        self.expect(self.run_config(self.config_of(launcher="", **values), file=threads), 0)
+        self.expect(self.run_config(self.config_of(launcher=launcher, **values), file=processes), 0)
+        self.assertEqual(self.record(threads), self.record(processes))
+        self.expect_none_left()
+
+    def test_processes_answer_as_threads_do(self):
+        self.compare(f"{spawn} 2")
+
+    def test_four_processes(self):
+        self.compare(f"{spawn} 4", engine__devices=4)
+
+    @unittest.skipUnless(shutil.which("mpirun"), "mpirun is not installed")
+    def test_mpirun(self):
+        self.compare(f"{mpirun} 2")
+
+    def test_a_launcher_of_one_process_is_a_prefix(self):
+        self.expect(self.run_config(self.config_of(launcher="env SOME=THING")), 0)
+
+    def test_a_launcher_that_is_not_there_is_an_error_of_the_configuration(self):
+        self.expect(self.run_config(self.config_of(launcher="no-such-launcher -n 2")), 2, "small.ini:",
+                    "there is no program no-such-launcher here")
+        self.expect(self.run_config(self.config_of(launcher="mpirun 'n")), 2, "a quote without its end")
+
+    def test_another_number_than_devices(self):
+        self.expect(self.run_config(self.config_of(launcher=f"{spawn} 4", engine__tensor_parallel_size=4)), 5,
+                    "devices = 2, but 4 processes were started")
+        self.expect_none_left()
+
+
+class Failures(Processes):
+    def faulty(self, fault="", process="", config=None, **values):
+        env = {**({"BENCH_TEST_FAULT": fault} if fault else {}), **({"BENCH_TEST_PROCESS": process} if process else {})}
+        return self.run_config(config or self.config_of(**values), program=drive.faulty, **env)
+
+    def test_a_follower_is_killed_in_mid_chunk(self):
+        self.expect_first_lost(self.faulty("kill_rank:1,256"), "crashed", "process 1 of 2 (pid ", "SIGKILL",
+                               "after chunk 1 of 4")
+
+    def test_process_0_is_killed_in_mid_chunk(self):
+        self.expect_first_lost(self.faulty("kill_rank:0,256"), "crashed", "process 0 of 2 (pid ", "SIGKILL",
+                               "after chunk 1 of 4")
+
+    @unittest.skipUnless(shutil.which("mpirun"), "mpirun is not installed")
+    def test_one_that_mpirun_has_started_is_killed(self):
+        self.launcher = f"{mpirun} 2"
+        self.expect_first_lost(self.faulty("kill_rank:1,256"), "crashed", "process 1 of 2 (pid ", "SIGKILL")
+
+    def test_kill_9_from_outside(self):
+        process = self.start("run", self.config_of(run__repeats=200, engine__max_num_batched_tokens=256), "-o",
+                             self.file)
+        self.wait_for_line(process, "begins")
+        time.sleep(0.5 * slow)
+        guards = [pid for pid, words in of_folder(self.folder).items() if b"worker" in words]
+        environment = {pid: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in guards}
+        second = max(pid for pid in guards if b"BENCH_PROCESS=1" in environment[pid])  # its guard came before it
+        os.kill(second, signal.SIGKILL)
+        result = self.finish(process)
+        self.expect(result, 5, f"process 1 of 2 (pid {second})", "SIGKILL, not by bench")
+        self.expect_none_left()
+
+    def test_a_hang_of_one_device(self):
+        seconds = 20 if drive.sanitized else 4
+        for launcher in (f"{spawn} 2", ""):
+            with self.subTest(launcher=launcher):
+                begin = time.monotonic()
+                result = self.faulty("stick_rank:1,256", launcher=launcher, run__watchdog=f"{seconds}s")
+                self.expect_first_lost(result, "timeout", f"no progress for {seconds} s", "after chunk 1 of 4",
+                                       "device 0: exchange", "device 1: attention, layer 0, rank 1")
+                self.assertLess(time.monotonic() - begin, 3 * seconds + 60)
+                self.file.unlink()
+                shutil.rmtree(self.partial, ignore_errors=True)
+
+    def test_one_that_does_not_come(self):
+        result = self.faulty(process="away:1", run__watchdog="4s")
+        self.expect(result, 5, "process 1 of 2 did not come within 2 s")
+        self.expect_none_left()
+
+    def test_one_without_memory(self):
+        if drive.sanitized:
+            self.skipTest("sanitizers reserve more than any limit leaves")
+        result = self.faulty(process="poor:1", model__path="random:half-b")
+        self.expect(result, 5, "the model was not loaded: process 1 of 2", "ulimit")
+        self.expect_none_left()
+
+    def test_a_launcher_that_fails(self):
+        self.expect(self.run_config(self.config_of(launcher="false")), 5,
+                    "the launcher false: exited with code 1")
+
+    def test_no_process_outlives_a_supervisor_that_is_killed(self):
+        process = self.start("run", self.config_of(run__watchdog="60s"), "-o", self.file, program=drive.faulty,
+                             BENCH_TEST_FAULT="stick_rank:1,256")
+        self.wait_for_line(process, "begins")
+        time.sleep(0.5 * slow)
+        self.assertGreater(len(of_folder(self.folder)), 3)
+        os.kill(process.pid, signal.SIGKILL)
+        self.finish(process)
+        self.expect_none_left()
+
+    def test_an_interrupt_ends_all_after_the_chunk(self):
+        process = self.start("run", self.config_of(run__repeats=500), "-o", self.file)
+        self.wait_for_line(process, "begins")
+        process.send_signal(signal.SIGINT)
+        self.expect(self.finish(process), 130, "interrupted")
+        self.expect_none_left()
+
+
+if __name__ == "__main__":
+    unittest.main()
