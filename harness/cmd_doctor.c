@@ -6,6 +6,7 @@
 #include "harness/format.h"
 #include "harness/gnuplot.h"
 #include "harness/jsondoc.h"
+#include "harness/launcher.h"
 #include "harness/machine.h"
 #include "harness/rates.h"
 #include "harness/table.h"
@@ -152,6 +153,24 @@ static void look_at_nvtx(struct doctor_findings *f) {
     doctor_add(f, "NVTX", LEVEL_OK, "",
                nvtx_built() ? "built with it: profilers see ranges of cases, chunks, layers and ops"
                             : "built without it: profilers see no ranges ([trace] nvtx)");
+}
+
+/* One word after the other: which of them can be a [engine] launcher. */
+static void look_at_launchers(struct doctor_findings *f) {
+    static const char *const known[] = {"mpirun", "mpiexec", "srun"};
+    char found[80] = "";
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        const struct launcher l = {.word = {(char *)known[i]}, .words = 1};
+        if (launcher_exists(&l))
+            snprintf(found + strlen(found), sizeof found - strlen(found), "%s%s",
+                     found[0] ? ", " : "", known[i]);
+    }
+    if (found[0])
+        doctor_add(f, "launchers", LEVEL_OK, "",
+                   "%s: [engine] launcher can start a process for each device", found);
+    else
+        doctor_add(f, "launchers", LEVEL_OK, "",
+                   "none found: devices are driven by threads of one process");
 }
 
 static void look_at_libraries(struct doctor_findings *f) {
@@ -318,6 +337,7 @@ int cmd_doctor(int argc, char **argv, const struct bench_hooks *hooks) {
     look_at_disk(f);
     look_at_data(f);
     look_at_libraries(f);
+    look_at_launchers(f);
     look_at_gnuplot(f);
     look_at_sqlite(f);
     look_at_nvtx(f);

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -376,6 +377,26 @@ static void a_device_that_fails_stops_all_and_is_the_one_named(void **state) {
     engine_close(e);
 }
 
+/* What a load looks at before each weight. */
+static enum status wait_for_failure(void *ctx, int i, struct error *err) {
+    const struct devices *d = ctx;
+    if (i == 1) return error_set(err, STATUS_NO_MEMORY, "no room");
+    while (__atomic_load_n(&d->failed, __ATOMIC_RELAXED) == 0)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    return error_set(err, STATUS_INTERRUPTED, "stopped");
+}
+
+static void a_load_that_fails_stops_those_of_all_devices(void **state) {
+    struct engine_opts o = options(SMALL, 4, 4);
+    struct engine *e = open_engine(&o);
+    struct error err = {""};
+    (void)state;
+    assert_int_equal(devices_together(&e->devices, wait_for_failure, &e->devices, &err),
+                     STATUS_NO_MEMORY);
+    assert_string_equal(err.text, "device 1: no room");
+    engine_close(e);
+}
+
 static _Atomic int syncs;
 
 static enum status count_sync(struct device *dev, struct error *err) {
@@ -428,6 +449,7 @@ int main(void) {
         cmocka_unit_test(impossible_placements_are_refused),
         cmocka_unit_test(devices_with_other_kernels_are_refused),
         cmocka_unit_test(a_device_that_fails_stops_all_and_is_the_one_named),
+        cmocka_unit_test(a_load_that_fails_stops_those_of_all_devices),
         cmocka_unit_test(a_failure_is_told_when_all_devices_are_idle),
         cmocka_unit_test(a_session_that_does_not_open_leaves_the_engine_whole),
     };
