@@ -49,7 +49,7 @@ struct config {
     char device[16]; /* auto, cpu, cuda */
     struct int_axis tensor_parallel_size;
     int64_t devices;                        /* 0: as engine_devices() */
-    char launcher[512];                     /* "": none */
+    char launcher[PATH_MAX_BYTES];          /* "": none */
     struct int_axis max_num_batched_tokens; /* the chunk size */
     struct int_axis enforce_eager;          /* true, false */
     bool enable_chunked_prefill;            /* false: one chunk as long as the prompt */

@@ -4,11 +4,9 @@
 #ifndef HARNESS_LAUNCHER_H
 #define HARNESS_LAUNCHER_H
 
-#include "kernels/error.h"
+#include "engine/engine.h"
 
-#include <stdbool.h>
-
-enum { LAUNCHER_BYTES = 512, LAUNCHER_WORDS = 64 };
+enum { LAUNCHER_BYTES = 4096, LAUNCHER_WORDS = 64 };
 
 struct launcher {
     char storage[LAUNCHER_BYTES];
