@@ -83,6 +83,14 @@ static enum status read_spans(struct follower *f) {
     return STATUS_OK;
 }
 
+static enum status read_counts(struct follower *f) {
+    int64_t n, dropped;
+    f->out = session_span_counts(f->session, f->e->devices.first);
+    session_spans(f->session, f->e->devices.first, &n, &dropped);
+    f->reply.bytes = f->out ? (size_t)n * sizeof(struct span_counts) : 0;
+    return STATUS_OK;
+}
+
 static enum status read_timeline(struct follower *f, struct error *err) {
     struct memory_timeline t;
     enum status s = session_memory_timeline(f->session, f->e->devices.first, &t, err);
@@ -138,6 +146,8 @@ static enum status obey(struct follower *f, const struct order *o, const void *p
     case ORDER_SPANS_ENABLE: return session_spans_enable(s, o->wide, err);
     case ORDER_SPANS_RESET: session_spans_reset(s); return STATUS_OK;
     case ORDER_SPANS_READ: return read_spans(f);
+    case ORDER_SPANS_COUNT: return session_spans_count(s, err);
+    case ORDER_COUNTS_READ: return read_counts(f);
     case ORDER_TIMELINE: return read_timeline(f, err);
     default: return error_set(err, STATUS_USAGE, "order %d is unknown", (int)o->kind);
     }

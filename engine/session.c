@@ -13,11 +13,12 @@
 struct session {
     struct engine *e; /* borrowed */
     struct session_opts opts;
-    const struct model_config *m; /* borrowed */
-    struct part part[MAX_RANKS];  /* of each device of this process, owned */
-    struct span *others_spans;    /* of a device of another process, when they were asked for last;
-                                     owned */
-    uint32_t *seen;               /* bit set of [V]: the prompt so far; owned */
+    const struct model_config *m;      /* borrowed */
+    struct part part[MAX_RANKS];       /* of each device of this process, owned */
+    struct span_counts *others_counts; /* the same of their counts */
+    struct span *others_spans; /* of a device of another process, when they were asked for last;
+                                  owned */
+    uint32_t *seen;            /* bit set of [V]: the prompt so far; owned */
     int32_t position, generated;
     bool prune;
     bool synthetic;                                 /* the cache holds values that no token gave */
@@ -200,6 +201,7 @@ static void close_here(struct session *s) {
     devices_each(&s->e->devices, close_part, &(struct session_job){.s = s}, NULL);
     s->e->in_session = false;
     free(s->others_spans);
+    free(s->others_counts);
     free(s->seen);
     free(s);
 }
@@ -652,11 +654,25 @@ static enum status count_spans(void *ctx, int i, struct error *err) {
 }
 
 enum status session_spans_count(struct session *s, struct error *err) {
-    return devices_each(&s->e->devices, count_spans, &(struct spans_job){.s = s}, err);
+    tell(s, (struct order){.kind = ORDER_SPANS_COUNT}, NULL);
+    return hear(s, devices_each(&s->e->devices, count_spans, &(struct spans_job){.s = s}, err),
+                err);
+}
+
+static const struct span_counts *ask_counts(struct session *s, int device) {
+    const struct order o = {.kind = ORDER_COUNTS_READ};
+    void *counts;
+    size_t bytes;
+    free(s->others_counts);
+    team_ask_any(s->e->devices.team, device, o, &counts, &bytes, NULL);
+    s->others_counts = counts;
+    return bytes > 0 ? s->others_counts : NULL;
 }
 
 const struct span_counts *session_span_counts(struct session *s, int device) {
-    return device_span_counts(s->part[device].dev);
+    const struct devices *d = &s->e->devices;
+    if (!devices_has(d, device)) return ask_counts(s, device);
+    return device_span_counts(s->part[device - d->first].dev);
 }
 
 static enum status ask_timeline(struct session *s, int device, struct memory_timeline *out,

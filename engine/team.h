@@ -27,8 +27,10 @@ enum order_kind {
     ORDER_SPANS_ENABLE, /* wide: capacity */
     ORDER_SPANS_RESET,
     ORDER_SPANS_READ, /* answered with spans */
-    ORDER_TIMELINE,   /* answered with struct timeline_sizes, buffers, uses */
-    ORDER_MEMORY,     /* n: whether the high-water mark is wanted, which takes longer */
+    ORDER_SPANS_COUNT,
+    ORDER_COUNTS_READ, /* answered with counts of spans, or nothing: none are counted */
+    ORDER_TIMELINE,    /* answered with struct timeline_sizes, buffers, uses */
+    ORDER_MEMORY,      /* n: whether the high-water mark is wanted, which takes longer */
     ORDER_RESET_HIGH_WATER,
     ORDER_PROFILE, /* n: on or off */
     ORDER_CHECK
