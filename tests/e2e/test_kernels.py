@@ -36,9 +36,12 @@ class Kernels(drive.BenchTest):
             self.assertEqual(result.code, 0, repr(result))
             found = json.loads(result.out)
             self.assertEqual(found["devices"], devices)
-            self.assertEqual([row["shape"] for row in found["sums"]], ["T=65,C=256", "T=1,C=8"])
-            for row, elements in zip(found["sums"], (65 * 256, 8)):
-                self.assertEqual((row["kernel"], row["in_rank_order"], row["wrong"]), ("ref", True, 0))
+            sizes = {"T=65,C=256": 65 * 256, "T=1,C=8": 8}
+            self.assertEqual([(row["kernel"], row["shape"]) for row in found["sums"]],
+                             [(kernel, shape) for kernel in ("ref", "shared") for shape in sizes])
+            for row in found["sums"]:
+                elements = sizes[row["shape"]]
+                self.assertEqual((row["in_rank_order"], row["wrong"]), (True, 0))
                 self.assertEqual(row["bytes"], elements * size)
                 self.assertAlmostEqual(row["algbw_bytes_per_s"] * row["median_s"] / row["bytes"], 1)
                 self.assertAlmostEqual(row["busbw_bytes_per_s"] / row["algbw_bytes_per_s"],
