@@ -1,15 +1,13 @@
-/* rope_cache on a GPU: a block takes a few rows, rotates their queries into their copies, their
- * keys into the cache, and copies their values there. After the qkv linear, before attention. The
- * cache is in the layout "rows": [K][capacity][D].
+/* rope_cache on a GPU: a block takes one row, rotates its queries into their copies, its keys into
+ * the cache, and copies its values there. After the qkv linear, before attention. The cache is in
+ * the layout "rows": [K][capacity][D].
  *
  * Products and their difference are rounded one by one, as the reference does: no fused
  * multiply-add, hence the same bits. */
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/element.cuh"
 
-/* Pieces that a thread loads before it rotates the first: a memory's latency is paid once for all.
- * A block's rows are about as many as that makes, however few heads they have. */
-enum { THREADS = 256, AT_ONCE = 4 };
+enum { THREADS = 256 };
 
 /* N elements as they lie in memory: sixteen bytes, or one element where an address or a stride
  * forbids that. */
@@ -65,74 +63,41 @@ static __device__ __forceinline__ T *cached(void *base, const struct kv_view &kv
     return (T *)base + ((int64_t)head * kv.capacity + position) * kv.head_dim;
 }
 
-/* What a thread does at once: elements i and half + i, N each, of a head of a row; a query, a key
- * or a value. */
-template <typename T, int N> struct piece {
-    int64_t row;
-    int head, i;
-    typename packed<T, N>::type first, second; /* not rotated */
-};
-
-/* Piece number `index` of the rows from `row` on, whose heads count from `begin`. */
+/* One head of the row, at elements i and half + i: a query, a key or a value. */
 template <typename T, int N>
-static __device__ __forceinline__ piece<T, N>
-load_piece(const struct rope_cache_args &a, int64_t row, int begin, int heads, int index) {
-    const int half = a.D / 2, groups = half / N, along = index / groups;
-    piece<T, N> p;
-    p.row = row + along / heads;
-    p.head = begin + along % heads;
-    p.i = (index - along * groups) * N;
-    const T *from = (const T *)a.qkv + p.row * a.ldqkv + (int64_t)p.head * a.D + p.i;
+static __device__ void do_head(const struct rope_cache_args &a, int64_t row, int head, int i) {
+    const int half = a.D / 2, K = a.kv.heads, position = a.step->q_start + (int32_t)row;
+    const T *from = (const T *)a.qkv + row * a.ldqkv + (int64_t)head * a.D;
     typedef typename packed<T, N>::type group;
-    p.first = *(const group *)from;
-    p.second = *(const group *)(from + half);
-    return p;
-}
-
-template <typename T, int N>
-static __device__ __forceinline__ void finish_piece(const struct rope_cache_args &a,
-                                                    const piece<T, N> &p) {
-    const int half = a.D / 2, K = a.kv.heads, position = a.step->q_start + (int32_t)p.row;
-    const float *cosines = a.cos + p.row * half, *sines = a.sin + p.row * half;
-    if (p.head < a.H) {
+    const group first = *(const group *)(from + i), second = *(const group *)(from + half + i);
+    const float *cosines = a.cos + row * half, *sines = a.sin + row * half;
+    if (head < a.H) {
 #pragma unroll
         for (int copy = 0; copy < Q_COPIES; copy++) {
             if (copy >= a.copies) break;
             const int64_t table = (int64_t)copy * a.rows * half;
-            T *to = (T *)a.q[copy] + (p.row * a.H + p.head) * a.D;
-            rotate<T, N>(p.first, p.second, cosines + table, sines + table, 1.0f, to, p.i, half);
+            T *to = (T *)a.q[copy] + (row * a.H + head) * a.D;
+            rotate<T, N>(first, second, cosines + table, sines + table, 1.0f, to, i, half);
         }
-        return;
-    }
-    if (p.row >= a.step->n_tokens) return; /* padding leaves the cache alone */
-    if (p.head < a.H + K) {
-        rotate<T, N>(p.first, p.second, cosines, sines, a.step->key_factor,
-                     cached<T>(a.kv.k, a.kv, p.head - a.H, position), p.i, half);
+    } else if (head < a.H + K) {
+        rotate<T, N>(first, second, cosines, sines, a.step->key_factor,
+                     cached<T>(a.kv.k, a.kv, head - a.H, position), i, half);
     } else {
-        typedef typename packed<T, N>::type group;
-        T *to = cached<T>(a.kv.v, a.kv, p.head - a.H - K, position) + p.i;
-        *(group *)to = p.first;
-        *(group *)(to + half) = p.second;
+        T *to = cached<T>(a.kv.v, a.kv, head - a.H - K, position);
+        *(group *)(to + i) = first;
+        *(group *)(to + half + i) = second;
     }
 }
 
+/* threadIdx.x runs over a head's pairs, threadIdx.y over heads. */
 template <typename T, int N>
-static __global__ void __launch_bounds__(THREADS)
-    rope_cache_kernel(struct rope_cache_args a, int rows_of_block) {
-    const int64_t row = (int64_t)blockIdx.x * rows_of_block;
-    const int rows = (int)(a.rows - row < rows_of_block ? a.rows - row : rows_of_block);
-    const int begin = a.q[0] ? 0 : a.H, heads = a.H + 2 * a.kv.heads - begin;
-    const int pieces = rows * heads * (a.D / 2 / N);
-    for (int index = (int)threadIdx.x; index < pieces; index += THREADS * AT_ONCE) {
-        piece<T, N> p[AT_ONCE];
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++)
-            if (index + k * THREADS < pieces)
-                p[k] = load_piece<T, N>(a, row, begin, heads, index + k * THREADS);
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++)
-            if (index + k * THREADS < pieces) finish_piece(a, p[k]);
-    }
+static __global__ void __launch_bounds__(THREADS) rope_cache_kernel(struct rope_cache_args a) {
+    const int64_t row = blockIdx.x;
+    const int begin = a.q[0] ? 0 : a.H;
+    const int end = row < a.step->n_tokens ? a.H + 2 * a.kv.heads : a.H;
+    for (int head = begin + (int)threadIdx.y; head < end; head += (int)blockDim.y)
+        for (int i = (int)threadIdx.x * N; i < a.D / 2; i += (int)blockDim.x * N)
+            do_head<T, N>(a, row, head, i);
 }
 
 template <typename T> static bool is_vectorial(const struct rope_cache_args *a) {
@@ -144,11 +109,9 @@ template <typename T> static bool is_vectorial(const struct rope_cache_args *a) 
 
 template <typename T, int N>
 static void launch(struct cuda_device *gpu, const struct rope_cache_args *a) {
-    const int heads = a->H + 2 * a->kv.heads - (a->q[0] ? 0 : a->H);
-    const int pieces = heads * (a->D / 2 / N); /* of a row */
-    const int rows = pieces < THREADS * AT_ONCE ? THREADS * AT_ONCE / pieces : 1;
-    rope_cache_kernel<T, N>
-        <<<(unsigned int)((a->rows + rows - 1) / rows), THREADS, 0, gpu->stream>>>(*a, rows);
+    const int pairs = a->D / 2 / N, wide = pairs < THREADS ? pairs : THREADS;
+    const dim3 threads((unsigned int)wide, (unsigned int)(THREADS / wide));
+    rope_cache_kernel<T, N><<<a->rows, threads, 0, gpu->stream>>>(*a);
 }
 
 template <typename T>
