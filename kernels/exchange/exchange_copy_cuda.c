@@ -80,10 +80,10 @@ static const char *why_not(const struct group_opts *o) {
 static void *keep_all_set(void *state) {
     static const struct timespec pause = {.tv_nsec = 100000};
     struct copy_group *c = state;
-    volatile uint32_t *words = (volatile uint32_t *)c->signals;
     pthread_mutex_lock(&c->lock);
     while (!c->ended && !c->closing) pthread_cond_wait(&c->changed, &c->lock);
     while (!c->closing) {
+        volatile uint32_t *words = (volatile uint32_t *)c->signals;
         for (size_t i = 0; i < sizeof *c->signals / sizeof *words; i++) words[i] = 1;
         pthread_mutex_unlock(&c->lock);
         nanosleep(&pause, NULL);
@@ -101,16 +101,16 @@ static enum status open_group(struct device_group *g, struct error *err) {
     pthread_cond_init(&c->changed, NULL);
     c->words = find_words();
     g->state = c;
+    c->has_thread = pthread_create(&c->thread, NULL, keep_all_set, c) == 0;
+    if (!c->has_thread) return error_set(err, STATUS_NO_MEMORY, "no thread for a group of devices");
     void *signals = NULL;
-    enum status s = cuda_status(
+    const enum status s = cuda_status(
         cudaHostAlloc(&signals, sizeof *c->signals, cudaHostAllocPortable | cudaHostAllocMapped),
         "memory for a group of devices", err);
     if (s != STATUS_OK) return s;
     c->signals = signals;
     *c->signals = (struct signals){0};
-    c->has_thread = pthread_create(&c->thread, NULL, keep_all_set, c) == 0;
-    return c->has_thread ? STATUS_OK
-                         : error_set(err, STATUS_NO_MEMORY, "no thread for a group of devices");
+    return STATUS_OK;
 }
 
 static void tell_thread(struct copy_group *c, bool *what) {

@@ -206,10 +206,15 @@ static void processes_answer_as_threads_do(void **state) {
     static const struct { int tp, n; } runs[] = {{2, 2}, {4, 2}, {4, 4}};
     static struct answer threads;
     (void)state;
-    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
-        struct company c = {.opts = options(runs[i].tp, 0), .n = runs[i].n, .lead = run_all};
-        const struct engine_opts o = options(runs[i].tp, runs[i].n);
+    for (size_t i = 0; i < 2 * sizeof runs / sizeof *runs; i++) {
+        const int tp = runs[i / 2].tp, n = runs[i / 2].n;
+        struct engine_opts o = options(tp, n);
+        struct company c = {.opts = options(tp, 0), .n = n, .lead = run_all};
         struct engine *e;
+        if (i % 2 == 1) { /* exchanges aside */
+            o.exchange_overlap = c.opts.exchange_overlap = OVERLAP_ON;
+            o.block_rows = c.opts.block_rows = 30;
+        }
         assert_int_equal(engine_open(&e, &o, NULL), STATUS_OK);
         run(e, 64, false, &threads);
         engine_close(e);
