@@ -12,6 +12,7 @@
 #include "harness/table.h"
 #include "harness/terminal.h"
 #include "harness/trace.h"
+#include "kernels/counters.h"
 #include "kernels/nvtx.h"
 
 #include <errno.h>
@@ -153,6 +154,17 @@ static void look_at_nvtx(struct doctor_findings *f) {
     doctor_add(f, "NVTX", LEVEL_OK, "",
                nvtx_built() ? "built with it: profilers see ranges of cases, chunks, layers and ops"
                             : "built without it: profilers see no ranges ([trace] nvtx)");
+}
+
+/* Nothing to repair where a machine shows none; what is forbidden can be allowed. */
+static void look_at_counters(struct doctor_findings *f) {
+    char why[200];
+    const bool there = counters_are_there(why, sizeof why);
+    const bool forbidden = !there && strstr(why, "perf_event_paranoid") != NULL;
+    doctor_add(f, "counters", LEVEL_OK,
+               forbidden ? "sudo sysctl kernel.perf_event_paranoid=2, for [trace] counters" : "",
+               "%s",
+               there ? "perf_event_open works: [trace] counters can count an op's cycles" : why);
 }
 
 /* One word after the other: which of them can be a [engine] launcher. */
@@ -341,6 +353,7 @@ int cmd_doctor(int argc, char **argv, const struct bench_hooks *hooks) {
     look_at_gnuplot(f);
     look_at_sqlite(f);
     look_at_nvtx(f);
+    look_at_counters(f);
     doctor_look_at_gpus(f, gpus, &signs);
     doctor_look_at_gpu_libraries(f, gpus, &signs);
     look_at_kernels(f);

@@ -329,6 +329,10 @@ static void print_memory(FILE *out, const struct case_result *r, const struct ca
     fprintf(out, "  the system's own figure: peak %s; accounted peak %s; not accounted for: %s\n",
             format_bytes(a, s->peak_driver_bytes), format_bytes(b, s->peak_bytes_device),
             format_bytes(c, s->unaccounted_bytes));
+    if (r->n_buffer_uses > 0)
+        fputs("  what of it ops had in use, and who held the peak: bench trace FILE --case ID "
+              "--memory\n",
+              out);
     if (r->step_allocations)
         fprintf(out, "  %sallocations made inside steps: %lld%s\n",
                 tone_begin(TONE_BAD, style->color), (long long)r->step_allocations,

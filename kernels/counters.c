@@ -198,3 +198,13 @@ static char *perf_explain(void *ctx, int error, char *out, size_t size) {
 
 const struct counter_source counter_source_perf = {
     .open = perf_open, .read = perf_read, .close = perf_close, .explain = perf_explain};
+
+bool counters_are_there(char *why_not, size_t size) {
+    struct counted_thread t = {0, {-1, -1, -1}};
+    const int error = perf_open(NULL, &t);
+    if (error == 0)
+        perf_close(NULL, &t);
+    else
+        perf_explain(NULL, error, why_not, size);
+    return error == 0;
+}

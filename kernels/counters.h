@@ -31,6 +31,8 @@ struct counter_source {
 };
 /* perf_event_open(2): what runs in user space. */
 extern const struct counter_source counter_source_perf;
+/* Whether the calling thread can be counted by it; else why not, for people. */
+bool counters_are_there(char *why_not, size_t size);
 
 struct counters;
 /* Counts the threads of the pool, which the calling thread drives. The source's ctx is borrowed.

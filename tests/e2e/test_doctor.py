@@ -20,6 +20,7 @@ class Doctor(drive.BenchTest):
         found, by_name = self.findings()
         self.assertTrue(found["usable"])
         self.assertNotIn("problem", {f["level"] for f in found["findings"]})
+        self.assertRegex(by_name["counters"]["text"], "perf_event_open works|no hardware counters|not permitted|perf events")
         for name in ("processor", "governor", "memory", "results", "libraries", "GPU", "kernels", "engine", "cache"):
             self.assertIn(name, by_name)
         self.assertIn("FLOP/s", by_name["engine"]["text"])

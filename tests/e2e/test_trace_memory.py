@@ -164,6 +164,10 @@ class MemoryOfOneDevice(MemoryViews, Recorded):
             self.expect(self.bench("trace", self.copy(change), "--case", self.case, "--memory"), 6, "spans/" + name[:6]
                         if name != "buffers/category" else "a category")
 
+    def test_the_case_points_to_it(self):
+        shown = self.expect(self.bench("show", self.path, "--case", self.case), 0).out
+        self.assertIn("bench trace FILE --case ID --memory", shown)
+
     def test_it_is_a_view_of_its_own(self):
         target = self.folder / "t.json"
         self.expect(self.bench("trace", self.path, "--case", self.case, "--memory", "--perfetto", target), 2, "--memory")
