@@ -27,6 +27,12 @@ static bool has_rank(const struct case_result *r, int device, int rank) {
     return false;
 }
 
+static int ranks_of(const struct case_result *r, int device) {
+    int n = 0;
+    for (int rank = 0; rank < MAX_RANKS; rank++) n += has_rank(r, device, rank);
+    return n;
+}
+
 /* The rank of a part that holds most at its peak; of equal ones the first. */
 static int fullest_rank(struct timeline *t, const struct timeline_part *p,
                         struct timeline_peak *peak) {
@@ -77,7 +83,7 @@ static bool seen_category(const struct case_result *r, int category) {
     return false;
 }
 
-/* A row for the rank that holds most, and where there are several one for the device. */
+/* A row for the rank that holds most, and where a device has several one for the device. */
 static void print_peaks(FILE *out, struct timeline *t, const struct show_style *style) {
     const struct case_result *r = t->r;
     struct table_column columns[7 + MEMORY_CATEGORIES] = {
@@ -95,7 +101,7 @@ static void print_peaks(FILE *out, struct timeline *t, const struct show_style *
         const int rank = fullest_rank(t, p, &peak);
         if (rank != TIMELINE_DEVICE) add_peak(table, t, p, rank, &peak);
         peak = timeline_find_peak(t, p, TIMELINE_DEVICE);
-        if (r->tp > 1 || rank == TIMELINE_DEVICE) add_peak(table, t, p, TIMELINE_DEVICE, &peak);
+        if (ranks_of(r, p->device) != 1) add_peak(table, t, p, TIMELINE_DEVICE, &peak);
     }
     fputs("\nmemory at the peak of each traced chunk (a rank's: its own and what ranks share)\n",
           out);
