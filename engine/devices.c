@@ -201,8 +201,10 @@ static enum status close_one(void *ctx, int i, struct error *err) {
     return STATUS_OK;
 }
 
+/* Processes leave their group at about the same time, as threads do. */
 void devices_close(struct devices *d) {
     if (d->team) rendezvous_on_end(team_rendezvous(d->team), NULL, NULL);
+    team_dismiss(d->team);
     if (d->crew) devices_each(d, leave_one, d, NULL);
     if (d->crew) devices_each(d, close_one, d, NULL);
     device_group_close(d->group);

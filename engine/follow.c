@@ -65,7 +65,7 @@ static enum status open_session(struct follower *f, const struct order *o, const
         error_set(err, STATUS_NO_MEMORY, "no memory for %zu bytes", o->bytes);
         return team_fail(f->e->devices.team, STATUS_NO_MEMORY, err);
     }
-    memcpy(f->logits_at, payload, o->bytes);
+    if (o->bytes > 0) memcpy(f->logits_at, payload, o->bytes);
     so.logits_at = f->logits_at;
     return session_open(&f->session, f->e, &so, err);
 }
@@ -102,8 +102,8 @@ static enum status read_timeline(struct follower *f, struct error *err) {
     if (s == STATUS_OK) {
         char *at = f->payload;
         memcpy(at, &n, sizeof n);
-        memcpy(at + sizeof n, t.buffers, buffers);
-        memcpy(at + sizeof n + buffers, t.uses, uses);
+        if (buffers > 0) memcpy(at + sizeof n, t.buffers, buffers);
+        if (uses > 0) memcpy(at + sizeof n + buffers, t.uses, uses);
     }
     memory_timeline_free(&t);
     return s;

@@ -31,9 +31,12 @@ enum status team_open(struct team **out, const struct engine_processes *p, struc
     return s;
 }
 
+void team_dismiss(struct team *t) {
+    team_tell(t, (struct order){.kind = ORDER_LEAVE}, NULL);
+}
+
 void team_close(struct team *t) {
     if (!t) return;
-    if (t->meeting) team_tell(t, (struct order){.kind = ORDER_LEAVE}, NULL);
     rendezvous_close(t->meeting);
     free(t->payload);
     free(t);

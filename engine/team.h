@@ -67,8 +67,9 @@ struct reply {
 struct team;
 /* Meets the others. Errors: those of rendezvous_open(). */
 enum status team_open(struct team **out, const struct engine_processes *p, struct error *err);
-/* Of process 0: sends the others home. NULL is legal. */
-void team_close(struct team *t);
+/* Of process 0: has the others close their engines, too, and go. */
+void team_dismiss(struct team *t);
+void team_close(struct team *t); /* NULL is legal */
 struct rendezvous *team_rendezvous(struct team *t); /* NULL: no team */
 bool team_follows(const struct team *t);
 

@@ -495,14 +495,20 @@ static void last_words(struct child *c, char *out, size_t size) {
         last_line(c, out, size);
 }
 
-/* Which process it was; "" where there is only one. */
+/* Which process it was, and before it one that was not even there, for which a launcher may have
+ * ended the others; "" where there is only one. */
 static void name_dead(struct child *c, char *out, size_t size) {
     const struct voice *worst = voices_blamed(&c->voices);
+    const int n = c->voices.processes;
+    int missing = 0;
+    char before[60] = "";
     out[0] = 0;
+    while (missing < n && voices_of(&c->voices, missing)) missing++;
+    if (missing < n) snprintf(before, sizeof before, "process %d of %d did not come; ", missing, n);
     if (c->launcher.words > 0 && c->voices.n == 0)
         snprintf(out, size, "the launcher %.60s", c->launcher.word[0]);
-    else if (worst && c->voices.processes > 1 && !c->silent_s)
-        snprintf(out, size, "process %d of %d (pid %d)", worst->process, c->voices.processes,
+    else if (worst && n > 1 && !c->silent_s)
+        snprintf(out, size, "%sprocess %d of %d (pid %d)", before, worst->process, n,
                  (int)worst->pid);
 }
 
@@ -519,7 +525,7 @@ static void what_they_were_at(const struct child *c, char *out, size_t size) {
 /* The case at the front pays for its worker; when workers keep dying before any case begins, all
  * that remain do. */
 static enum status bury(struct launch *l, struct child *c, struct error *err) {
-    char where[100], words[600], who[100], at[500], reason[1000];
+    char where[100], words[600], who[140], at[500], reason[1000];
     int64_t oom_kills = death_oom_kills();
     where_it_was(l, c, where, sizeof where);
     last_words(c, words, sizeof words);

@@ -168,6 +168,12 @@ class Failures(Processes):
         self.expect(result, 5, "process 1 of 2 did not come within 2 s")
         self.expect_none_left()
 
+    @unittest.skipUnless(shutil.which("mpirun"), "mpirun is not installed")
+    def test_one_that_does_not_come_for_which_mpirun_ends_the_others(self):
+        self.launcher = f"{mpirun} 2"
+        self.expect(self.faulty(process="away:1", run__watchdog="60s"), 5, "process 1 of 2 did not come; process 0")
+        self.expect_none_left()
+
     def test_one_without_memory(self):
         if drive.sanitized:
             self.skipTest("sanitizers reserve more than any limit leaves")

@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -158,16 +159,16 @@ static void who_leaves_in_order_is_no_loss(void **state) {
 }
 
 static void note_end(void *ctx) {
-    *(volatile int *)ctx += 1;
+    atomic_fetch_add((_Atomic int *)ctx, 1);
 }
 
 /* Waits for a message that never comes; sees why. */
 static void expect_end(const struct rendezvous_opts *self, struct rendezvous *r, enum status s,
                        const char *why) {
     struct error err = {""};
-    volatile int told = 0;
+    _Atomic int told = 0;
     char byte;
-    rendezvous_on_end(r, note_end, (void *)&told);
+    rendezvous_on_end(r, note_end, &told);
     EXPECT(rendezvous_receive(r, self->process == 0 ? 2 : 0, &byte, 1, &err) == s);
     EXPECT(strcmp(err.text, why) == 0);
     EXPECT(rendezvous_status(r, NULL) == s);
