@@ -256,7 +256,7 @@ static void put_labels(FILE *out, const struct trace *t) {
         }
         if (t->kernels && has_kernels(t->kernels, i)) {
             put_label(out, comma, KERNELS_PROCESS + i,
-                      t->kernels->log->dropped > 0 ? "records are missing" : "another run of them");
+                      t->kernels->log->dropped > 0 ? "records are missing" : "recorded in a run of their own");
             comma = ",\n";
         }
     }

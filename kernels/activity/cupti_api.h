@@ -14,7 +14,6 @@
     /* CUptiResult */                                                                              \
     X(CUPTI_SUCCESS, 0)                                                                            \
     X(CUPTI_ERROR_MAX_LIMIT_REACHED, 12)                                                           \
-    X(CUPTI_ERROR_NOT_INITIALIZED, 15)                                                             \
     X(CUPTI_ERROR_INSUFFICIENT_PRIVILEGES, 35)                                                     \
     X(CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED, 39)                                          \
     /* CUpti_ActivityKind */                                                                       \
