@@ -6,6 +6,7 @@
 
 #include <ctype.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { TOP_KERNELS = 12, TOP_OPS = 12, NAME_COLUMNS = 28, STRANGERS = 4, PARTS = 16 };
@@ -50,28 +51,55 @@ static void print_strangers(FILE *out, const struct kernel_view *v,
     fputc('\n', out);
 }
 
-/* Copies and fills of the chunks, and what tracing itself did in them. */
+/* Copies, fills and calls of the chunks. */
 static void print_others(FILE *out, const struct kernel_view *v) {
-    char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES], d[FORMAT_BYTES];
-    int64_t copies = 0, bytes = 0, fills = 0, calls = 0;
-    double overhead_ns = 0;
+    char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES], d[FORMAT_BYTES], e[FORMAT_BYTES];
+    int64_t copies = 0, bytes = 0, ns = 0, fills = 0, calls = 0;
     for (int64_t i = 0; i < v->log->n_copies; i++) {
         const struct activity_copy *copy = &v->log->copies[i];
         if (!kernel_view_has(v, &copy->head)) continue;
         copies += !copy->set, fills += copy->set;
-        bytes += copy->bytes;
+        bytes += copy->bytes, ns += copy->head.end_ns - copy->head.begin_ns;
     }
     for (int64_t i = 0; i < v->log->n_calls; i++)
         calls += kernel_view_has(v, &v->log->calls[i].head);
-    for (int64_t i = 0; i < v->log->n_overheads; i++)
-        if (kernel_view_has(v, &v->log->overheads[i].head))
-            overhead_ns +=
-                (double)(v->log->overheads[i].head.end_ns - v->log->overheads[i].head.begin_ns);
-    fprintf(out, "  beside   %s copies and %s fills of %s, %s calls of CUDA",
+    fprintf(out, "  beside   %s copies and %s fills of %s in %s, %s calls of CUDA\n",
             format_count(a, copies), format_count(b, fills), format_bytes(c, bytes),
-            format_count(d, calls));
-    if (overhead_ns > 0)
-        fprintf(out, "; tracing and loading: %s", format_seconds(a, overhead_ns / 1e9));
+            format_ns(d, ns), format_count(e, calls));
+}
+
+/* What the host was kept by, as far as CUPTI tells: by kind, the longest first. */
+struct kept {
+    const char *what;
+    double ns;
+};
+
+static int longest_first(const void *a, const void *b) {
+    const double x = ((const struct kept *)a)->ns, y = ((const struct kept *)b)->ns;
+    return (x < y) - (x > y);
+}
+
+static void print_overheads(FILE *out, const struct kernel_view *v) {
+    enum { KINDS = 16 };
+    struct kept kinds[KINDS];
+    char ns[FORMAT_BYTES];
+    int n = 0;
+    for (int64_t i = 0; i < v->log->n_overheads; i++) {
+        const struct activity_overhead *o = &v->log->overheads[i];
+        const char *what = activity_overhead_name(o->kind);
+        int k = 0;
+        if (!kernel_view_has(v, &o->head)) continue;
+        while (k < n && strcmp(kinds[k].what, what) != 0) k++;
+        if (k == KINDS) continue;
+        if (k == n) kinds[n++] = (struct kept){what, 0};
+        kinds[k].ns += (double)(o->head.end_ns - o->head.begin_ns);
+    }
+    if (n == 0) return;
+    qsort(kinds, (size_t)n, sizeof *kinds, longest_first);
+    fputs("  host     kept by:", out);
+    for (int k = 0; k < n; k++)
+        fprintf(out, "%s %s %s", k ? "," : "", kinds[k].what,
+                format_seconds(ns, kinds[k].ns / 1e9));
     fputc('\n', out);
 }
 
@@ -85,6 +113,7 @@ static void print_head(FILE *out, const struct kernel_view *v, const struct show
             v->nobodys == 0 ? ", each with its op" : "");
     print_strangers(out, v, style);
     print_others(out, v);
+    print_overheads(out, v);
     if (isfinite(cost))
         fprintf(out, "  cost     the chunks took %.3f times their measured latency (median)\n",
                 cost);
@@ -211,7 +240,8 @@ static void add_kernel(struct table *table, const struct kernel_view *v,
     table_add(table, TONE_PLAIN, "%s%s", shape(grid, k->grid), sum->same_grid ? "" : "*");
     table_add(table, TONE_PLAIN, "%s", shape(grid, k->block));
     table_add(table, TONE_PLAIN, "%d", k->registers);
-    table_add_number(table, ((double)k->static_shared + (double)k->dynamic_shared) / 1024);
+    table_add(table, TONE_PLAIN, "%.1f",
+              ((double)k->static_shared + (double)k->dynamic_shared) / 1024);
 }
 
 static void print_kernels(FILE *out, const struct kernel_view *v, const struct show_style *style) {

@@ -24,11 +24,7 @@ enum {
 };
 
 /* Kernels have processes of their own, a thread for each stream, beside that of the chunks. */
-enum { KERNELS_PROCESS = MAX_RANKS, STREAM_THREAD = 2, STREAMS = 4096 };
-
-static int stream_of(const struct activity_kernel *k) {
-    return (int)(k->stream % STREAMS);
-}
+enum { KERNELS_PROCESS = MAX_RANKS, STREAM_THREAD = 2, STREAMS = 1024 };
 
 static bool has_kernels(const struct kernel_view *v, int device) {
     for (int i = 0; i < v->n_parts; i++)
@@ -187,29 +183,36 @@ static void put_memory(FILE *out, const struct trace *t) {
 
 /* ---- kernels ---- */
 
-static void put_kernel_threads(FILE *out, const struct kernel_view *v, int device) {
+/* What lies in one track must lie within one another: a kernel that begins before the one before it
+ * on its stream has ended gets a second track. */
+struct lanes {
+    int64_t end_ns[STREAMS];
+    bool named[2 * STREAMS];
+};
+
+/* The thread that a kernel is put to; its name comes with the first. */
+static int lane_of(FILE *out, struct lanes *l, const struct activity_kernel *k, int process) {
+    const int stream = (int)(k->stream % STREAMS);
+    const bool beside = k->head.begin_ns < l->end_ns[stream];
+    const int lane = 2 * stream + beside;
     char name[TRACE_TEXT];
-    bool named[STREAMS] = {false};
-    snprintf(name, sizeof name, "kernels by CUPTI, GPU %d", device);
-    put_metadata(out, KERNELS_PROCESS + device, 0, "process_name", name, 0);
-    put_metadata(out, KERNELS_PROCESS + device, CHUNKS_THREAD, "thread_name", "chunks", 0);
-    for (int64_t i = 0; i < v->n; i++) {
-        const struct activity_kernel *k = v->kernels[i];
-        const int stream = stream_of(k);
-        if (kernel_device(k) != device || named[stream]) continue;
-        named[stream] = true;
-        snprintf(name, sizeof name, "stream %d", stream);
-        put_metadata(out, KERNELS_PROCESS + device, STREAM_THREAD + stream, "thread_name", name,
-                     1 + stream);
+    if (!beside) l->end_ns[stream] = k->head.end_ns;
+    if (!l->named[lane]) {
+        l->named[lane] = true;
+        snprintf(name, sizeof name, "stream %d%s", stream, beside ? ", at once" : "");
+        put_metadata(out, process, STREAM_THREAD + lane, "thread_name", name, 1 + lane);
     }
+    return STREAM_THREAD + lane;
 }
 
-static void put_kernel(FILE *out, const struct trace *t, const struct activity_kernel *k) {
+static void put_kernel(FILE *out, const struct trace *t, const struct activity_kernel *k,
+                       struct lanes *lanes) {
     const struct kernel_view *v = t->kernels;
     const struct op_place *p = &k->head.place;
     char op[TRACE_TEXT];
-    begin_event(out, t, KERNELS_PROCESS + kernel_device(k), STREAM_THREAD + stream_of(k), "kernel",
-                k->head.begin_ns, k->head.end_ns);
+    const int process = KERNELS_PROCESS + kernel_device(k);
+    const int thread = lane_of(out, lanes, k, process);
+    begin_event(out, t, process, thread, "kernel", k->head.begin_ns, k->head.end_ns);
     fputs(",\"name\":", out);
     put_text(out, activity_log_text(v->log, k->short_name));
     fprintf(out, ",\"args\":{\"op\":\"%s\",\"layer\":%d,\"rank\":%d,\"chunk\":%d,",
@@ -223,18 +226,29 @@ static void put_kernel(FILE *out, const struct trace *t, const struct activity_k
     fputs("}},\n", out);
 }
 
-static void put_kernels(FILE *out, const struct trace *t) {
+/* One device's, chunk by chunk. */
+static void put_kernels_of(FILE *out, const struct trace *t, int device) {
     const struct kernel_view *v = t->kernels;
-    for (int i = 0; v && i < MAX_RANKS; i++)
-        if (has_kernels(v, i)) put_kernel_threads(out, v, i);
-    for (int i = 0; v && i < v->n_parts; i++) {
+    struct lanes lanes = {{0}, {false}};
+    const int process = KERNELS_PROCESS + device;
+    char name[TRACE_TEXT];
+    snprintf(name, sizeof name, "kernels by CUPTI, GPU %d", device);
+    put_metadata(out, process, 0, "process_name", name, 0);
+    put_metadata(out, process, CHUNKS_THREAD, "thread_name", "chunks", 0);
+    for (int i = 0; i < v->n_parts; i++) {
         const struct kernel_part *p = &v->parts[i];
-        begin_event(out, t, KERNELS_PROCESS + p->device, CHUNKS_THREAD, "chunk", p->row->begin_ns,
+        if (p->device != device) continue;
+        begin_event(out, t, process, CHUNKS_THREAD, "chunk", p->row->begin_ns,
                     p->row->begin_ns + p->row->latency_ns);
         fprintf(out, ",\"name\":\"chunk %d\",\"args\":{\"chunk\":%d,\"start_token\":%d}},\n",
                 p->row->chunk + 1, p->row->chunk, p->row->start_token);
-        for (int64_t k = 0; k < p->n; k++) put_kernel(out, t, v->kernels[p->first + k]);
+        for (int64_t k = 0; k < p->n; k++) put_kernel(out, t, v->kernels[p->first + k], &lanes);
     }
+}
+
+static void put_kernels(FILE *out, const struct trace *t) {
+    for (int i = 0; t->kernels && i < MAX_RANKS; i++)
+        if (has_kernels(t->kernels, i)) put_kernels_of(out, t, i);
 }
 
 static void put_label(FILE *out, const char *comma, int process, const char *label) {
@@ -256,7 +270,8 @@ static void put_labels(FILE *out, const struct trace *t) {
         }
         if (t->kernels && has_kernels(t->kernels, i)) {
             put_label(out, comma, KERNELS_PROCESS + i,
-                      t->kernels->log->dropped > 0 ? "records are missing" : "recorded in a run of their own");
+                      t->kernels->log->dropped > 0 ? "records are missing"
+                                                   : "recorded in a run of their own");
             comma = ",\n";
         }
     }

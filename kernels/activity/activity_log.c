@@ -101,8 +101,8 @@ void activity_log_free(struct activity_log *log) {
 
 const char *activity_overhead_name(int32_t kind) {
     static const char *const of_cupti[] = {
-        "buffer flush",          "instrumentation",     "resources",      "module loading",
-        "lazy function loading", "command buffer full", "buffer request", "unified memory"};
+        "buffer flush",          "instrumentation",   "resources",      "module loading",
+        "lazy function loading", "launch queue full", "buffer request", "unified memory"};
     const int32_t i = (kind >> 16) - 1;
     if (kind == 1) return "compilation";
     if (kind & 0xffff || i < 0 || i >= (int32_t)(sizeof of_cupti / sizeof *of_cupti))

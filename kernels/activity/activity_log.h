@@ -52,7 +52,8 @@ struct activity_range { /* NVTX */
     int32_t name, domain; /* strings */
 };
 
-struct activity_overhead { /* of tracing itself, and of what the driver does once */
+struct activity_overhead { /* of tracing itself, of loading, and of waiting until there is room for
+                              another launch */
     struct activity_head head;
     uint32_t process, thread;
     int32_t kind; /* see activity_overhead_name() */

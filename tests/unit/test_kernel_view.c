@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -183,12 +184,23 @@ static void long_names_stay_within_a_screen_and_strangers_are_named(void **state
     }
     for (int i = 0; i < 7; i++) add(&r, 0, 1100, 1101, i % 2 ? "cub" : "thrust", unknown);
     r.kernel_trace.log.dropped = 12;
+    for (int i = 0; i < 3; i++) {
+        const struct activity_overhead o = {
+            .head = {1100, 1100 + 900 * (i == 1) + 10, 0, 0, unknown},
+            .kind = (i == 1 ? 6 : 7) << 16};
+        const struct activity_copy c = {
+            .head = {1100, 1102, 0, 2 * (i % 2), unknown}, .bytes = 512, .set = i == 1};
+        assert_int_equal(activity_log_add_overhead(&r.kernel_trace.log, &o, NULL), STATUS_OK);
+        assert_int_equal(activity_log_add_copy(&r.kernel_trace.log, &c, NULL), STATUS_OK);
+    }
     open_ok(&v, &r, -1);
     char *text = printed(&v, false);
     assert_narrow(text, SHOW_WIDTH);
     assert_null(strchr(text, '\x01'));
     assert_non_null(strstr(text, "NOBODY'S 8 kernels"));
     assert_non_null(strstr(text, "stranger (1)"));
+    assert_non_null(strstr(text, "beside   2 copies and 1 fills of 1.50 KiB in 6.00 ns, 0 calls"));
+    assert_non_null(strstr(text, "kept by: launch queue full 910 ns, buffer request 20.0 ns\n"));
     assert_non_null(strstr(text, "thrust (4)"));
     assert_non_null(strstr(text, "DROPPED  12 records"));
     assert_non_null(strstr(text, "2.000 times their measured latency"));
@@ -217,6 +229,37 @@ static void a_line_per_kernel_has_what_the_record_has(void **state) {
     result_free(&r);
 }
 
+/* Kernels of one stream at once lie in two tracks, and so within nothing but their chunk. */
+static void kernels_at_once_have_a_track_of_their_own(void **state) {
+    (void)state;
+    struct case_result r;
+    struct kernel_view v;
+    struct trace t = {.r = NULL};
+    struct record_run run;
+    struct error err = {""};
+    char path[] = "/tmp/kernel-view-XXXXXX", text[8000];
+    memset(&run, 0, sizeof run);
+    make_case(&r);
+    open_ok(&v, &r, 0);
+    trace_add_kernels(&t, &v);
+    assert_int_equal(t.origin_ns, 1000);
+    const int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    if (trace_perfetto(path, &run, &t, &err) != STATUS_OK) fail_msg("%s", err.text);
+    FILE *f = fopen(path, "r");
+    const size_t n = fread(text, 1, sizeof text - 1, f);
+    fclose(f);
+    unlink(path);
+    text[n] = 0;
+    assert_non_null(strstr(text, "\"args\":{\"name\":\"stream 0\"}"));
+    assert_non_null(strstr(text, "\"args\":{\"name\":\"stream 0, at once\"}"));
+    assert_non_null(strstr(text, "\"tid\":2,\"cat\":\"kernel\",\"ts\":0.100,\"dur\":0.060,"));
+    assert_non_null(strstr(text, "\"tid\":3,\"cat\":\"kernel\",\"ts\":0.140,\"dur\":0.030,"));
+    kernel_view_close(&v);
+    result_free(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_nanosecond_is_a_kernels_or_named),
@@ -225,6 +268,7 @@ int main(void) {
         cmocka_unit_test(a_case_without_kernels_says_why),
         cmocka_unit_test(long_names_stay_within_a_screen_and_strangers_are_named),
         cmocka_unit_test(a_line_per_kernel_has_what_the_record_has),
+        cmocka_unit_test(kernels_at_once_have_a_track_of_their_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
