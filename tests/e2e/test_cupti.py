@@ -239,4 +239,46 @@ class Cupti(drive.BenchTest):
         self.assertEqual(len(self.trace()[1]["chunks"]["chunk"]), 4)
 
 
+class OfAnH200(drive.BenchTest):
+    """data/h200_kernels.h5: a replayed chunk of 32,768 tokens at depth 196,608 of the 7B shape, four ranks on one H200."""
+    path = drive.source / "tests" / "data" / "h200_kernels.h5"
+
+    def lines(self):
+        result = self.expect(self.bench("trace", self.path, "--kernels", "--csv"), 0)
+        return list(csv.DictReader(io.StringIO(result.out)))
+
+    def test_every_kernel_of_a_replayed_step_has_its_op_layer_and_rank(self):
+        kernels = self.lines()
+        self.assertEqual(len(kernels), 2845)
+        self.assertTrue(all(k["op"] for k in kernels))
+        attention = [k for k in kernels if k["op"] == "attention"]
+        # four ranks of 27 layers; of the last one only the prompt's end needs it
+        self.assertEqual({(int(k["layer"]), int(k["rank"])) for k in attention},
+                         {(layer, rank) for layer in range(27) for rank in range(4)})
+        self.assertEqual({k["variant"] for k in attention}, {"sm90"})
+        self.assertEqual(len({k["correlation"] for k in kernels}), 1)  # one launch
+        self.assertEqual(len({k["graph_node"] for k in kernels}), len(kernels))
+        self.assertTrue(all(k["name"].startswith("nvjet_sm90") for k in kernels if k["op"] == "linear"))
+
+    def test_kernels_and_gaps_add_up_to_the_latency(self):
+        shown = self.expect(self.bench("trace", self.path), 0, "2,845 kernels, each with its op").out
+        with h5py.File(self.path, "r") as f:
+            (latency,) = next(iter(f["case"].values()))["trace"]["chunks"]["latency_ns"]
+        busy = sum(int(k["duration_ns"]) for k in self.lines())
+        self.assertGreater(busy, 0.998 * latency)
+        self.assertLess(busy, latency)
+        self.assertRegex(shown, r"graph +2,845 +4,631 +4,625 .* 99\.9\n")
+
+    def test_what_lies_in_a_track_lies_within_one_another(self):
+        path = self.folder / "trace.json"
+        self.expect(self.bench("trace", self.path, "--perfetto", path), 0)
+        slices = [e for e in json.loads(path.read_text())["traceEvents"] if e["ph"] == "X"]
+        self.assertEqual(sum(e["cat"] == "kernel" for e in slices), 2845)
+        for thread in {(e["pid"], e["tid"]) for e in slices}:
+            last = 0
+            for e in sorted((e for e in slices if (e["pid"], e["tid"]) == thread), key=lambda e: e["ts"]):
+                self.assertGreaterEqual(round(e["ts"] * 1000), last)
+                last = round(e["ts"] * 1000) + round(e["dur"] * 1000)
+
+
 unittest.main()
