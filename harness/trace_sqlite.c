@@ -39,8 +39,8 @@ enum status trace_sqlite(const char *path, const struct record_run *run, const s
 #include <string.h>
 #include <time.h>
 
-/* Event types of NVTX_EVENTS, and a thread's number: process << 24 | thread. */
-enum { RANGE = 59, DOMAIN_CREATE = 75, DOMAIN = 1, PROCESS = 1 << 24, THREAD = PROCESS | 1 };
+/* Event type of ranges in NVTX_EVENTS, and a thread's number: process << 24 | thread. */
+enum { RANGE = 59, DOMAIN = 1, PROCESS = 1 << 24, THREAD = PROCESS | 1 };
 
 static const char tables[] =
     "CREATE TABLE StringIds (id INTEGER NOT NULL PRIMARY KEY, value TEXT);"
@@ -250,8 +250,6 @@ static void add_facts(struct writer *w, const struct run_facts *facts) {
     add_texts(w, about, "DROPPED_SPANS", dropped);
     add_texts(w, environment, "Hostname", facts->hostname);
     add_texts(w, environment, "CpuModel", facts->cpu_model);
-    add_texts(w, "INSERT INTO PROCESSES (globalPid, pid, name) VALUES (1 << 24, 1, ? || ' ' || ?)",
-              "bench run", w->t->r->id);
     add_threads(w);
     add_session_start(w, facts);
     add_gpus(w, facts);
@@ -292,16 +290,6 @@ static void add_range_of(struct writer *w, int64_t thread, int64_t begin_ns, int
 static void add_range(struct writer *w, int thread, int64_t begin_ns, int64_t end_ns,
                       int64_t name) {
     add_range_of(w, THREAD + thread, begin_ns, end_ns, name);
-}
-
-static void add_domain(struct writer *w) {
-    if (w->code != SQLITE_OK) return;
-    check(w, sqlite3_bind_int(w->range, 1, 0));
-    check(w, sqlite3_bind_int(w->range, 3, DOMAIN_CREATE));
-    check(w, sqlite3_bind_text(w->range, 4, "bench", -1, SQLITE_STATIC));
-    check(w, sqlite3_bind_int(w->range, 5, THREAD));
-    check(w, sqlite3_bind_int(w->range, 7, DOMAIN));
-    step(w, w->range);
 }
 
 static void add_span(struct writer *w, const struct span_row *row) {
@@ -357,7 +345,6 @@ static void add_chunks(struct writer *w) {
     char text[TRACE_TEXT];
     const struct trace *t = w->t;
     snprintf(text, sizeof text, "case %s", t->r->id);
-    add_domain(w);
     if (t->n_chunks == 0) return;
     const int64_t name = add_string(w, text);
     for (int i = 0; i < MAX_RANKS; i++)
@@ -525,6 +512,34 @@ static void add_recorded(struct writer *w) {
     add_recorded_overheads(w);
 }
 
+/* ---- whose they are ---- */
+
+/* An export's queries join ranges with the domain of their process, and records with the names of
+ * processes and threads: each process of a record has all three. Process 1 stands for spans. */
+static const char owners[] =
+    "CREATE TEMP VIEW threads AS SELECT globalTid AS tid FROM NVTX_EVENTS"
+    " UNION SELECT globalTid FROM CUPTI_ACTIVITY_KIND_RUNTIME"
+    " UNION SELECT globalTid FROM PROFILER_OVERHEAD;"
+    "INSERT INTO NVTX_EVENTS (start, eventType, text, globalTid, domainId)"
+    " SELECT 0, 75, 'bench', min(globalTid), 1 FROM NVTX_EVENTS GROUP BY globalTid >> 24;";
+static const char insert_processes[] =
+    "INSERT INTO PROCESSES (globalPid, pid, name) SELECT pid << 24, pid,"
+    " iif(pid = 1, ?1, ?1 || ' worker') || ' ' || ?2 FROM"
+    " (SELECT tid >> 24 AS pid FROM threads"
+    " UNION SELECT globalPid >> 24 FROM CUPTI_ACTIVITY_KIND_KERNEL)";
+static const char insert_worker_threads[] =
+    "INSERT INTO ThreadNames SELECT ?, 0, tid FROM threads WHERE tid >> 24 > 1";
+
+static void add_owners(struct writer *w) {
+    run_sql(w, owners);
+    add_texts(w, insert_processes, "bench run", w->t->r->id);
+    const int64_t name = add_string(w, "thread of the worker");
+    sqlite3_stmt *s = prepare(w, insert_worker_threads);
+    bind_numbers(w, s, &name, 1);
+    step(w, s);
+    check(w, sqlite3_finalize(s));
+}
+
 /* ---- the file ---- */
 
 static void write_database(struct writer *w, const char *path, const struct run_facts *facts) {
@@ -538,6 +553,7 @@ static void write_database(struct writer *w, const char *path, const struct run_
     add_op_names(w);
     add_chunks(w);
     add_recorded(w);
+    add_owners(w);
     run_sql(w, "COMMIT");
     sqlite3_finalize(w->string);
     sqlite3_finalize(w->kernel);

@@ -11,6 +11,7 @@ import unittest
 import h5py
 
 import drive
+from test_trace import KERNEL_SUMMARY as NAMES_SUMMARY, RANGE_SUMMARY
 
 # What the kernel summary, the memory-copy summary and the API summary of an Nsight Systems export ask for.
 KERNEL_SUMMARY = """
@@ -268,6 +269,36 @@ class OfAnH200(drive.BenchTest):
         self.assertGreater(busy, 0.998 * latency)
         self.assertLess(busy, latency)
         self.assertRegex(shown, r"graph +2,845 +4,631 +4,625 .* 99\.9\n")
+
+    def sqlite(self, *args, path=None):
+        """The file as a database, with what the program said beside it."""
+        out = self.folder / "trace.sqlite"
+        result = self.bench("trace", path or self.path, "--sqlite", out, *args)
+        if result.code == 5 and "built without SQLite" in result.err:
+            self.skipTest("built without SQLite")
+        self.expect(result, 0)
+        db = sqlite3.connect(out)
+        self.addCleanup(db.close)
+        return db, result
+
+    def test_summaries_of_an_export_find_kernels_and_ranges_with_their_process_and_thread(self):
+        db, _ = self.sqlite()
+        names = list(db.execute(NAMES_SUMMARY))
+        self.assertEqual(sum(row[2] for row in names), 2845)
+        self.assertAlmostEqual(sum(row[0] for row in names), 100, delta=0.5)
+        with h5py.File(self.path, "r") as f:
+            trace = next(iter(f["case"].values()))["trace"]
+            (mark,), calls = trace["NVTX_EVENTS"][:], trace["CUPTI_ACTIVITY_KIND_RUNTIME"][:]
+            threads = {int(t) for t in (*calls["globalTid"], mark["globalTid"], *trace["PROFILER_OVERHEAD"]["globalTid"])}
+        ns = int(mark["end"] - mark["start"])
+        self.assertEqual(list(db.execute(RANGE_SUMMARY)), [("bench:chunk", ns, 1, ns, ns)])
+        process = int(mark["globalTid"]) >> 24
+        self.assertEqual(list(db.execute("SELECT globalPid, pid FROM PROCESSES")), [(process << 24, process)])
+        self.assertEqual(set(db.execute("SELECT DISTINCT globalPid FROM CUPTI_ACTIVITY_KIND_KERNEL")),
+                         {(process << 24,)})
+        named = dict(db.execute("SELECT globalTid, value FROM ThreadNames JOIN StringIds ON id = nameId"))
+        self.assertEqual(set(named), threads)
+        self.assertTrue(all(named.values()))
 
     def test_what_lies_in_a_track_lies_within_one_another(self):
         path = self.folder / "trace.json"

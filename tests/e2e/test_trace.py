@@ -297,6 +297,8 @@ class Views:
         s, db = self.spans, self.sqlite()
         found = {row[0]: row[1:] for row in db.execute(RANGE_SUMMARY)}
         devices = len(s.devices)
+        self.assertNotIn(None, found)
+        self.assertEqual(list(db.execute("SELECT globalPid, pid FROM PROCESSES")), [(1 << 24, 1)])
         self.assertEqual(found[f"bench:case {self.case}"][1], devices)
         for i, chunk in enumerate(s.chunks["chunk"]):
             self.assertEqual(found[f"bench:chunk {chunk + 1}"][:2], (devices * s.chunks["latency_ns"][i], devices))
