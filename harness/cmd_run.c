@@ -122,6 +122,36 @@ static enum status run_all(struct run *r, struct error *err) {
     return s == STATUS_OK ? run_verdict(r, launched, err) : s;
 }
 
+/* One word of a command line, as a shell wants it. */
+static void print_word(const char *word) {
+    if (word[0] &&
+        !word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                           "_-+=.,:/@%")]) {
+        fprintf(stderr, " %s", word);
+        return;
+    }
+    fputs(" '", stderr);
+    for (; *word; word++) fputs(*word == '\'' ? "'\\''" : (const char[]){*word, 0}, stderr);
+    fputc('\'', stderr);
+}
+
+/* All that made this run what it is: another configuration would be refused. */
+static void say_how_to_go_on(const struct run *r) {
+    fprintf(stderr, "bench run: %s is kept; to go on: bench run", r->dir.path);
+    print_word(r->config_path);
+    for (int i = 0; i < r->sets.n; i++) {
+        fputs(" --set", stderr);
+        print_word(r->sets.v[i]);
+    }
+    if (r->only) {
+        fputs(" --only", stderr);
+        print_word(r->only);
+    }
+    fputs(" --resume -o", stderr);
+    print_word(r->dir.file);
+    fputc('\n', stderr);
+}
+
 /* The last words, and the exit code. */
 static int conclude(const struct run *r, enum status s, const struct error *err) {
     if (s == STATUS_OK) {
@@ -137,9 +167,7 @@ static int conclude(const struct run *r, enum status s, const struct error *err)
         return status_exit_code(s);
     }
     int code = bench_fail("run", s, err);
-    if (r->started && !r->finished)
-        fprintf(stderr, "bench run: %s is kept; to go on: bench run %s --resume -o %s\n",
-                r->dir.path, r->config_path, r->dir.file);
+    if (r->started && !r->finished && !r->once) say_how_to_go_on(r);
     return code;
 }
 

@@ -356,5 +356,6 @@ void run_close(struct run *r) {
     free(r->wanted);
     free(r->todo);
     plan_free(&r->plan);
-    if (r->dir_open) run_dir_close(&r->dir, r->finished || (!r->started && !r->resume));
+    const bool may_go_on = r->resume || (r->started && !r->once);
+    if (r->dir_open) run_dir_close(&r->dir, r->finished || !may_go_on);
 }

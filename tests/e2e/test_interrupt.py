@@ -1,5 +1,6 @@
 """Ctrl-C once: the chunk ends, what there is is written and merged, exit 130. Twice: at once. Both can be resumed."""
 import os
+import shlex
 import signal
 import time
 import unittest
@@ -37,6 +38,28 @@ class Interrupt(drive.BenchTest):
                     self.assertFalse(drive.is_alive(pid))
                 self.resume()
                 self.file.unlink()
+
+    def test_the_line_that_is_printed_goes_on(self):
+        process = self.begin("slow:1", "--set", "run.repeats=2", "--set", "check.spot=4", "--only", "*_tp2_*")
+        os.kill(process.pid, signal.SIGINT)
+        result = self.expect(self.finish(process), 130)
+        (line,) = [line.split("to go on: bench ")[1] for line in result.err.splitlines() if "to go on: bench " in line]
+        self.assertIn("--only '*_tp2_*'", line)
+        self.expect(self.bench(*shlex.split(line)), 0)
+        self.assertEqual({status for status, _ in self.cases().values()}, {"ok"})
+        self.assertFalse(self.partial.exists())
+
+    def test_a_chunk_alone_leaves_nothing_to_go_on_with(self):
+        # one chunk that takes many seconds
+        config = self.write_config(prompt__source="needle:64k", engine__max_num_batched_tokens="131072")
+        process = self.start("run", config, "-o", self.file, "--only", "*_eager_*", "--chunk", "last", "--once")
+        self.wait_for(lambda: drive.workers(process.pid))
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+        os.kill(process.pid, signal.SIGINT)
+        result = self.expect(self.finish(process), 130)
+        self.assertNotIn("to go on", result.err)
+        self.assertFalse(self.partial.exists())
 
     def test_twice_stops_at_once_and_what_was_finished_is_kept(self):
         process = self.begin("hang:1")
