@@ -56,7 +56,8 @@ static int parse(struct run *r, int argc, char **argv) {
         {"--chunk", ARGUMENT_VALUE, &r->chunk, "N",
          "with --once: this chunk alone, counted from 1, or last"},
         {"--once", ARGUMENT_FLAG, &r->once, NULL,
-         "run the chunk once against a synthetic cache, for a profiler: no watchdog"},
+         "run the chunk once against a synthetic cache, for a profiler: no warm-up, spans, "
+         "CUPTI, time budget or watchdog, whatever the configuration says"},
         {"--resume", ARGUMENT_FLAG, &r->resume, NULL,
          "continue an unfinished run: what is not ok runs (again)"},
         {"--force", ARGUMENT_FLAG, &r->force, NULL, "replace a result that is there"},

@@ -162,13 +162,15 @@ static const struct option options[] = {
      NULL},
     {"trace", "profile_chunk", OPTION_TEXT, AT(profile_chunk), 1, 0, NULL, "none",
      "Chunk of every case that a profiler is to capture, in the first measured repeat: `none`, "
-     "`last`, or a number from 0 (where sampled coverage leaves it out, the next that runs): "
+     "`last`, or a number from 0 (where sampled coverage leaves it out, the next that runs; past "
+     "the end of a case its last): "
      "between `cudaProfilerStart` and `cudaProfilerStop` on a GPU, and in an NVTX range `profile`.",
      NULL},
     {"trace", "cupti", OPTION_TEXT, AT(cupti), 1, 0, NULL, "none",
      "Chunks of every case whose GPU kernels CUPTI records, each with the op that it belongs to: "
-     "`none`, `last`, `spread` (five over the prompt), `all`, or the number of one from 0. They "
-     "run once more after all cases, in worker processes of their own (CUPTI leaves costs behind), "
+     "`none`, `last`, `spread` (five over the prompt), `all`, or the number of one from 0 (past "
+     "the end of a case its last). They run once more after all cases, in worker processes of "
+     "their own (CUPTI leaves costs behind), "
      "against a synthetic cache: the model is loaded again, nothing else. Where CUPTI cannot be "
      "had, the result says why.",
      "kernels|activity"},

@@ -413,7 +413,9 @@ static void print_no_spans(FILE *out, const struct case_result *r) {
     if (r->status != CASE_OK) return;
     heading(out, "where the time went");
     fputs("  not recorded: there was no warm-up pass to record, and no chunk short enough to run "
-          "once more,\n  or run.spans = none; `--set run.spans=all` records a pass of its own\n",
+          "once more,\n  or run.spans = none; `--set run.spans=all` records a pass of its own; a "
+          "chunk run "
+          "with --once\n  has no spans\n",
           out);
 }
 

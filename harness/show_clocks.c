@@ -105,11 +105,12 @@ static void print_bins(FILE *out, const struct bin *bins, int n, const struct sh
     table_close(t);
 }
 
-static void print_sums(FILE *out, const struct case_summary *s) {
+static void print_sums(FILE *out, const struct case_result *r, const struct case_summary *s) {
     char energy[40], token[40], power[40], clock[40], reasons[200];
     fprintf(out,
-            "  a prefill: %s J, %s J a token, %s W and %s MHz on average (%d at least); held back "
+            "  %s: %s J, %s J a token, %s W and %s MHz on average (%d at least); held back "
             "by: %s\n",
+            r->coverage == COVER_FULL ? "a prefill" : "the chunks that ran",
             table_number(energy, s->energy_j), table_number(token, s->energy_j_per_token),
             table_number(power, s->power_mean_w), table_number(clock, s->sm_clock_mean_mhz),
             s->sm_clock_min_mhz, nvml_reasons_text(s->throttle_reasons, reasons, sizeof reasons));
@@ -129,7 +130,7 @@ void show_clocks(FILE *out, const struct case_result *r, const struct case_summa
               "are coarse)\n",
               out);
         print_bins(out, bins, fill_bins(r, rows, r->n_clocks, style->verbose, bins), style);
-        print_sums(out, s);
+        print_sums(out, r, s);
     }
     free(bins);
     free(rows);

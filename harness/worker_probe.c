@@ -210,11 +210,13 @@ static void close_all(struct probing *k) {
 
 /* Nothing of the case is known but how long that took. */
 static void say_once(const struct probing *k, struct case_result *out) {
+    char took[FORMAT_BYTES];
     out->coverage = COVER_SAMPLED;
     out->ttft_estimated = false;
     snprintf(out->reason, sizeof out->reason,
-             "chunk %d of %d alone, once, cold, against a synthetic cache (--once)",
-             k->chunks[0] + 1, k->c->chunks);
+             "chunk %d of %d alone, once, cold, against a synthetic cache (--once)%s%s",
+             k->chunks[0] + 1, k->c->chunks, out->n_chunks > 0 ? ": " : "",
+             out->n_chunks > 0 ? format_ns(took, out->chunks[0].latency_ns) : "");
     for (int i = 0; i < CHECKS; i++)
         snprintf(out->check[i].detail, sizeof out->check[i].detail, "one chunk alone ran");
 }
