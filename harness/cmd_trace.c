@@ -56,13 +56,14 @@ static enum status choose_case(const struct record_run *run, struct options *o, 
                      o->path, o->id, guess ? "; did you mean " : "", guess ? guess : "", run->n);
 }
 
-static void warn_dropped(const struct trace *t) {
-    if (t->r->dropped_spans > 0)
+/* For who reads no text: what the view that was asked for lacks. */
+static void warn_dropped(const struct options *o, const struct case_result *r) {
+    if (r->dropped_spans > 0)
         fprintf(stderr, "bench trace: %lld spans found no room and are missing\n",
-                (long long)t->r->dropped_spans);
-    if (t->kernels && t->kernels->log->dropped > 0)
+                (long long)r->dropped_spans);
+    if (r->kernel_trace.log.dropped > 0 && !o->memory)
         fprintf(stderr, "bench trace: %lld records of CUPTI found no room and are missing\n",
-                (long long)t->kernels->log->dropped);
+                (long long)r->kernel_trace.log.dropped);
 }
 
 /* A result is not replaced by what is made of it. */
@@ -93,6 +94,7 @@ static enum status write_memory(const struct options *o, const struct case_resul
     else
         trace_memory(stdout, &t, &style);
     timeline_close(&t);
+    if (o->csv) warn_dropped(o, r);
     return s;
 }
 
@@ -137,7 +139,7 @@ static enum status write_views(const struct options *o, const struct record_run 
         else
             write_spans(o, run, t);
     }
-    if (o->csv || o->perfetto || o->sqlite) warn_dropped(t);
+    if (o->csv || o->perfetto || o->sqlite) warn_dropped(o, t->r);
     return STATUS_OK;
 }
 

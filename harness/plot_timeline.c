@@ -49,8 +49,8 @@ static void put_note(struct plot_files *f, const struct view *v, const char *mor
     const struct case_result *r = v->t.r;
     char text[400], device[32] = "";
     if (r->devices > 1) snprintf(device, sizeof device, ", device %d", v->fullest->device);
-    snprintf(text, sizeof text, "%s: chunk %d of %d%s%s", r->id, v->fullest->chunk + 1,
-             trace_chunks_of(r), device, more);
+    snprintf(text, sizeof text, "%s: chunk %d of %d%s%s%s", r->id, v->fullest->chunk + 1,
+             trace_chunks_of(r), device, more, r->dropped_spans > 0 ? "; SPANS ARE MISSING" : "");
     plot_set_text(f, "NOTE", text);
 }
 

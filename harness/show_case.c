@@ -473,6 +473,10 @@ static void print_spans(FILE *out, const struct record_run *run, const struct ca
         fprintf(out, "  %s%lld spans found no room and are missing above%s\n",
                 tone_begin(TONE_BAD, style->color), (long long)r->dropped_spans,
                 tone_end(TONE_BAD, style->color));
+    if (r->kernel_trace.log.dropped > 0)
+        fprintf(out, "  %s%lld records of CUPTI found no room: its kernels are not all%s\n",
+                tone_begin(TONE_BAD, style->color), (long long)r->kernel_trace.log.dropped,
+                tone_end(TONE_BAD, style->color));
     if (r->kernel_trace.log.n_kernels > 0)
         fputs("  kernel by kernel, as CUPTI recorded them: bench trace --kernels\n", out);
     else if (r->kernel_trace.note[0])

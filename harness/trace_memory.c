@@ -299,9 +299,20 @@ static void print_system(FILE *out, const struct timeline *t, const struct show_
     table_close(table);
 }
 
+/* A chunk of which a span is missing has no timeline. */
+static void print_dropped(FILE *out, const struct case_result *r, const struct show_style *style) {
+    char count[FORMAT_BYTES];
+    if (r->dropped_spans > 0)
+        fprintf(out,
+                "  %sDROPPED  %s spans of this case found no room: their chunks are missing%s\n",
+                tone_begin(TONE_BAD, style->color), format_count(count, r->dropped_spans),
+                tone_end(TONE_BAD, style->color));
+}
+
 void trace_memory(FILE *out, struct timeline *t, const struct show_style *style) {
     show_text(out, t->r->id, SIZE_MAX);
     fputc('\n', out);
+    print_dropped(out, t->r, style);
     print_peaks(out, t, style);
     print_peak(out, t, style);
     print_system(out, t, style);

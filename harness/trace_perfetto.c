@@ -282,8 +282,11 @@ static void put_trace(FILE *out, const struct record_run *run, const struct trac
     put_text(out, t->r->id);
     fputs(",\"host\":", out);
     put_text(out, run->facts.hostname);
-    fprintf(out, ",\"begin_monotonic_ns\":\"%lld\",\"dropped_spans\":\"%lld\"},\n",
-            (long long)t->origin_ns, (long long)t->r->dropped_spans);
+    fprintf(out,
+            ",\"begin_monotonic_ns\":\"%lld\",\"dropped_spans\":\"%lld\",\"dropped_records\":\"%"
+            "lld\"},\n",
+            (long long)t->origin_ns, (long long)t->r->dropped_spans,
+            (long long)t->r->kernel_trace.log.dropped);
     fputs("\"traceEvents\":[\n", out);
     for (int i = 0; i < MAX_RANKS; i++)
         if (t->devices[i].all.sum.calls > 0) put_threads(out, t, i);

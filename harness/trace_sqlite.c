@@ -6,9 +6,10 @@
  * fills and calls beside them in tables of their own. Elsewhere a span is such a row: shortName is
  * op and role, demangledName has the kernel too, deviceId and contextId are the device, streamId is
  * the rank + 1 (0: for all ranks; 1 + MAX_RANKS: sums that were taken beside other ops); what a
- * span does not know (grid, block, registers) is NULL. META_DATA_EXPORT says which it is. Columns
- * of ours come last: chunk, layer (as the result file numbers them), rank, op, flops. NVTX_EVENTS
- * has the ranges case > chunk > layer > op in the domain "bench", those of device D all of thread 1
+ * span does not know (grid, block, registers) is NULL. META_DATA_EXPORT says which it is, and how
+ * many spans and records of CUPTI found no room. Columns of ours come last: chunk, layer (as the
+ * result file numbers them), rank, op, flops. NVTX_EVENTS has the ranges case > chunk > layer > op
+ * in the domain "bench", those of device D all of thread 1
  * + D of process 1, but for sums beside other ops (thread 1 + MAX_RANKS + D): the file does not say
  * under which numbers they ran. Times are nanoseconds since the first chunk began, as
  * TARGET_INFO_SESSION_START_TIME tells it. */
@@ -180,6 +181,12 @@ static void add_texts(struct writer *w, const char *sql, const char *first, cons
     check(w, sqlite3_finalize(s));
 }
 
+static void add_count(struct writer *w, const char *sql, const char *name, int64_t count) {
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)count);
+    add_texts(w, sql, name, text);
+}
+
 /* When the first chunk began, by the pair of clocks that the run read together. */
 static void add_session_start(struct writer *w, const struct run_facts *facts) {
     char utc[40], local[40];
@@ -240,14 +247,13 @@ static void add_facts(struct writer *w, const struct run_facts *facts) {
     static const char about[] = "INSERT INTO META_DATA_EXPORT VALUES (?, ?)";
     static const char environment[] = "INSERT INTO TARGET_INFO_SYSTEM_ENV (name, value)"
                                       " VALUES (?, ?)";
-    char dropped[32];
-    snprintf(dropped, sizeof dropped, "%lld", (long long)w->t->r->dropped_spans);
     add_texts(w, about, "EXPORT_PRODUCT", "chunkbench");
     add_texts(w, about, "EXPORT_PRODUCT_VERSION", facts->tool_version);
     add_texts(w, about, "KERNELS_FROM",
               w->t->kernels ? "CUPTI: in a process of its own, not that of the ranges of ops"
                             : "spans: begin and end of every op");
-    add_texts(w, about, "DROPPED_SPANS", dropped);
+    add_count(w, about, "DROPPED_SPANS", w->t->r->dropped_spans);
+    add_count(w, about, "DROPPED_RECORDS", w->t->r->kernel_trace.log.dropped);
     add_texts(w, environment, "Hostname", facts->hostname);
     add_texts(w, environment, "CpuModel", facts->cpu_model);
     add_threads(w);

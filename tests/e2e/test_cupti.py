@@ -5,10 +5,12 @@ import csv
 import io
 import json
 import os
+import shutil
 import sqlite3
 import unittest
 
 import h5py
+import numpy as np
 
 import drive
 from test_trace import KERNEL_SUMMARY as NAMES_SUMMARY, RANGE_SUMMARY
@@ -299,6 +301,24 @@ class OfAnH200(drive.BenchTest):
         named = dict(db.execute("SELECT globalTid, value FROM ThreadNames JOIN StringIds ON id = nameId"))
         self.assertEqual(set(named), threads)
         self.assertTrue(all(named.values()))
+
+    def test_every_view_of_kernels_tells_of_dropped_records(self):
+        path = self.folder / "dropped.h5"
+        shutil.copy(self.path, path)
+        with h5py.File(path, "r+") as f:
+            (case_id,) = f["case"]
+            f["case"][case_id]["trace"].attrs.modify("dropped_records", np.int64(7))
+        self.assertIn("DROPPED  7 records", self.expect(self.bench("trace", path), 0).out)
+        self.assertIn("7 records of CUPTI", self.expect(self.bench("show", path, "--case", case_id), 0).out)
+        self.assertIn("7 records of CUPTI", self.expect(self.bench("trace", path, "--kernels", "--csv"), 0).err)
+        out = self.folder / "dropped.json"
+        self.assertIn("7 records of CUPTI", self.expect(self.bench("trace", path, "--perfetto", out), 0).err)
+        facts = json.loads(out.read_text())["otherData"]
+        self.assertEqual((facts["dropped_spans"], facts["dropped_records"]), ("0", "7"))
+        db, said = self.sqlite(path=path)
+        facts = dict(db.execute("SELECT name, value FROM META_DATA_EXPORT"))
+        self.assertEqual((facts["DROPPED_SPANS"], facts["DROPPED_RECORDS"]), ("0", "7"))
+        self.assertIn("7 records of CUPTI", said.err)
 
     def test_what_lies_in_a_track_lies_within_one_another(self):
         path = self.folder / "trace.json"

@@ -425,6 +425,17 @@ class TracePlot(drive.BenchTest):
         self.assertIn("memory_in_use is left out: the file has no memory timeline", result.err)
 
     @needs_gnuplot
+    def test_pictures_of_a_trace_with_drops_say_so(self):
+        copy = self.folder / "dropped.h5"
+        shutil.copy(self.path, copy)
+        with h5py.File(copy, "r+") as f:
+            f["case"][self.cases[0]]["spans"].attrs.modify("dropped_records", np.int64(5))
+        self.expect(self.bench("plot", copy, "--trace", "--case", self.cases[0], "--keep-data", "-o", self.out), 0)
+        for picture in TRACE_PICTURES:
+            settings = (self.out / f"{self.cases[0]}-{picture}-data" / "settings.gp").read_text()
+            self.assertIn("SPANS ARE MISSING", settings, picture)
+
+    @needs_gnuplot
     def test_what_has_no_spans_is_not_drawn(self):
         self.expect(self.bench("plot", self.path, "--case", self.cases[0]), 2, "--trace")
         self.expect(self.bench("plot", self.path, "--trace", "--case", "nobody", "-o", self.out), 2, "nobody")

@@ -354,6 +354,8 @@ class Trace(Views, Recorded):
         out = self.folder / "dropped.json"
         self.assertIn("7 spans found no room", self.trace("--perfetto", out, path=path).err)
         self.assertEqual(json.loads(out.read_text())["otherData"]["dropped_spans"], "7")
+        self.assertIn("DROPPED  7 spans", self.trace("--memory", path=path).out)
+        self.assertIn("7 spans found no room", self.trace("--memory", "--csv", path=path).err)
 
     def test_a_file_without_the_chunks_of_its_spans_is_read_and_says_so(self):
         def drop(spans):
