@@ -167,19 +167,21 @@ static enum status draw_all(struct drawing *d, const struct record_run *run, str
     return s;
 }
 
-/* The pictures of one case's spans; of a case without any none, unless it was asked for. */
+/* The pictures of one case's spans, or else of its kernels; of a case without any none, unless it
+ * was asked for. */
 static enum status draw_case(struct drawing *d, const struct record_run *run, const char *id,
                              struct error *err) {
     struct case_result r;
-    struct trace t;
+    struct trace t = {0};
     struct plot p = {0};
     enum status s = record_read_case(d->o->path, id, true, &r, err);
     if (s != STATUS_OK) return s;
-    if (r.n_spans == 0 && !d->o->id) {
+    const bool kernels = r.kernel_trace.log.n_kernels > 0;
+    if (r.n_spans == 0 && !kernels && !d->o->id) {
         result_free(&r);
         return STATUS_OK;
     }
-    s = trace_open(&t, &r, -1, err);
+    if (r.n_spans > 0 || !kernels) s = trace_open(&t, &r, -1, err);
     trace_close(&t);
     if (s != STATUS_OK) error_prefix(err, s, "%s", d->o->path);
     struct record_run one = *run;
@@ -193,7 +195,7 @@ static enum status draw_case(struct drawing *d, const struct record_run *run, co
     return s;
 }
 
-/* --trace: the case that was named, else all that have spans. */
+/* --trace: the case that was named, else all that have spans or kernels. */
 static enum status draw_traces(struct drawing *d, const struct record_run *run, struct error *err) {
     enum status s = STATUS_OK;
     int n = 0;
@@ -207,7 +209,8 @@ static enum status draw_traces(struct drawing *d, const struct record_run *run, 
                          d->o->path, d->o->id, run->n);
     if (s == STATUS_OK && d->drawn == 0)
         s = error_set(err, STATUS_INVALID,
-                      "%s: no case has spans to draw; `bench run --set run.spans=all` records them",
+                      "%s: no case has spans or kernels to draw; `bench run --set run.spans=all` "
+                      "records spans",
                       d->o->path);
     return s;
 }
@@ -237,8 +240,7 @@ int cmd_plot(int argc, char **argv, const struct bench_hooks *hooks) {
         {"--format", ARGUMENT_VALUE, &o.format, "png|svg|png,svg", "kinds of pictures; else png"},
         {"--trace", ARGUMENT_FLAG, &o.trace, NULL,
          "of every case with spans: time by op over depth, ops against the measured ceilings, "
-         "memory in "
-         "use"},
+         "memory in use; with kernels alone: their time by op"},
         {"--case", ARGUMENT_VALUE, &o.id, "ID", "with --trace: this case alone"},
         {"--keep-data", ARGUMENT_FLAG, &o.keep_data, NULL,
          "leave the data and settings that were drawn in DIR/PICTURE-data"},

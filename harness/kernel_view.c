@@ -43,13 +43,18 @@ static int64_t within(int64_t ns, int64_t begin, int64_t end) {
     return ns < begin ? begin : ns > end ? end : ns;
 }
 
+double kernel_part_ns(const struct kernel_part *p, const struct activity_kernel *k) {
+    const int64_t begin = p->row->begin_ns, end = begin + p->row->latency_ns;
+    return (double)(within(k->head.end_ns, begin, end) - within(k->head.begin_ns, begin, end));
+}
+
 static void measure_part(const struct kernel_view *v, struct kernel_part *p) {
     const int64_t begin = p->row->begin_ns, end = begin + p->row->latency_ns;
     int64_t latest = begin;
     for (int64_t i = 0; i < p->n; i++) {
         const struct activity_head *h = &v->kernels[p->first + i]->head;
         const int64_t from = within(h->begin_ns, begin, end), to = within(h->end_ns, begin, end);
-        p->kernels_ns += (double)(to - from);
+        p->kernels_ns += kernel_part_ns(p, v->kernels[p->first + i]);
         if (from < latest) {
             p->at_once_ns += (double)((to < latest ? to : latest) - from);
         } else if (i == 0) {

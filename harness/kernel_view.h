@@ -49,6 +49,8 @@ void kernel_view_close(struct kernel_view *v); /* a zeroed one is legal */
 
 /* Whether a record is of one of the chunks that are looked at. */
 bool kernel_view_has(const struct kernel_view *v, const struct activity_head *head);
+/* Time of a part's kernel, as far as it lies in its chunk. */
+double kernel_part_ns(const struct kernel_part *p, const struct activity_kernel *k);
 /* The device of the run that a kernel ran on. */
 int kernel_device(const struct activity_kernel *k);
 /* "linear gate_up", or "(nobody's)". */

@@ -1,12 +1,14 @@
 /* Pictures of one case's spans, the only case of the plot: time of ops stacked over depth, and ops
- * against the measured ceilings. The usual and the most expensive ops have colours, the same in all
- * pictures. time_by_op.dat: middle of the chunk and half its bar's width (tokens), from, to,
- * latency (s), series. roofline.dat: FLOP a byte, FLOP a second, share of the time, series, chunk
- * (0: all together). labels.dat: FLOP a byte, FLOP a second where the name stands, whether it
- * begins there, name. leaders.dat: lines to names that stand apart from their points. */
+ * against the measured ceilings. Where a case has kernels and no spans, the time is that of the
+ * kernels of each op; what they computed is not recorded, so that there is no roofline. The usual
+ * and the most expensive ops have colours, the same in all pictures. time_by_op.dat: middle of the
+ * chunk and half its bar's width (tokens), from, to, latency (s), series. roofline.dat: FLOP a
+ * byte, FLOP a second, share of the time, series, chunk (0: all together). labels.dat: FLOP a byte,
+ * FLOP a second where the name stands, whether it begins there, name. leaders.dat: lines to names
+ * that stand apart from their points. */
+#include "harness/kernel_view.h"
 #include "harness/plot.h"
 #include "harness/plot_labels.h"
-#include "harness/trace.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -49,11 +51,10 @@ static int most_expensive(const struct series *s, const double ns[OPS * ROLES]) 
     return best;
 }
 
-static void choose_series(const struct trace *t, struct series *s) {
-    double ns[OPS * ROLES] = {0};
+/* From the time of each op and role, and that of none. */
+static void choose_series(struct series *s, const double ns[OPS * ROLES], double no_op_ns) {
     *s = (struct series){.key = {-1, -1, -1, -1, -1, -1}};
     for (int i = 0; i < OPS * ROLES; i++) s->of_op[i] = OTHER;
-    for (int i = 0; i < t->n_ops; i++) ns[key_of(t->ops[i].op, t->ops[i].role)] += t->ops[i].sum.ns;
     for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++) {
         const int key = key_of(usual[i].op, usual[i].role);
         if (ns[key] > 0) give_series(s, key, (int)i, ns[key]);
@@ -62,14 +63,15 @@ static void choose_series(const struct trace *t, struct series *s) {
         if (s->key[i] < 0 && (key = most_expensive(s, ns)) >= 0) give_series(s, key, i, ns[key]);
     for (int i = 0; i < OPS * ROLES; i++)
         if (s->of_op[i] == OTHER) s->ns[OTHER] += ns[i];
-    s->ns[NO_OP] = t->latency_ns - t->all.ns + t->at_once_ns;
+    s->ns[NO_OP] = no_op_ns;
 }
 
-static void put_series(struct plot_files *f, const struct series *s) {
+/* none: what the time of no op is called. */
+static void put_series(struct plot_files *f, const struct series *s, const char *none) {
     char key[40], text[TRACE_TEXT], no_op[60];
     double all_ns = 0;
     for (int i = 0; i < SERIES; i++) all_ns += s->ns[i];
-    snprintf(no_op, sizeof no_op, "no op: %.2g %%", 100 * s->ns[NO_OP] / all_ns);
+    snprintf(no_op, sizeof no_op, "%s: %.2g %%", none, 100 * s->ns[NO_OP] / all_ns);
     for (int i = 0; i < SERIES; i++) {
         const char *name = "";
         if (i < NAMED && s->key[i] >= 0)
@@ -90,6 +92,10 @@ static void put_note(struct plot_files *f, const struct trace *t) {
     plot_set_text(f, "NOTE", text);
 }
 
+static bool has_kernels_alone(const struct case_result *r) {
+    return r->n_spans == 0 && r->kernel_trace.log.n_kernels > 0;
+}
+
 /* The trace of the plot's case; false: there is none to draw. */
 static bool open_trace(const struct plot *p, struct plot_files *f, struct trace *t,
                        struct series *s) {
@@ -97,10 +103,16 @@ static bool open_trace(const struct plot *p, struct plot_files *f, struct trace 
         snprintf(f->why, sizeof f->why, "the case has no result to show");
         return false;
     }
+    if (has_kernels_alone(p->cases[0].r)) {
+        snprintf(f->why, sizeof f->why, "the case has kernels alone, and no spans");
+        return false;
+    }
     f->status = trace_open(t, p->cases[0].r, -1, f->err);
     if (f->status != STATUS_OK) return false;
-    choose_series(t, s);
-    put_series(f, s);
+    double ns[OPS * ROLES] = {0};
+    for (int i = 0; i < t->n_ops; i++) ns[key_of(t->ops[i].op, t->ops[i].role)] += t->ops[i].sum.ns;
+    choose_series(s, ns, t->latency_ns - t->all.ns + t->at_once_ns);
+    put_series(f, s, "no op");
     put_note(f, t);
     return true;
 }
@@ -117,10 +129,34 @@ static int32_t tokens_of(const struct trace *t, const struct trace_chunk *c) {
 }
 
 /* Bars are as wide as their chunks, but never too thin to see. */
-static double half_width(const struct trace *t, const struct trace_chunk *c) {
+static double half_width(const struct case_result *r, int n_chunks, int32_t tokens) {
     enum { THINNEST = 60 }; /* part of the prompt */
-    const double own = 0.94 * tokens_of(t, c), least = (double)t->r->prompt_tokens / THINNEST;
-    return (own < least && t->n_chunks < THINNEST / 2 ? least : own) / 2;
+    const double own = 0.94 * tokens, least = (double)r->prompt_tokens / THINNEST;
+    return (own < least && n_chunks < THINNEST / 2 ? least : own) / 2;
+}
+
+/* Bars of a case's chunks, as they are written. */
+struct bars {
+    FILE *out;
+    const struct case_result *r;
+    int n_chunks;
+    double most; /* s: the longest latency so far */
+};
+
+/* As high as the chunk's latency: ns are sums over `devices`, which ran at the same time, and are
+ * averaged. */
+static void put_bar(struct bars *b, int32_t start, int32_t tokens, double latency_ns,
+                    const double ns[SERIES], int devices) {
+    double from = 0;
+    for (int i = 0; i < SERIES; i++) {
+        const double mean = ns[i] / devices;
+        if (mean <= 0) continue;
+        fprintf(b->out, "%.1f %.9g %.17g %.17g %.17g %d\n", start + tokens / 2.0,
+                half_width(b->r, b->n_chunks, tokens), from / 1e9, (from + mean) / 1e9,
+                latency_ns / 1e9, i);
+        from += mean;
+    }
+    b->most = fmax(b->most, latency_ns / 1e9);
 }
 
 /* Adds what a device spent in each series. */
@@ -133,35 +169,90 @@ static void add_part(double ns[SERIES], const struct series *s, const struct tra
     ns[NO_OP] += trace_no_op_ns(c, p);
 }
 
-/* As high as the chunk's latency: devices, which ran at the same time, are averaged. */
-static void put_bar(FILE *out, const struct trace *t, const struct trace_chunk *c,
-                    const struct series *s) {
-    const double latency_ns = (double)(c->end_ns - c->begin_ns);
-    double ns[SERIES] = {0}, from = 0;
-    for (int i = 0; i < c->n_parts; i++) add_part(ns, s, c, &c->parts[i]);
-    for (int i = 0; i < SERIES; i++) {
-        const double mean = ns[i] / c->n_parts;
-        if (mean <= 0) continue;
-        fprintf(out, "%.1f %.9g %.17g %.17g %.17g %d\n", start_of(t, c) + tokens_of(t, c) / 2.0,
-                half_width(t, c), from / 1e9, (from + mean) / 1e9, latency_ns / 1e9, i);
-        from += mean;
+static void put_span_bars(struct bars *b, const struct trace *t, const struct series *s) {
+    b->n_chunks = t->n_chunks;
+    for (int i = 0; i < t->n_chunks; i++) {
+        const struct trace_chunk *c = &t->chunks[i];
+        double ns[SERIES] = {0};
+        for (int k = 0; k < c->n_parts; k++) add_part(ns, s, c, &c->parts[k]);
+        put_bar(b, start_of(t, c), tokens_of(t, c), (double)(c->end_ns - c->begin_ns), ns,
+                c->n_parts);
     }
+}
+
+/* Kernels that are no op's count among the other ops. */
+static void add_kernels(double ns[SERIES], const struct series *s, const struct kernel_view *v,
+                        const struct kernel_part *p) {
+    for (int64_t i = 0; i < p->n; i++) {
+        const struct activity_kernel *k = v->kernels[p->first + i];
+        const struct op_place *of = &k->head.place;
+        ns[of->op == PLACE_UNKNOWN ? OTHER : s->of_op[key_of(of->op, of->role)]] +=
+            kernel_part_ns(p, k);
+    }
+    ns[NO_OP] += p->before_ns + p->between_ns + p->after_ns;
+}
+
+static void put_kernel_bars(struct bars *b, const struct kernel_view *v, const struct series *s) {
+    b->n_chunks = v->n_chunks;
+    for (int i = 0; i < v->n_parts;) {
+        const struct chunk_row *row = v->parts[i].row;
+        double ns[SERIES] = {0};
+        int devices = 0;
+        for (; i < v->n_parts && v->parts[i].row == row; i++, devices++)
+            add_kernels(ns, s, v, &v->parts[i]);
+        put_bar(b, row->start_token, row->n_tokens, (double)row->latency_ns, ns, devices);
+    }
+}
+
+static void choose_kernel_series(const struct kernel_view *v, struct series *s) {
+    double ns[OPS * ROLES] = {0};
+    for (int i = 0; i < v->n_ops; i++) {
+        const struct op_place *p = &v->ops[i].one->head.place;
+        if (p->op != PLACE_UNKNOWN) ns[key_of(p->op, p->role)] += v->ops[i].ns;
+    }
+    choose_series(s, ns, v->before_ns + v->between_ns + v->after_ns);
+    s->ns[OTHER] += v->nobodys_ns;
+}
+
+static void put_kernel_note(struct plot_files *f, const struct kernel_view *v) {
+    char text[TRACE_TEXT];
+    snprintf(text, sizeof text, "%.150s: kernels that CUPTI recorded in %d chunk%s%s", v->r->id,
+             v->n_chunks, v->n_chunks == 1 ? "" : "s",
+             v->log->dropped > 0 ? "; RECORDS ARE MISSING" : "");
+    plot_set_text(f, "NOTE", text);
+}
+
+static void close_bars(struct plot_files *f, struct bars *b) {
+    plot_data_close(f, b->out, "time_by_op.dat");
+    plot_set_number(f, "MOST", b->most);
+    plot_set_number(f, "TOKENS", b->r->prompt_tokens);
+    if (!(b->most > 0)) snprintf(f->why, sizeof f->why, "the traced chunks took no time");
+}
+
+static void plot_time_of_kernels(const struct case_result *r, struct plot_files *f) {
+    struct kernel_view v;
+    struct series s;
+    f->status = kernel_view_open(&v, r, -1, f->err);
+    if (f->status == STATUS_OK) {
+        struct bars b = {.out = plot_data_open(f, "time_by_op.dat"), .r = r};
+        choose_kernel_series(&v, &s);
+        put_series(f, &s, "no kernel");
+        put_kernel_note(f, &v);
+        if (b.out) put_kernel_bars(&b, &v, &s);
+        close_bars(f, &b);
+    }
+    kernel_view_close(&v);
 }
 
 void plot_time_by_op(const struct plot *p, struct plot_files *f) {
     struct trace t = {0};
     struct series s;
-    if (open_trace(p, f, &t, &s)) {
-        double most = 0;
-        FILE *out = plot_data_open(f, "time_by_op.dat");
-        for (int i = 0; out && i < t.n_chunks; i++) {
-            put_bar(out, &t, &t.chunks[i], &s);
-            most = fmax(most, (double)(t.chunks[i].end_ns - t.chunks[i].begin_ns) / 1e9);
-        }
-        plot_data_close(f, out, "time_by_op.dat");
-        plot_set_number(f, "MOST", most);
-        plot_set_number(f, "TOKENS", t.r->prompt_tokens);
-        if (!(most > 0)) snprintf(f->why, sizeof f->why, "the traced chunks took no time");
+    if (p->n > 0 && has_kernels_alone(p->cases[0].r)) {
+        plot_time_of_kernels(p->cases[0].r, f);
+    } else if (open_trace(p, f, &t, &s)) {
+        struct bars b = {.out = plot_data_open(f, "time_by_op.dat"), .r = t.r};
+        if (b.out) put_span_bars(&b, &t, &s);
+        close_bars(f, &b);
     }
     trace_close(&t);
 }

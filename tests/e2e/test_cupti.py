@@ -5,9 +5,11 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 import unittest
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -301,6 +303,34 @@ class OfAnH200(drive.BenchTest):
         named = dict(db.execute("SELECT globalTid, value FROM ThreadNames JOIN StringIds ON id = nameId"))
         self.assertEqual(set(named), threads)
         self.assertTrue(all(named.values()))
+
+    @unittest.skipUnless(shutil.which("gnuplot"), "gnuplot is not installed")
+    def test_kernels_without_spans_are_drawn_by_op(self):
+        result = self.expect(self.bench("plot", self.path, "--trace", "--keep-data", "-o", self.folder / "out"), 0)
+        self.assertEqual([Path(line).name.split("-")[-1] for line in result.out.split()], ["time_by_op.png"])
+        for picture in ("roofline", "memory_in_use", "memory_of_layer"):
+            self.assertIn(f"{picture} is left out: ", result.err)
+        (data,) = (self.folder / "out").glob("*time_by_op-data")
+        settings = (data / "settings.gp").read_text()
+        series = dict(re.findall(r"SERIES_(\d) = '(.*)'", settings))
+        self.assertIn("kernels that CUPTI recorded in 1 chunk", settings)
+        rows = [list(map(float, line.split())) for line in (data / "time_by_op.dat").read_text().splitlines()]
+        with h5py.File(self.path, "r") as f:
+            chunks = next(iter(f["case"].values()))["trace"]["chunks"]
+            middle = float(chunks["start_token"][0] + chunks["n_tokens"][0] / 2)
+            latency = int(chunks["latency_ns"][0]) / 1e9
+        spent, lines = {}, self.lines()
+        for k in lines:
+            name = f"{k['op']} {k['role']}".strip()
+            spent[name] = spent.get(name, 0) + int(k["duration_ns"]) / 1e9
+        for at, _, low, high, whole, number in rows:
+            self.assertEqual((at, whole), (middle, latency))
+            if series[str(int(number))] in spent:
+                self.assertAlmostEqual(high - low, spent.pop(series[str(int(number))]), places=9)
+        self.assertAlmostEqual(rows[-1][3], latency, places=4)  # kernels of a step hardly run at once
+        self.assertRegex(series["7"], r"^no kernel: 0\.\d+ %")
+        others = next(high - low for *_, low, high, _, number in rows if number == 6)
+        self.assertAlmostEqual(others, sum(spent.values()), places=9)
 
     def test_every_view_of_kernels_tells_of_dropped_records(self):
         path = self.folder / "dropped.h5"
