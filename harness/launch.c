@@ -190,6 +190,8 @@ static enum status fork_worker(const struct launch *l, struct child *c, int work
                           pipe_ends[1]);
     }
     const int why = errno;
+    /* in both, so that the group is there for whoever signals it: too late here is early enough */
+    if (c->pid > 0) setpgid(c->pid, c->pid);
     free(argv);
     if (pipe_ends[1] >= 0) close(pipe_ends[1]);
     c->errors = pipe_ends[0];
