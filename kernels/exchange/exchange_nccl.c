@@ -5,7 +5,8 @@
  * A member that cannot go on leaves the others' kernels waiting on their GPUs, and the library's
  * own calls waiting for it: so communicators do not block, what they are about is asked for again
  * and again, and abort ends them. The lock of a member keeps its communicator alive while it is
- * used. */
+ * used. Abort itself waits until no graph that was captured with a communicator is left, so it has
+ * a thread of its own, and whoever leaves waits for that: graphs are gone by then. */
 #include "kernels/cuda/cuda_core.h"
 #include "kernels/exchange/nccl_api.h"
 #include "kernels/group.h"
@@ -23,6 +24,9 @@ struct member {
 struct nccl_group {
     struct nccl_id id;
     struct member member[MAX_RANKS];
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_t aborts;     /* the thread that aborts all communicators, where it runs */
+    bool aborting;
 };
 
 static struct member *member_of(const struct device *dev) {
@@ -142,27 +146,53 @@ static enum status open_group(struct device_group *g, struct error *err) {
     struct nccl_group *n = calloc(1, sizeof *n);
     if (!n) return error_set(err, STATUS_NO_MEMORY, "no memory for a group of devices");
     for (int i = 0; i < MAX_RANKS; i++) pthread_mutex_init(&n->member[i].lock, NULL);
+    pthread_mutex_init(&n->lock, NULL);
     g->state = n;
     return make_id(g, &n->id, err);
+}
+
+typedef int end_function(struct nccl_comm *comm);
+
+/* Not under the lock: an abort may wait long, and others only look whether the communicator is
+ * there. */
+static void end_member(struct member *m, end_function *how) {
+    pthread_mutex_lock(&m->lock);
+    struct nccl_comm *comm = m->comm;
+    m->comm = NULL;
+    pthread_mutex_unlock(&m->lock);
+    if (comm) how(comm);
+}
+
+static void *abort_all(void *ctx) {
+    struct nccl_group *n = ctx;
+    for (int i = 0; i < MAX_RANKS; i++) end_member(&n->member[i], nccl_library(NULL)->abort);
+    return NULL;
+}
+
+static void abort_group(struct device_group *g) {
+    struct nccl_group *n = g->state;
+    pthread_mutex_lock(&n->lock);
+    n->aborting = pthread_create(&n->aborts, NULL, abort_all, n) == 0;
+    const bool started = n->aborting;
+    pthread_mutex_unlock(&n->lock);
+    if (!started) abort_all(n);
+}
+
+/* For all who come, though one of them joins the thread. */
+static void wait_for_aborts(struct nccl_group *n) {
+    pthread_mutex_lock(&n->lock);
+    if (n->aborting) pthread_join(n->aborts, NULL);
+    n->aborting = false;
+    pthread_mutex_unlock(&n->lock);
 }
 
 static void close_group(struct device_group *g) {
     struct nccl_group *n = g->state;
     if (!n) return;
+    wait_for_aborts(n);
     for (int i = 0; i < MAX_RANKS; i++) pthread_mutex_destroy(&n->member[i].lock);
+    pthread_mutex_destroy(&n->lock);
     free(n);
-}
-
-static void end_member(struct member *m, int (*how)(struct nccl_comm *comm)) {
-    pthread_mutex_lock(&m->lock);
-    if (m->comm) how(m->comm);
-    m->comm = NULL;
-    pthread_mutex_unlock(&m->lock);
-}
-
-static void abort_group(struct device_group *g) {
-    struct nccl_group *n = g->state;
-    for (int i = 0; i < g->members; i++) end_member(&n->member[i], nccl_library(NULL)->abort);
 }
 
 /* A few bytes with everyone: NCCL connects peers, and takes memory for it, when they first meet. */
@@ -211,7 +241,9 @@ static enum status join(struct device *dev, struct error *err) {
 }
 
 static void leave(struct device *dev) {
-    const bool ended = atomic_load(&device_group_of(dev)->aborted);
+    const struct device_group *g = device_group_of(dev);
+    const bool ended = atomic_load(&g->aborted);
+    wait_for_aborts(g->state);
     end_member(member_of(dev), ended ? nccl_library(NULL)->abort : nccl_library(NULL)->destroy);
 }
 

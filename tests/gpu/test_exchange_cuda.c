@@ -1,6 +1,6 @@
 /* GPUs of a group exchange memory, by every kernel that serves here: parts of any size and place,
- * in turn and aside, again and again from a captured graph; a group that ends lets no GPU wait. On
- * one GPU skipped by name. */
+ * in turn and aside, again and again from a captured graph; a group that ends lets no GPU wait, and
+ * no thread while graphs of it are there. On one GPU skipped by name. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,7 +25,8 @@ struct member {
     struct device *dev;
     struct arena *arena;
     int number, members;
-    bool stops; /* ends the group in the second round */
+    bool stops;      /* ends the group in the second round */
+    bool with_graph; /* of those from the graph */
     char *out[MAX_RANKS][PARTS], *in[MAX_RANKS][PARTS];
     char *host; /* [MOST_BYTES] */
     int64_t wrong;
@@ -91,7 +92,7 @@ static enum status exchange(struct member *m, int64_t size, bool aside) {
 static void run_rounds(struct member *m) {
     for (int round = 0; round < ROUNDS && m->status == STATUS_OK; round++) {
         const int64_t size = sizes[round % SIZES];
-        if (m->stops && round == 1) device_group_abort(m->group);
+        if (m->stops && !m->with_graph && round == 1) device_group_abort(m->group);
         fill(m, size, round);
         m->status = exchange(m, size, round % 2 == 1);
         if (m->status == STATUS_OK) m->status = device_sync(m->dev, &m->err);
@@ -108,6 +109,7 @@ static void replay(struct member *m) {
     const enum status s = device_capture_end(m->dev, &g, &m->err);
     if (m->status == STATUS_OK) m->status = s;
     for (int round = 0; round < ROUNDS && m->status == STATUS_OK; round++) {
+        if (m->stops && m->with_graph && round == 1) device_group_abort(m->group);
         fill(m, MOST_BYTES, round);
         m->status = device_graph_launch(m->dev, g, &m->err);
         if (m->status == STATUS_OK) m->status = device_sync(m->dev, &m->err);
@@ -154,7 +156,8 @@ static void *live(void *arg) {
     return NULL;
 }
 
-static void meet(struct member *m, const char *kernel, int members, int stops) {
+/* Member number `stops`, if not -1, ends the group in a round; with_graph: one from the graph. */
+static void meet(struct member *m, const char *kernel, int members, int stops, bool with_graph) {
     struct device_group *g;
     struct error err = {""};
     const struct group_opts o = {.kind = DEVICE_CUDA, .members = members, .exchange = kernel};
@@ -163,6 +166,7 @@ static void meet(struct member *m, const char *kernel, int members, int stops) {
     pthread_barrier_init(&step, NULL, (unsigned)members);
     for (int i = 0; i < members; i++) {
         m[i].group = g, m[i].number = i, m[i].members = members, m[i].stops = i == stops;
+        m[i].with_graph = with_graph;
         assert_int_equal(pthread_create(&m[i].thread, NULL, live, &m[i]), 0);
     }
     for (int i = 0; i < members; i++) pthread_join(m[i].thread, NULL);
@@ -200,7 +204,7 @@ static void everyone_gets_what_was_sent(void **state) {
     for (int i = 0; (kernel = exchange_kernel(i, gpus)); i++)
         for (int members = 2; members <= gpus; members += 2) {
             print_message("exchange %s between %d GPUs\n", kernel, members);
-            meet(m, kernel, members, -1);
+            meet(m, kernel, members, -1, false);
             for (int k = 0; k < members; k++) {
                 if (m[k].status != STATUS_OK) fail_msg("%s: %s", kernel, m[k].err.text);
                 if (m[k].wrong > 0)
@@ -210,27 +214,39 @@ static void everyone_gets_what_was_sent(void **state) {
         }
 }
 
-/* The last comes to the second exchange after it has ended the group. */
-static void no_gpu_waits_for_a_member_that_ended(void **state) {
+static void nobody_waits_when_one_ends(bool with_graph) {
     static struct member m[MAX_RANKS];
-    (void)state;
     const int gpus = gpus_or_skip();
     const char *kernel;
     for (int i = 0; (kernel = exchange_kernel(i, gpus)); i++) {
         struct timespec begin, end;
-        print_message("exchange %s whose group ends\n", kernel);
+        print_message("exchange %s whose group ends%s\n", kernel,
+                      with_graph ? " while there are graphs" : "");
         clock_gettime(CLOCK_MONOTONIC, &begin);
-        meet(m, kernel, gpus, gpus - 1);
+        meet(m, kernel, gpus, gpus - 1, with_graph);
         clock_gettime(CLOCK_MONOTONIC, &end);
         for (int k = 0; k < gpus; k++) assert_int_equal(m[k].status, STATUS_RUN_FAILED);
         assert_true(end.tv_sec - begin.tv_sec < 60);
     }
 }
 
+/* The last comes to the second exchange after it has ended the group. */
+static void no_gpu_waits_for_a_member_that_ended(void **state) {
+    (void)state;
+    nobody_waits_when_one_ends(false);
+}
+
+/* As a device that fails in a step of a session with graphs: they are closed only after that. */
+static void no_thread_waits_for_graphs_when_one_ended(void **state) {
+    (void)state;
+    nobody_waits_when_one_ends(true);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everyone_gets_what_was_sent),
         cmocka_unit_test(no_gpu_waits_for_a_member_that_ended),
+        cmocka_unit_test(no_thread_waits_for_graphs_when_one_ended),
     };
     struct gpu_test probe;
     setvbuf(stdout, NULL, _IOLBF, 0); /* what was said before a test that does not end */

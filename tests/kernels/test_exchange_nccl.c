@@ -1,0 +1,249 @@
+/* What is asked of NCCL, and in which order, over a library that this test speaks for: it takes the
+ * place of kernels/exchange/nccl_api.c. No GPU is needed: the devices are no more than their state.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#ifdef HAVE_CUDA
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kernels/cuda/cuda_core.h"
+#include "kernels/exchange/nccl_api.h"
+
+enum { MEMBERS = 2 };
+
+/* ---- the library */
+
+struct nccl_comm {
+    int rank;
+};
+static struct nccl_comm comms[MEMBERS];
+static atomic_int graphs, aborted, destroyed, sent, blocking;
+
+static int get_version(int *version) {
+    *version = 22809;
+    return NCCL_SUCCESS;
+}
+
+static int get_id(struct nccl_id *id) {
+    memset(id, 0, sizeof *id);
+    return NCCL_SUCCESS;
+}
+
+static int init_rank(struct nccl_comm **comm, int n, struct nccl_id id, int rank,
+                     struct nccl_config *config) {
+    (void)id;
+    assert_int_equal(n, MEMBERS);
+    *comm = &comms[rank];
+    atomic_fetch_add(&blocking, config->blocking);
+    return config->blocking ? NCCL_SUCCESS : NCCL_IN_PROGRESS;
+}
+
+static int destroy(struct nccl_comm *comm) {
+    (void)comm;
+    atomic_fetch_add(&destroyed, 1);
+    return NCCL_SUCCESS;
+}
+
+/* The last of a process waits as long as there are graphs with its communicators. */
+static int abort_comm(struct nccl_comm *comm) {
+    (void)comm;
+    if (atomic_fetch_add(&aborted, 1) + 1 < MEMBERS) return NCCL_SUCCESS;
+    while (atomic_load(&graphs) > 0) usleep(1000);
+    return NCCL_SUCCESS;
+}
+
+static int async_error(struct nccl_comm *comm, int *error) {
+    (void)comm;
+    *error = NCCL_SUCCESS;
+    return NCCL_SUCCESS;
+}
+
+static int group_start(void) {
+    return NCCL_SUCCESS;
+}
+
+static int group_end(void) {
+    return NCCL_SUCCESS;
+}
+
+static int send_part(const void *at, size_t n, int type, int peer, struct nccl_comm *comm,
+                     struct CUstream_st *stream) {
+    (void)at, (void)n, (void)type, (void)peer, (void)comm, (void)stream;
+    atomic_fetch_add(&sent, 1);
+    return NCCL_SUCCESS;
+}
+
+static int receive_part(void *at, size_t n, int type, int peer, struct nccl_comm *comm,
+                        struct CUstream_st *stream) {
+    (void)at, (void)n, (void)type, (void)peer, (void)comm, (void)stream;
+    return NCCL_SUCCESS;
+}
+
+static const char *error_text(int result) {
+    return result == NCCL_SUCCESS ? "no error" : "an error";
+}
+
+static const char *last_error(struct nccl_comm *comm) {
+    (void)comm;
+    return "";
+}
+
+static const struct nccl library = {.get_version = get_version,
+                                    .get_id = get_id,
+                                    .init_rank = init_rank,
+                                    .destroy = destroy,
+                                    .abort = abort_comm,
+                                    .async_error = async_error,
+                                    .group_start = group_start,
+                                    .group_end = group_end,
+                                    .send = send_part,
+                                    .receive = receive_part,
+                                    .error_text = error_text,
+                                    .last_error = last_error};
+
+const struct nccl *nccl_library(const char **why) {
+    if (why) *why = NULL;
+    return &library;
+}
+
+int64_t cuda_nccl_version(void);
+int64_t cuda_nccl_version(void) {
+    return 22809;
+}
+
+/* ---- devices */
+
+static enum status sync_nothing(struct device *dev, struct error *err) {
+    (void)dev, (void)err;
+    return STATUS_OK;
+}
+
+static void no_memory_held(struct device *dev, int64_t *bytes, int64_t *high_water) {
+    (void)dev;
+    *bytes = 0;
+    if (high_water) *high_water = 0;
+}
+
+static const struct backend nothing = {.sync = sync_nothing, .memory_driver = no_memory_held};
+
+struct fixture {
+    struct device_group group;
+    struct device dev[MEMBERS];
+    struct cuda gpu[MEMBERS];
+    atomic_int left;
+};
+
+static const struct variant *nccl_variant(void) {
+    int n;
+    const struct variant *v = variant_table(&n);
+    for (int i = 0; i < n; i++)
+        if (v[i].op == OP_EXCHANGE && strcmp(v[i].name, "nccl") == 0) return v + i;
+    fail_msg("there is no exchange = nccl");
+    return NULL;
+}
+
+static int setup(void **state) {
+    struct fixture *f = calloc(1, sizeof *f);
+    graphs = aborted = destroyed = sent = blocking = 0;
+    f->group.variant = nccl_variant();
+    f->group.members = MEMBERS;
+    for (int i = 0; i < MEMBERS; i++) {
+        f->dev[i].backend = &nothing;
+        f->dev[i].state = &f->gpu[i];
+    }
+    *state = f;
+    return f->group.variant->group->open(&f->group, NULL) == STATUS_OK ? 0 : -1;
+}
+
+static int teardown(void **state) {
+    struct fixture *f = *state;
+    f->group.variant->group->close(&f->group);
+    free(f);
+    return 0;
+}
+
+static void join_all(struct fixture *f) {
+    struct error err = {""};
+    for (int i = 0; i < MEMBERS; i++)
+        if (device_join(&f->dev[i], &f->group, i, &err) != STATUS_OK) fail_msg("%s", err.text);
+}
+
+static void *leave_all(void *ctx) {
+    struct fixture *f = ctx;
+    for (int i = 0; i < MEMBERS; i++) device_leave(&f->dev[i]);
+    atomic_store(&f->left, 1);
+    return NULL;
+}
+
+/* ---- tests */
+
+static void members_that_leave_in_order_destroy_theirs(void **state) {
+    struct fixture *f = *state;
+    join_all(f);
+    leave_all(f);
+    assert_int_equal(destroyed, MEMBERS);
+    assert_int_equal(aborted, 0);
+}
+
+/* A device that fails in a step says so at once, though graphs are closed only after that. */
+static void an_abort_waits_for_graphs_in_a_thread_of_its_own(void **state) {
+    struct fixture *f = *state;
+    pthread_t leaving;
+    join_all(f);
+    graphs = 1;
+    alarm(60); /* where it waits here it waits for good */
+    device_group_abort(&f->group);
+    while (atomic_load(&aborted) < MEMBERS) usleep(1000);
+    struct exchange_args a = {.sends = 1};
+    const int before = sent;
+    nccl_variant()->run(&f->dev[0], &a); /* into nothing */
+    assert_int_equal(sent, before);
+    assert_int_equal(pthread_create(&leaving, NULL, leave_all, f), 0);
+    usleep(100000);
+    assert_int_equal(f->left, 0);
+    graphs = 0;
+    pthread_join(leaving, NULL);
+    alarm(0);
+    assert_int_equal(aborted, MEMBERS);
+    assert_int_equal(destroyed, 0);
+}
+
+static void an_abort_that_nobody_leaves_after_ends_with_the_group(void **state) {
+    struct fixture *f = *state;
+    join_all(f);
+    device_group_abort(&f->group);
+    f->group.variant->group->close(&f->group);
+    assert_int_equal(aborted, MEMBERS);
+    f->group.state = NULL;
+}
+
+int main(void) {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(members_that_leave_in_order_destroy_theirs),
+        TEST(an_abort_waits_for_graphs_in_a_thread_of_its_own),
+        TEST(an_abort_that_nobody_leaves_after_ends_with_the_group),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+#else
+
+int main(void) {
+    puts("skipped: a build without CUDA has no exchange = nccl");
+    return 77;
+}
+
+#endif
