@@ -272,6 +272,19 @@ static void compound_types(struct h5 *h, const struct column *columns, int n, si
     if (h->status == STATUS_OK) check(h, H5Tpack(*in_file), "describe", "rows");
 }
 
+/* Members of a compound have no attributes of their own. */
+static void describe_members(struct h5 *h, hid_t d, const struct column *columns, int n) {
+    char name[80];
+    for (int i = 0; i < n; i++) {
+        const struct column *c = &columns[i];
+        snprintf(name, sizeof name, "%s.units", c->name);
+        if (c->units[0] && strcmp(c->units, "1") != 0)
+            h5_write_text_attribute(h, d, name, c->units);
+        snprintf(name, sizeof name, "%s.description", c->name);
+        if (c->description[0]) h5_write_text_attribute(h, d, name, c->description);
+    }
+}
+
 void h5_write_compound(struct h5 *h, hid_t at, const char *name, const struct column *columns,
                        int n_columns, const void *rows, size_t stride, int64_t n,
                        const char *description) {
@@ -285,6 +298,7 @@ void h5_write_compound(struct h5 *h, hid_t at, const char *name, const struct co
         if (check(h, d, "create", name) && n > 0)
             check(h, H5Dwrite(d, in_memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, rows), "write", name);
         h5_write_text_attribute(h, d, "description", description);
+        describe_members(h, d, columns, n_columns);
     }
     close_data(d);
     close_list(list);

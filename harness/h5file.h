@@ -63,7 +63,8 @@ void h5_write_matrix(struct h5 *h, h5_id group, const struct column *c, const vo
 /* A group of columns with its number of rows in the attribute `rows`; returns the open group. */
 h5_id h5_write_table(struct h5 *h, h5_id at, const char *name, const struct column *columns,
                      int n_columns, const void *rows, size_t stride, int64_t n);
-/* One dataset of compound rows. */
+/* One dataset of compound rows; its attributes "COLUMN.units" and "COLUMN.description" say what
+ * there is to say: units that are not "1". */
 void h5_write_compound(struct h5 *h, h5_id at, const char *name, const struct column *columns,
                        int n_columns, const void *rows, size_t stride, int64_t n,
                        const char *description);

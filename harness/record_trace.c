@@ -1,8 +1,10 @@
 /* What CUPTI recorded, in the group trace of a case: tables with the names and fields of an Nsight
- * Systems export, so that whoever reads those reads these. Times in them are ns since the first
- * traced chunk began, which TARGET_INFO_SESSION_START_TIME and the attribute session_begin_ns tell.
- * Fields of ours come last: repeat, chunk, rank, layer, op_id, deviceOfRun. Before it:
- * record_write.c, record_read.c. */
+ * Systems export, so that whoever reads those reads these. Times in them are ns since the session
+ * began, which TARGET_INFO_SESSION_START_TIME (UTC) and the attribute session_begin_ns
+ * (CLOCK_MONOTONIC) tell. It began when that clock did: session_begin_ns is 0, and times are those
+ * of all other tables. In older files it began with the first traced chunk. Fields of ours come
+ * last: repeat, chunk, rank, layer, op_id, deviceOfRun. Before it: record_write.c, record_read.c.
+ */
 #include "harness/record_schema.h"
 
 #include <stdlib.h>
@@ -43,9 +45,10 @@ struct session_record {
 
 enum { PUSH_POP_RANGE = 59 };
 
+#define SINCE "CLOCK_MONOTONIC less the group's session_begin_ns"
 #define TIMES(row, head)                                                                           \
-    {"start", SIGNED, FIELD(row, head.begin_ns), "ns", "since the session's start"}, {             \
-        "end", SIGNED, FIELD(row, head.end_ns), "ns", "since the session's start"                  \
+    {"start", SIGNED, FIELD(row, head.begin_ns), "ns", SINCE}, {                                   \
+        "end", SIGNED, FIELD(row, head.end_ns), "ns", SINCE                                        \
     }
 #define CHUNK(row, head)                                                                           \
     {"repeat", SIGNED, FIELD(row, head.repeat), "1", ""}, {                                        \
@@ -57,6 +60,8 @@ enum { PUSH_POP_RANGE = 59 };
         {"op_id", SIGNED, FIELD(row, op_id), "1", "row of the table trace/ops; -1: nobody's"}, {   \
         "deviceOfRun", UNSIGNED, FIELD(row, head.place.device), "1", "from 0"                      \
     }
+#define BYTES(row, name, field)                                                                    \
+    { name, SIGNED, FIELD(row, field), "bytes", "" }
 #define N(row, name, kind, field)                                                                  \
     { name, kind, FIELD(row, field), "", "" }
 
@@ -77,10 +82,10 @@ static const struct column kernel_columns[] = {
     N(kernel_record, "blockX", SIGNED, k.block[0]),
     N(kernel_record, "blockY", SIGNED, k.block[1]),
     N(kernel_record, "blockZ", SIGNED, k.block[2]),
-    N(kernel_record, "staticSharedMemory", SIGNED, k.static_shared),
-    N(kernel_record, "dynamicSharedMemory", SIGNED, k.dynamic_shared),
-    N(kernel_record, "localMemoryPerThread", SIGNED, k.local_per_thread),
-    N(kernel_record, "sharedMemoryExecuted", SIGNED, k.shared_executed),
+    BYTES(kernel_record, "staticSharedMemory", k.static_shared),
+    BYTES(kernel_record, "dynamicSharedMemory", k.dynamic_shared),
+    BYTES(kernel_record, "localMemoryPerThread", k.local_per_thread),
+    BYTES(kernel_record, "sharedMemoryExecuted", k.shared_executed),
     N(kernel_record, "graphNodeId", UNSIGNED, k.graph_node),
     OURS(kernel_record, k.head),
 };
@@ -90,7 +95,7 @@ static const struct column kernel_columns[] = {
         N(copy_record, "contextId", UNSIGNED, c.context),                                          \
         N(copy_record, "streamId", UNSIGNED, c.stream),                                            \
         N(copy_record, "correlationId", UNSIGNED, c.correlation),                                  \
-        N(copy_record, "bytes", SIGNED, c.bytes),                                                  \
+        BYTES(copy_record, "bytes", c.bytes),                                                      \
         N(copy_record, "graphNodeId", UNSIGNED, c.graph_node)
 static const struct column copy_columns[] = {
     COPY_HEAD,
@@ -134,7 +139,7 @@ static const struct column string_columns[] = {
     N(string_record, "value", TEXT, value),
 };
 static const struct column session_columns[] = {
-    N(session_record, "utcEpochNs", SIGNED, utc_ns),
+    {"utcEpochNs", SIGNED, FIELD(session_record, utc_ns), "ns", "since 1970"},
 };
 static const struct column trace_facts[] = {
     N(case_result, "note", TEXT, kernel_trace.note),
@@ -147,23 +152,13 @@ static const struct column trace_facts[] = {
 
 /* ---- writing */
 
-static int64_t session_begin_ns(const struct case_result *r) {
-    return r->kernel_trace.n_chunks > 0 ? r->kernel_trace.chunks[0].begin_ns : 0;
-}
-
 struct trace_writer {
     struct h5 *h;
     h5_id g;
     const struct case_result *r;
     const struct activity_log *log;
     struct op_numbers *ops; /* owned */
-    int64_t begin_ns;
 };
-
-static struct activity_head since_begin(const struct trace_writer *w, struct activity_head head) {
-    head.begin_ns -= w->begin_ns, head.end_ns -= w->begin_ns;
-    return head;
-}
 
 static int32_t op_id(struct trace_writer *w, struct op_place p) {
     const struct span s = {.op = p.op, .role = p.role, .variant = p.variant};
@@ -177,11 +172,9 @@ static uint64_t thread_of(uint32_t process, uint32_t thread) {
 static void write_kernels(struct trace_writer *w) {
     const int64_t n = w->log->n_kernels;
     struct kernel_record *rows = calloc((size_t)n + 1, sizeof *rows);
-    for (int64_t i = 0; h5_check_memory(w->h, rows, "kernels") && i < n; i++) {
+    for (int64_t i = 0; h5_check_memory(w->h, rows, "kernels") && i < n; i++)
         rows[i] =
             (struct kernel_record){w->log->kernels[i], op_id(w, w->log->kernels[i].head.place)};
-        rows[i].k.head = since_begin(w, rows[i].k.head);
-    }
     WRITE_ROWS(w->h, w->g, "CUPTI_ACTIVITY_KIND_KERNEL", kernel_columns, rows, n,
                "kernels of the GPU, each with the op that it belongs to");
     free(rows);
@@ -193,10 +186,7 @@ static void write_copies(struct trace_writer *w, bool set) {
     int64_t n = 0;
     for (int64_t i = 0; h5_check_memory(w->h, rows, "copies") && i < w->log->n_copies; i++) {
         const struct activity_copy *c = &w->log->copies[i];
-        if (c->set != set) continue;
-        rows[n] = (struct copy_record){*c, op_id(w, c->head.place)};
-        rows[n].c.head = since_begin(w, c->head);
-        n++;
+        if (c->set == set) rows[n++] = (struct copy_record){*c, op_id(w, c->head.place)};
     }
     if (set)
         WRITE_ROWS(w->h, w->g, "CUPTI_ACTIVITY_KIND_MEMSET", fill_columns, rows, n,
@@ -214,7 +204,6 @@ static void write_calls(struct trace_writer *w) {
         const struct activity_call *c = &w->log->calls[i];
         rows[i] =
             (struct call_record){*c, op_id(w, c->head.place), thread_of(c->process, c->thread)};
-        rows[i].c.head = since_begin(w, c->head);
     }
     WRITE_ROWS(w->h, w->g, "CUPTI_ACTIVITY_KIND_RUNTIME", call_columns, rows, n,
                "calls of CUDA's runtime (eventClass 0) and driver (1)");
@@ -227,7 +216,6 @@ static void write_ranges(struct trace_writer *w) {
     for (int64_t i = 0; h5_check_memory(w->h, rows, "ranges") && i < n; i++) {
         const struct activity_range *r = &w->log->ranges[i];
         rows[i] = (struct range_record){*r, thread_of(r->process, r->thread), PUSH_POP_RANGE};
-        rows[i].r.head = since_begin(w, r->head);
     }
     WRITE_ROWS(w->h, w->g, "NVTX_EVENTS", range_columns, rows, n, "NVTX ranges, by the host");
     free(rows);
@@ -240,7 +228,6 @@ static void write_overheads(struct trace_writer *w, const int32_t *names) {
     for (int64_t i = 0; h5_check_memory(w->h, rows, "overheads") && i < n; i++) {
         const struct activity_overhead *o = &w->log->overheads[i];
         rows[i] = (struct overhead_record){*o, thread_of(o->process, o->thread), names[i]};
-        rows[i].o.head = since_begin(w, o->head);
     }
     WRITE_ROWS(w->h, w->g, "PROFILER_OVERHEAD", overhead_columns, rows, n,
                "what tracing cost, and what the driver does once");
@@ -267,17 +254,17 @@ static void write_strings(struct trace_writer *w, int32_t *overhead_names) {
     free(rows);
 }
 
-/* By two clocks read together. */
+/* When CLOCK_MONOTONIC was 0, by two clocks read together. */
 static void write_session(struct trace_writer *w) {
     struct timespec real, monotonic;
     clock_gettime(CLOCK_REALTIME, &real);
     clock_gettime(CLOCK_MONOTONIC, &monotonic);
     const int64_t ahead_ns =
         (int64_t)(real.tv_sec - monotonic.tv_sec) * 1000000000 + (real.tv_nsec - monotonic.tv_nsec);
-    const struct session_record row = {w->begin_ns + ahead_ns}, *rows = &row;
+    const struct session_record row = {ahead_ns}, *rows = &row;
     WRITE_ROWS(w->h, w->g, "TARGET_INFO_SESSION_START_TIME", session_columns, rows, 1,
-               "when the first traced chunk began");
-    h5_write_int_attribute(w->h, w->g, "session_begin_ns", w->begin_ns);
+               "when times of these tables were 0");
+    h5_write_int_attribute(w->h, w->g, "session_begin_ns", 0);
 }
 
 static void write_tables(struct trace_writer *w) {
@@ -304,11 +291,8 @@ static void write_tables(struct trace_writer *w) {
 
 void record_write_trace(struct h5 *h, h5_id at, const struct case_result *r) {
     if (!r->kernel_trace.wanted) return;
-    struct trace_writer w = {.h = h,
-                             .g = h5_create_group(h, at, TRACE_GROUP),
-                             .r = r,
-                             .log = &r->kernel_trace.log,
-                             .begin_ns = session_begin_ns(r)};
+    struct trace_writer w = {
+        .h = h, .g = h5_create_group(h, at, TRACE_GROUP), .r = r, .log = &r->kernel_trace.log};
     h5_write_attributes(h, w.g, trace_facts, COLUMNS(trace_facts), r);
     if (r->kernel_trace.n_chunks > 0) write_tables(&w);
     h5_close_group(w.g);
