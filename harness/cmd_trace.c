@@ -18,14 +18,16 @@
 struct options {
     const char *path, *id, *chunk_text, *perfetto, *sqlite;
     int chunk; /* from 0; -1: all */
+    bool last; /* the prompt's last chunk: known with the case */
     bool csv, memory, kernels, verbose, no_color;
 };
 
-/* "3": people count from 1. */
+/* "3": people count from 1; or "last". */
 static bool parse_chunk(struct options *o) {
     char *end;
     o->chunk = -1;
-    if (!o->chunk_text) return true;
+    o->last = o->chunk_text && strcmp(o->chunk_text, "last") == 0;
+    if (!o->chunk_text || o->last) return true;
     errno = 0;
     const long n = strtol(o->chunk_text, &end, 10);
     if (errno || *end || end == o->chunk_text || n < 1 || n > INT32_MAX) return false;
@@ -143,17 +145,34 @@ static enum status write_views(const struct options *o, const struct record_run 
     return STATUS_OK;
 }
 
-/* Of spans and kernels the case may have either alone. */
+/* Spans are what --csv has unless kernels were asked for. */
+static bool wants_spans(const struct options *o) {
+    return o->csv && !o->kernels && !o->memory;
+}
+
+static bool is_absent(enum status s) {
+    return s == STATUS_INVALID || s == STATUS_USAGE;
+}
+
+/* Of spans and kernels the case may have either alone. The error for a chunk that has neither says
+ * which chunks have any. */
 static enum status open_views(const struct options *o, const struct case_result *r, struct trace *t,
                               struct kernel_view *v, struct error *err) {
-    struct error no_kernels = {""};
+    struct error no_kernels = {""}, no_spans = {""};
     const enum status kernels = kernel_view_open(v, r, o->chunk, &no_kernels);
-    enum status s = trace_open(t, r, o->chunk, err);
-    if (o->kernels && kernels != STATUS_OK) return error_set(err, kernels, "%s", no_kernels.text);
-    if (kernels != STATUS_OK) return s;
-    if (s == STATUS_INVALID || s == STATUS_USAGE) s = STATUS_OK;
-    trace_add_kernels(t, v);
-    return s;
+    const enum status spans = trace_open(t, r, o->chunk, &no_spans);
+    if (spans != STATUS_OK && !is_absent(spans)) return error_set(err, spans, "%s", no_spans.text);
+    if (kernels != STATUS_OK &&
+        (o->kernels || (kernels == STATUS_USAGE && spans == STATUS_INVALID)))
+        return error_set(err, kernels, "%s", no_kernels.text);
+    if (kernels == STATUS_USAGE && spans == STATUS_USAGE)
+        return error_set(err, spans, "%.480s; %.480s", no_spans.text, no_kernels.text);
+    if (spans != STATUS_OK && kernels != STATUS_OK)
+        return error_set(err, spans, "%s", no_spans.text);
+    if (spans != STATUS_OK && wants_spans(o))
+        return error_set(err, spans, "%.900s; a line per kernel: --csv --kernels", no_spans.text);
+    if (kernels == STATUS_OK) trace_add_kernels(t, v);
+    return STATUS_OK;
 }
 
 static enum status trace(struct options *o, struct error *err) {
@@ -166,6 +185,7 @@ static enum status trace(struct options *o, struct error *err) {
     s = choose_case(&run, o, err);
     if (s == STATUS_OK) s = record_read_case(o->path, o->id, true, &r, err);
     if (s == STATUS_OK) {
+        if (o->last) o->chunk = trace_chunks_of(&r) - 1;
         s = open_views(o, &r, &t, &v, err);
         if (s != STATUS_OK)
             error_prefix(err, s, "%s", o->path);
@@ -184,7 +204,8 @@ int cmd_trace(int argc, char **argv, const struct bench_hooks *hooks) {
     struct options o = {0};
     const struct argument arguments[] = {
         {"--case", ARGUMENT_VALUE, &o.id, "ID", "the case; not needed where there is one alone"},
-        {"--chunk", ARGUMENT_VALUE, &o.chunk_text, "N", "this chunk alone, counted from 1"},
+        {"--chunk", ARGUMENT_VALUE, &o.chunk_text, "N",
+         "this chunk alone, counted from 1, or last"},
         {"--perfetto", ARGUMENT_VALUE, &o.perfetto, "FILE",
          "write Chrome trace events (JSON) for ui.perfetto.dev"},
         {"--sqlite", ARGUMENT_VALUE, &o.sqlite, "FILE",
@@ -221,7 +242,8 @@ int cmd_trace(int argc, char **argv, const struct bench_hooks *hooks) {
         return bench_fail_usage("trace", "--memory excludes",
                                 o.perfetto ? "--perfetto" : "--sqlite");
     if (o.memory && o.kernels) return bench_fail_usage("trace", "--memory excludes", "--kernels");
-    if (!parse_chunk(&o)) return bench_fail_usage("trace", "--chunk: not a number", o.chunk_text);
+    if (!parse_chunk(&o))
+        return bench_fail_usage("trace", "--chunk: not a number from 1, nor last", o.chunk_text);
     enum status s = trace(&o, &err);
     return s == STATUS_OK ? 0 : bench_fail("trace", s, &err);
 }

@@ -137,11 +137,15 @@ static void sum_kernels(struct kernel_view *v) {
 
 static enum status no_kernels(const struct case_result *r, int chunk, struct error *err) {
     const struct kernel_trace *t = &r->kernel_trace;
-    if (t->log.n_kernels > 0)
-        return error_set(err, STATUS_USAGE,
-                         "the kernels of chunk %d of %s were not recorded; `--set "
-                         "trace.cupti=all` records those of every one",
-                         chunk + 1, r->id);
+    char list[TRACE_TEXT];
+    if (t->log.n_kernels > 0 && t->n_chunks > 0)
+        return error_set(
+            err, STATUS_USAGE,
+            "the kernels of chunk %d of %s were not recorded; recorded: %s; `--set "
+            "trace.cupti=all` "
+            "records those of every one",
+            chunk + 1, r->id,
+            trace_chunk_list(list, &t->chunks[0].chunk, sizeof *t->chunks, t->n_chunks));
     return error_set(err, STATUS_INVALID, "%s has no kernels: %s", r->id,
                      t->note[0]   ? t->note
                      : !t->wanted ? "nobody asked for them; `--set trace.cupti=last` records those "

@@ -2,6 +2,8 @@
  * See timeline.h. */
 #include "harness/timeline.h"
 
+#include "harness/trace.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,17 +82,23 @@ static int64_t count_parts(const struct case_result *r) {
     return n;
 }
 
-static void keep_chunk(struct timeline *t, int chunk) {
+/* Tells whether it is one of them. */
+static bool keep_chunk(struct timeline *t, int chunk) {
     int n = 0;
     for (int i = 0; i < t->n_parts; i++)
         if (chunk < 0 || t->parts[i].chunk == chunk) t->parts[n++] = t->parts[i];
-    t->n_parts = n;
+    if (n > 0) t->n_parts = n;
+    return n > 0;
 }
 
-static enum status nothing_there(const struct case_result *r, int chunk, struct error *err) {
-    if (r->n_buffer_uses > 0)
-        return error_set(err, STATUS_USAGE, "chunk %d of %s has no memory timeline", chunk + 1,
-                         r->id);
+static enum status nothing_there(const struct timeline *t, int chunk, struct error *err) {
+    const struct case_result *r = t->r;
+    char list[TRACE_TEXT];
+    if (t->n_parts > 0)
+        return error_set(err, STATUS_USAGE,
+                         "chunk %d of %s has no memory timeline; chunks that have one: %s",
+                         chunk + 1, r->id,
+                         trace_chunk_list(list, &t->parts[0].chunk, sizeof *t->parts, t->n_parts));
     return error_set(err, STATUS_INVALID,
                      "%s has no memory timeline: it has no spans, or the file is older than "
                      "timelines; `--set run.spans=all` records both in a pass of its own",
@@ -112,10 +120,10 @@ enum status timeline_open(struct timeline *t, const struct case_result *r, int c
         add_part(t, first, i, &use);
         first = i;
     }
-    keep_chunk(t, chunk);
-    if (t->n_parts > 0) return STATUS_OK;
+    if (keep_chunk(t, chunk)) return STATUS_OK;
+    const enum status s = nothing_there(t, chunk, err);
     timeline_close(t);
-    return nothing_there(r, chunk, err);
+    return s;
 }
 
 void timeline_close(struct timeline *t) {

@@ -209,10 +209,13 @@ static enum status no_memory(struct error *err) {
 }
 
 static enum status no_spans(const struct case_result *r, int chunk, struct error *err) {
+    char list[TRACE_TEXT];
     if (r->n_spans > 0)
-        return error_set(err, STATUS_USAGE,
-                         "chunk %d of %s was not traced; `--set run.spans=all` traces every one",
-                         chunk + 1, r->id);
+        return error_set(
+            err, STATUS_USAGE,
+            "chunk %d of %s was not traced; traced: %s; `--set run.spans=all` traces every one",
+            chunk + 1, r->id,
+            trace_chunk_list(list, &r->spans[0].chunk, sizeof *r->spans, r->n_spans));
     return error_set(err, STATUS_INVALID,
                      "%s has no spans: it had no warm-up pass to record, and no chunk short enough "
                      "to run once more, or did not end well, or run.spans was none; "
@@ -303,6 +306,34 @@ char *trace_span_text(char out[TRACE_TEXT], const struct span *s) {
     if (s->layer >= 0) snprintf(layer, sizeof layer, "layer %d ", s->layer + 1);
     if (s->rank >= 0) snprintf(rank, sizeof rank, ", rank %d", s->rank);
     snprintf(out, TRACE_TEXT, "%s%.150s%s", layer, trace_op_text(op, s->op, s->role), rank);
+    return out;
+}
+
+/* The least number above `last`; INT32_MAX: there is none. */
+static int32_t next_chunk(const int32_t *chunk, size_t stride, int64_t n, int32_t last) {
+    int32_t next = INT32_MAX;
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t at = *(const int32_t *)((const char *)chunk + (size_t)i * stride);
+        if (at > last && at < next) next = at;
+    }
+    return next;
+}
+
+char *trace_chunk_list(char out[], const int32_t *chunk, size_t stride, int64_t n) {
+    enum { REST = 40 }; /* room for the last words */
+    size_t used = 0;
+    int32_t at = next_chunk(chunk, stride, n, -1);
+    out[0] = 0;
+    while (at < INT32_MAX && used < TRACE_TEXT - REST) {
+        const int32_t first = at;
+        int32_t next = next_chunk(chunk, stride, n, at);
+        for (; next == at + 1 && next < INT32_MAX; next = next_chunk(chunk, stride, n, at))
+            at = next;
+        used += (size_t)snprintf(out + used, TRACE_TEXT - used, used ? ", %d" : "%d", first + 1);
+        if (at > first) used += (size_t)snprintf(out + used, TRACE_TEXT - used, "-%d", at + 1);
+        at = next;
+    }
+    if (at < INT32_MAX) snprintf(out + used, TRACE_TEXT - used, ", ...");
     return out;
 }
 

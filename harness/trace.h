@@ -106,6 +106,9 @@ char *trace_op_text(char out[TRACE_TEXT], int op, int role);
 char *trace_span_text(char out[TRACE_TEXT], const struct span *s);
 /* "chunks 1, 4, 8 of 8 in the last warm-up pass" */
 char *trace_when(char out[TRACE_TEXT], const struct trace *t);
+/* "1-3, 8", as people count, in TRACE_TEXT bytes: the numbers of n chunks, each once and in
+ * ascending order. The first stands at `chunk` (from 0), each next one `stride` bytes on. */
+char *trace_chunk_list(char out[], const int32_t *chunk, size_t stride, int64_t n);
 /* Chunks of the whole prompt, whether they ran or not. */
 int32_t trace_chunks_of(const struct case_result *r);
 

@@ -154,7 +154,7 @@ class Cupti(drive.BenchTest):
         self.assertEqual(len(rows), len(kernels))
         self.assertEqual(sorted(int(r["duration_ns"]) for r in rows), sorted((kernels["end"] - kernels["start"]).tolist()))
         self.assertEqual({r["op"] for r in rows} >= {"attention", "linear", "embed"}, True)
-        spans = self.trace_of("--csv")
+        spans = self.trace_of("--csv")  # of kernels only who asks for them
         self.assertIn("--csv --kernels", spans.err)
         self.assertTrue(spans.out.startswith("repeat,chunk,device,rank,layer,op,role,kernel,"))
 
@@ -342,6 +342,18 @@ class OfAnH200(drive.BenchTest):
         self.assertRegex(series["7"], r"^no kernel: 0\.\d+ %")
         others = next(high - low for *_, low, high, _, number in rows if number == 6)
         self.assertAlmostEqual(others, sum(spent.values()), places=9)
+
+    def test_lines_are_spans_unless_kernels_are_asked_for(self):
+        out = self.folder / "not_written.json"
+        result = self.expect(self.bench("trace", self.path, "--csv", "--perfetto", out), 4, "has no spans",
+                             "--csv --kernels")
+        self.assertEqual(result.out, "")
+        self.assertFalse(out.exists())
+
+    def test_a_chunk_that_was_not_recorded_is_told_with_those_that_were(self):
+        for more in ((), ("--kernels",), ("--perfetto", self.folder / "none.json")):
+            self.expect(self.bench("trace", self.path, "--chunk", 6, *more), 2, "chunk 6 ", "not recorded; recorded: 7;")
+            self.expect(self.bench("trace", self.path, "--chunk", "last", *more), 2, "chunk 8 ", "recorded: 7;")
 
     def test_every_view_of_kernels_tells_of_dropped_records(self):
         path = self.folder / "dropped.h5"

@@ -339,8 +339,11 @@ class Trace(Views, Recorded):
         lines = self.trace("--chunk", "2", "--csv").out.splitlines()
         self.assertEqual(len(lines) - 1, (s.chunk == 1).sum())
         self.assertIn("chunk 2 of 4 after the repeats", self.trace("--chunk", "2").out)
-        self.expect(self.bench("trace", self.path, "--case", self.case, "--chunk", "9"), 2, "was not traced")
-        self.expect(self.bench("trace", self.path, "--case", self.case, "--chunk", "0"), 2, "not a number")
+        self.expect(self.bench("trace", self.path, "--case", self.case, "--chunk", "9"), 2, "was not traced", "traced: 1-4;")
+        for wrong in ("0", "2x", "", "lastly"):
+            self.expect(self.bench("trace", self.path, "--case", self.case, "--chunk", wrong), 2,
+                        "not a number from 1, nor last")
+        self.assertEqual(self.trace("--chunk", "last", "--csv").out, self.trace("--chunk", "4", "--csv").out)
 
     def test_one_device_is_not_named(self):
         self.assertNotIn("device", self.trace("--verbose").out.replace("ranks that share a device", ""))

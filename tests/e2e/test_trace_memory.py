@@ -149,6 +149,20 @@ class MemoryViews:
         rows = self.table("at the peak of each traced chunk", "--memory", "--chunk", "2")
         self.assertEqual({row[0] for row in rows if row[0].isdigit()}, {"2"})
 
+    def test_a_chunk_without_a_timeline_is_told_with_those_that_have_one(self):
+        def cut(spans):
+            chunk, uses = spans["chunk"][:], {k: spans["memory"][k][:] for k in spans["memory"]}
+            keep = chunk[uses["span"]] != 1
+            for name, values in uses.items():
+                attributes = dict(spans["memory"][name].attrs)
+                del spans["memory"][name]
+                spans["memory"].create_dataset(name, data=values[keep]).attrs.update(attributes)
+            spans["memory"].attrs.modify("rows", np.int64(keep.sum()))
+        path = self.copy(cut)
+        self.expect(self.bench("trace", path, "--case", self.case, "--memory", "--chunk", 2), 2,
+                    "chunk 2 of", "chunks that have one: 1, 3-4")
+        self.trace("--memory", "--chunk", 3, path=path)
+
 
 class MemoryOfOneDevice(MemoryViews, Recorded):
     def test_a_file_without_a_timeline_says_so(self):
