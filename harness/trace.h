@@ -122,11 +122,19 @@ double trace_cost(const struct trace *t);
 
 struct show_style;
 struct table;
-/* Percent; NaN of nothing. A cell of it, and a table as all views of traces print theirs, closed.
- */
+struct table_column;
+/* Percent; NaN of nothing. A cell of it. */
 double trace_share(double part, double whole);
 void trace_add_percent(struct table *t, double percent);
-void trace_print_table(FILE *out, struct table *t, const struct show_style *style);
+/* A table as all views of traces print theirs, closed. Columns that the style's width has no room
+ * for are left out, and named below it: in the order of `least`, their numbers, the least needed
+ * first, to -1. columns: the table's. */
+void trace_print_table(FILE *out, struct table *t, struct table_column *columns, const int *least,
+                       const struct show_style *style);
+/* A text of one line, broken between words where the style's width ends: the lines after the first
+ * are indented by `hang`. What a terminal would obey is written as show_text() does. */
+void trace_say(FILE *out, const struct show_style *style, int hang, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 
 void trace_summary(FILE *out, const struct record_run *run, const struct trace *t,
                    const struct show_style *style);

@@ -10,6 +10,8 @@
 #include <string.h>
 
 enum { TOP_KERNELS = 12, TOP_OPS = 12, NAME_COLUMNS = 28, STRANGERS = 4, PARTS = 16 };
+enum { HANG = 11 };          /* of lines that go on */
+enum { OTHER_COLUMNS = 40 }; /* what must have room beside a kernel's whole name */
 
 /* A name from a file, in at most `most` letters. */
 static char *plain(char *out, size_t most, const char *name) {
@@ -52,7 +54,7 @@ static void print_strangers(FILE *out, const struct kernel_view *v,
 }
 
 /* Copies, fills and calls of the chunks. */
-static void print_others(FILE *out, const struct kernel_view *v) {
+static void print_others(FILE *out, const struct kernel_view *v, const struct show_style *style) {
     char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES], d[FORMAT_BYTES], e[FORMAT_BYTES];
     int64_t copies = 0, bytes = 0, ns = 0, fills = 0, calls = 0;
     for (int64_t i = 0; i < v->log->n_copies; i++) {
@@ -63,9 +65,9 @@ static void print_others(FILE *out, const struct kernel_view *v) {
     }
     for (int64_t i = 0; i < v->log->n_calls; i++)
         calls += kernel_view_has(v, &v->log->calls[i].head);
-    fprintf(out, "  beside   %s copies and %s fills of %s in %s, %s calls of CUDA\n",
-            format_count(a, copies), format_count(b, fills), format_bytes(c, bytes),
-            format_ns(d, ns), format_count(e, calls));
+    trace_say(out, style, HANG, "  beside   %s copies and %s fills of %s in %s, %s calls of CUDA",
+              format_count(a, copies), format_count(b, fills), format_bytes(c, bytes),
+              format_ns(d, ns), format_count(e, calls));
 }
 
 /* What the host was kept by, as far as CUPTI tells: by kind, the longest first. */
@@ -79,7 +81,8 @@ static int longest_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-static void print_overheads(FILE *out, const struct kernel_view *v) {
+static void print_overheads(FILE *out, const struct kernel_view *v,
+                            const struct show_style *style) {
     enum { KINDS = 16 };
     struct kept kinds[KINDS];
     char ns[FORMAT_BYTES];
@@ -96,11 +99,11 @@ static void print_overheads(FILE *out, const struct kernel_view *v) {
     }
     if (n == 0) return;
     qsort(kinds, (size_t)n, sizeof *kinds, longest_first);
-    fputs("  host     kept by:", out);
-    for (int k = 0; k < n; k++)
-        fprintf(out, "%s %s %s", k ? "," : "", kinds[k].what,
-                format_seconds(ns, kinds[k].ns / 1e9));
-    fputc('\n', out);
+    char list[400] = "";
+    for (int k = 0, used = 0; k < n && used < (int)sizeof list; k++)
+        used += snprintf(list + used, sizeof list - used, "%s %s %s", k ? "," : "", kinds[k].what,
+                         format_seconds(ns, kinds[k].ns / 1e9));
+    trace_say(out, style, HANG, "  host     kept by:%s", list);
 }
 
 static void print_head(FILE *out, const struct kernel_view *v, const struct show_style *style) {
@@ -112,8 +115,8 @@ static void print_head(FILE *out, const struct kernel_view *v, const struct show
     fprintf(out, "  found    %s kernels%s\n", format_count(count, v->n),
             v->nobodys == 0 ? ", each with its op" : "");
     print_strangers(out, v, style);
-    print_others(out, v);
-    print_overheads(out, v);
+    print_others(out, v, style);
+    print_overheads(out, v, style);
     if (isfinite(cost))
         fprintf(out, "  cost     the chunks took %.3f times their measured latency (median)\n",
                 cost);
@@ -144,7 +147,9 @@ static void add_part(struct table *table, const struct kernel_part *p) {
 static void print_parts(FILE *out, const struct kernel_view *v, const struct show_style *style) {
     bool several = false;
     for (int i = 1; i < v->n_parts; i++) several |= v->parts[i].device != v->parts[0].device;
-    const struct table_column columns[] = {
+    enum { FROM = 1, AT_ONCE = 7, LONGEST = 9 };
+    static const int least[] = {FROM, LONGEST, AT_ONCE, -1};
+    struct table_column columns[] = {
         {"chunk", "", false, false},     {"from", "token", false, false},
         {"device", "", false, !several}, {"as", "", true, false},
         {"kernels", "", false, false},   {"latency", "ms", false, false},
@@ -155,11 +160,11 @@ static void print_parts(FILE *out, const struct kernel_view *v, const struct sho
     const int shown = style->verbose || v->n_parts <= PARTS ? v->n_parts : PARTS;
     for (int i = 0; i < shown; i++)
         add_part(table, &v->parts[shown < 2 ? 0 : (int64_t)i * (v->n_parts - 1) / (shown - 1)]);
-    fputs(
-        "\nwhat kernels explain of each chunk's latency (idle: no kernel ran, and the longest such "
-        "gap)\n",
-        out);
-    trace_print_table(out, table, style);
+    fputc('\n', out);
+    trace_say(out, style, 2,
+              "what kernels explain of each chunk's latency (idle: no kernel ran, and the longest "
+              "such gap)");
+    trace_print_table(out, table, columns, least, style);
     if (shown < v->n_parts)
         fprintf(out, "  the other %d of %d: --verbose\n", v->n_parts - shown, v->n_parts);
 }
@@ -182,11 +187,12 @@ static void add_rest(struct table *table, const struct kernel_view *v, const cha
 }
 
 static void print_ops(FILE *out, const struct kernel_view *v, const struct show_style *style) {
-    static const struct table_column columns[] = {{"op", "", true, false},
-                                                  {"variant", "", true, false},
-                                                  {"kernels", "", false, false},
-                                                  {"time", "ms", false, false},
-                                                  {"share", "%", false, false}};
+    static const int least[] = {1, -1};
+    struct table_column columns[] = {{"op", "", true, false},
+                                     {"variant", "", true, false},
+                                     {"kernels", "", false, false},
+                                     {"time", "ms", false, false},
+                                     {"share", "%", false, false}};
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
     const bool all = style->verbose || v->n_ops <= TOP_OPS + 1;
     char text[TRACE_TEXT], more[40];
@@ -210,8 +216,8 @@ static void print_ops(FILE *out, const struct kernel_view *v, const struct show_
     add_rest(table, v, "(after the last kernel)", v->after_ns);
     add_rest(table, v, "(kernels at once)", -v->at_once_ns);
     add_rest(table, v, "latency of the chunks", v->latency_ns);
-    fputs("\nkernel time by op (all ranks)\n", out);
-    trace_print_table(out, table, style);
+    fputs("\nkernel time by op (all ranks; share: of the chunks' latency)\n", out);
+    trace_print_table(out, table, columns, least, style);
 }
 
 /* ---- one by one ---- */
@@ -225,12 +231,20 @@ static char *shape(char out[48], const int32_t v[3]) {
     return out;
 }
 
+/* Letters of a name that have room: with --verbose all, as far as the screen goes. */
+enum { WHOLE_NAME = 199 };
+static size_t name_room(const struct show_style *style) {
+    const int room = style->width - OTHER_COLUMNS;
+    if (!style->verbose) return NAME_COLUMNS;
+    if (style->width <= 0 || room > WHOLE_NAME) return WHOLE_NAME;
+    return (size_t)(room > NAME_COLUMNS ? room : NAME_COLUMNS);
+}
+
 static void add_kernel(struct table *table, const struct kernel_view *v,
-                       const struct kernel_sum *sum, bool verbose) {
+                       const struct kernel_sum *sum, size_t name_most) {
     const struct activity_kernel *k = sum->one;
-    char text[TRACE_TEXT], count[FORMAT_BYTES], name[200], grid[48];
-    table_add(table, TONE_PLAIN, "%s",
-              plain(name, verbose ? sizeof name - 1 : NAME_COLUMNS, name_of(v, k)));
+    char text[TRACE_TEXT], count[FORMAT_BYTES], name[WHOLE_NAME + 1], grid[48];
+    table_add(table, TONE_PLAIN, "%s", plain(name, name_most, name_of(v, k)));
     table_add(table, k->head.place.op == PLACE_UNKNOWN ? TONE_BAD : TONE_PLAIN, "%s",
               kernel_op_text(text, &k->head.place));
     table_add(table, TONE_PLAIN, "%s", format_count(count, sum->calls));
@@ -245,8 +259,8 @@ static void add_kernel(struct table *table, const struct kernel_view *v,
 }
 
 static void print_kernels(FILE *out, const struct kernel_view *v, const struct show_style *style) {
-    enum { MEAN = 5, BLOCK = 7 };
-    static const int least[] = {MEAN, BLOCK}; /* needed, where the screen is too narrow */
+    enum { CALLS = 2, MEAN = 5, GRID, BLOCK, REGS, SHARED };
+    static const int least[] = {MEAN, BLOCK, SHARED, REGS, GRID, CALLS, -1};
     struct table_column columns[] = {{"kernel", "", true, false},  {"op", "", true, false},
                                      {"calls", "", false, false},  {"time", "ms", false, false},
                                      {"share", "%", false, false}, {"mean", "us", false, false},
@@ -256,13 +270,11 @@ static void print_kernels(FILE *out, const struct kernel_view *v, const struct s
     const int shown = style->verbose || v->n_names <= TOP_KERNELS ? v->n_names : TOP_KERNELS;
     bool grids_differ = false;
     for (int i = 0; i < shown; i++) {
-        add_kernel(table, v, &v->names[i], style->verbose);
+        add_kernel(table, v, &v->names[i], name_room(style));
         grids_differ |= !v->names[i].same_grid;
     }
-    if (style->width > 0)
-        table_fit(table, columns, least, (int)(sizeof least / sizeof *least), style->width - 2);
     fputs("\nkernels, by their time\n", out);
-    trace_print_table(out, table, style);
+    trace_print_table(out, table, columns, least, style);
     if (grids_differ) fputs("  *: of the longest; others have other grids\n", out);
     if (shown < v->n_names)
         fprintf(out, "  the other %d of %d: --verbose; each of them: --kernels --csv\n",

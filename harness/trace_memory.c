@@ -85,6 +85,14 @@ static bool seen_category(const struct case_result *r, int category) {
 
 /* A row for the rank that holds most, and where a device has several one for the device. */
 static void print_peaks(FILE *out, struct timeline *t, const struct show_style *style) {
+    enum { FROM = 1, RESERVED = 5, CATEGORY };
+    static const int least[] = {CATEGORY + MEMORY_OTHER,
+                                CATEGORY + MEMORY_GRAPH,
+                                CATEGORY + MEMORY_COMM,
+                                FROM,
+                                CATEGORY + MEMORY_WORKSPACE,
+                                RESERVED,
+                                -1};
     const struct case_result *r = t->r;
     struct table_column columns[7 + MEMORY_CATEGORIES] = {
         {"chunk", "", false, false},           {"from", "token", false, false},
@@ -103,10 +111,10 @@ static void print_peaks(FILE *out, struct timeline *t, const struct show_style *
         peak = timeline_find_peak(t, p, TIMELINE_DEVICE);
         if (ranks_of(r, p->device) != 1) add_peak(table, t, p, TIMELINE_DEVICE, &peak);
     }
-    fputs("\nmemory at the peak of each traced chunk (a rank's: its own and what ranks share)\n",
-          out);
-    table_print(out, table, "  ", style->width, style->color);
-    table_close(table);
+    fputc('\n', out);
+    trace_say(out, style, 2,
+              "memory at the peak of each traced chunk (a rank's: its own and what ranks share)");
+    trace_print_table(out, table, columns, least, style);
 }
 
 /* ---- who held it ---- */
@@ -163,27 +171,6 @@ static void say_category(struct sentence *s, const struct holder *v, int n, int 
     if (named > 0) say(s, ")");
 }
 
-/* Lines that end between words. */
-static void print_wrapped(FILE *out, const char *text, int width) {
-    int column = 0;
-    while (*text) {
-        char word[TRACE_TEXT];
-        const int n = (int)strcspn(text, " ");
-        if (column > 0 && width > 0 && column + 1 + n > width) {
-            fputs("\n  ", out);
-            column = 2;
-        } else if (column > 0) {
-            fputc(' ', out);
-            column++;
-        }
-        snprintf(word, sizeof word, "%.*s", n, text);
-        show_text(out, word, SIZE_MAX);
-        column += n;
-        text += n + (text[n] == ' ');
-    }
-    fputc('\n', out);
-}
-
 static void print_sentence(FILE *out, const struct timeline_part *p, int rank,
                            const struct timeline_peak *peak, const struct holder *v, int n,
                            const struct show_style *style) {
@@ -196,12 +183,14 @@ static void print_sentence(FILE *out, const struct timeline_part *p, int rank,
     const size_t head = s.used;
     for (int c = 0; c < MEMORY_CATEGORIES; c++) say_category(&s, v, n, c, s.used == head);
     fputc('\n', out);
-    print_wrapped(out, s.text, style->width);
+    trace_say(out, style, 2, "%s", s.text);
 }
 
 static void print_holders(FILE *out, const struct holder *v, int n,
                           const struct timeline_peak *peak, const struct show_style *style) {
-    static const struct table_column columns[] = {
+    enum { SHARE = 4, IDLE = 6 };
+    static const int least[] = {SHARE, IDLE, -1};
+    struct table_column columns[] = {
         {"buffer", "", true, false},  {"of", "", true, false},
         {"rank", "", false, false},   {"in use", "MiB", false, false},
         {"share", "%", false, false}, {"reserved", "MiB", false, false},
@@ -222,8 +211,7 @@ static void print_holders(FILE *out, const struct holder *v, int n,
         table_add_number(table, mib(b->bytes));
         table_add_number(table, mib(b->bytes - v[i].in_use));
     }
-    table_print(out, table, "  ", style->width, style->color);
-    table_close(table);
+    trace_print_table(out, table, columns, least, style);
     if (!style->verbose && n > SHOWN) fprintf(out, "  (%d smaller ones: --verbose)\n", n - SHOWN);
 }
 
@@ -270,12 +258,13 @@ static const struct memory_row *measured_row(const struct case_result *r, int32_
 }
 
 static void print_system(FILE *out, const struct timeline *t, const struct show_style *style) {
-    static const struct table_column columns[] = {{"chunk", "", false, false},
-                                                  {"accounted", "MiB", false, false},
-                                                  {"system's figure", "MiB", false, false},
-                                                  {"its peak", "MiB", false, false},
-                                                  {"not accounted for", "MiB", false, false},
-                                                  {"of its figure", "%", false, false}};
+    static const int least[] = {3, 5, -1}; /* its peak, of its figure */
+    struct table_column columns[] = {{"chunk", "", false, false},
+                                     {"accounted", "MiB", false, false},
+                                     {"system's figure", "MiB", false, false},
+                                     {"its peak", "MiB", false, false},
+                                     {"not accounted for", "MiB", false, false},
+                                     {"of its figure", "%", false, false}};
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
     int rows = 0;
     for (int i = 0; i < t->n_parts; i++) {
@@ -291,12 +280,12 @@ static void print_system(FILE *out, const struct timeline *t, const struct show_
                                     ? 100.0 * (double)m->unaccounted / (double)m->driver_after
                                     : (double)NAN);
     }
-    if (rows > 0) {
-        fputs("\nthe same chunks in the measured repeats, all devices: accounted is reserved\n",
-              out);
-        table_print(out, table, "  ", style->width, style->color);
+    if (rows == 0) {
+        table_close(table);
+        return;
     }
-    table_close(table);
+    fputs("\nthe same chunks in the measured repeats, all devices: accounted is reserved\n", out);
+    trace_print_table(out, table, columns, least, style);
 }
 
 /* A chunk of which a span is missing has no timeline. */

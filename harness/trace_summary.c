@@ -6,8 +6,10 @@
 #include "harness/trace.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <string.h>
 
+enum { HANG = 11 };                                  /* of lines that go on */
 enum { TOP = 12, LAYER_ROWS = 12, CHUNK_ROWS = 12 }; /* without --verbose */
 
 double trace_share(double part, double whole) {
@@ -21,9 +23,61 @@ void trace_add_percent(struct table *t, double percent) {
         table_add(t, TONE_PLAIN, "-");
 }
 
-void trace_print_table(FILE *out, struct table *t, const struct show_style *style) {
-    table_print(out, t, "  ", style->width, style->color);
+/* "  no room for: block, mean (us)" of columns that were not hidden before. */
+static void name_hidden(FILE *out, const struct table_column *columns, const int *least, int n,
+                        const bool *were_hidden, const struct show_style *style) {
+    char names[400] = "";
+    size_t used = 0;
+    for (int i = 0; i < n && used < sizeof names; i++) {
+        const struct table_column *c = &columns[least[i]];
+        if (were_hidden[i]) continue;
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s%s%s%s", used ? ", " : "",
+                                 c->head, c->unit[0] ? " (" : "", c->unit, c->unit[0] ? ")" : "");
+    }
+    if (used) trace_say(out, style, 4, "  no room for: %s; a wider screen has them", names);
+}
+
+void trace_print_table(FILE *out, struct table *t, struct table_column *columns, const int *least,
+                       const struct show_style *style) {
+    enum { MOST = 16 };
+    static const char indent[] = "  ";
+    bool were_hidden[MOST];
+    int n = 0, hidden = 0;
+    for (; n < MOST && least[n] >= 0; n++) were_hidden[n] = columns[least[n]].hidden;
+    if (style->width > 0)
+        hidden = table_fit(t, columns, least, n, style->width - (int)strlen(indent));
+    table_print(out, t, indent, style->width, style->color);
     table_close(t);
+    name_hidden(out, columns, least, hidden, were_hidden, style);
+}
+
+void trace_say(FILE *out, const struct show_style *style, int hang, const char *format, ...) {
+    char text[2000], word[TRACE_TEXT];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    int column = (int)strspn(text, " ");
+    const char *at = text + column;
+    for (bool first = true; *at; first = false) {
+        int n = (int)strcspn(at, " ");
+        if (n >= TRACE_TEXT) n = TRACE_TEXT - 1;
+        const int blanks = first ? column : 1;
+        if (first) column = 0;
+        if (!first && style->width > 0 && column + 1 + n > style->width) {
+            fprintf(out, "\n%*s", hang, "");
+            column = hang;
+        } else {
+            fprintf(out, "%*s", blanks, "");
+            column += blanks;
+        }
+        snprintf(word, sizeof word, "%.*s", n, at);
+        show_text(out, word, SIZE_MAX);
+        column += n;
+        at += n;
+        at += *at == ' ';
+    }
+    fputc('\n', out);
 }
 
 /* ---- what was traced ---- */
@@ -33,26 +87,25 @@ static void print_head(FILE *out, const struct trace *t, const struct show_style
     const double cost = trace_cost(t);
     if (t->n_devices > 1) snprintf(devices, sizeof devices, " on %d devices", t->n_devices);
     show_text(out, t->r->id, SIZE_MAX);
-    fprintf(out, "\n  traced   %s: %s%s, %s ops\n", trace_when(when, t),
-            format_seconds(ns, t->elapsed_ns / 1e9), devices, format_count(count, t->n));
+    fputc('\n', out);
+    trace_say(out, style, HANG, "  traced   %s: %s%s, %s ops", trace_when(when, t),
+              format_seconds(ns, t->elapsed_ns / 1e9), devices, format_count(count, t->n));
     if (isfinite(cost))
-        fprintf(out,
-                "  beside   the same chunks took %s in the measured repeats (median), the traced "
-                "ones %.3f times that\n",
-                format_seconds(ns, t->elapsed_ns / cost / 1e9), cost);
+        trace_say(out, style, HANG,
+                  "  beside   the same chunks took %s in the measured repeats (median), the traced "
+                  "ones %.3f times that",
+                  format_seconds(ns, t->elapsed_ns / cost / 1e9), cost);
     if (t->r->dropped_spans > 0)
         fprintf(out, "  %sDROPPED  %s spans of this case found no room: sums are too low%s\n",
                 tone_begin(TONE_BAD, style->color), format_count(count, t->r->dropped_spans),
                 tone_end(TONE_BAD, style->color));
-    if (t->r->counters_note[0]) {
-        fputs("  counters absent: ", out);
-        show_text(out, t->r->counters_note, SIZE_MAX);
-        fputc('\n', out);
-    }
+    if (t->r->counters_note[0])
+        trace_say(out, style, HANG, "  counters absent: %s", t->r->counters_note);
     if (!t->whole)
-        fputs("  The file is of before chunks were recorded beside their spans: a chunk reaches "
-              "from its first op to its last.\n",
-              out);
+        trace_say(
+            out, style, 2,
+            "  The file is of before chunks were recorded beside their spans: a chunk reaches "
+            "from its first op to its last.");
 }
 
 /* ---- by op ---- */
@@ -107,18 +160,20 @@ static void add_others(struct table *table, const struct trace *t) {
 
 static void print_ops(FILE *out, const struct trace *t, const struct device_rates *rates,
                       const struct show_style *style) {
+    enum { KERNEL = 1, CALLS, GFLOPS = 5, GBS, CYCLES = 8, INSTRUCTIONS, A_MISS };
+    static const int least[] = {A_MISS, CYCLES, INSTRUCTIONS, GBS, CALLS, GFLOPS, KERNEL, -1};
     const bool uncounted = !t->r->counted;
-    const struct table_column columns[] = {{"op", "", true, false},
-                                           {"kernel", "", true, false},
-                                           {"calls", "", false, false},
-                                           {"time", "ms", false, false},
-                                           {"share", "%", false, false},
-                                           {"rate", "GFLOP/s", false, false},
-                                           {"rate", "GB/s", false, false},
-                                           {"of ceiling", "%", false, false},
-                                           {"cycles", "G/s", false, uncounted},
-                                           {"instr.", "a cycle", false, uncounted},
-                                           {"bytes", "a miss", false, uncounted}};
+    struct table_column columns[] = {{"op", "", true, false},
+                                     {"kernel", "", true, false},
+                                     {"calls", "", false, false},
+                                     {"time", "ms", false, false},
+                                     {"share", "%", false, false},
+                                     {"rate", "GFLOP/s", false, false},
+                                     {"rate", "GB/s", false, false},
+                                     {"of ceiling", "%", false, false},
+                                     {"cycles", "G/s", false, uncounted},
+                                     {"instr.", "a cycle", false, uncounted},
+                                     {"bytes", "a miss", false, uncounted}};
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
     const bool all = style->verbose || t->n_ops <= TOP + 1;
     for (int i = 0; i < t->n_ops && (all || i < TOP); i++) add_op(table, t, &t->ops[i], rates);
@@ -128,15 +183,17 @@ static void print_ops(FILE *out, const struct trace *t, const struct device_rate
     add_rest(table, t, "(after the last op)", t->after_ns);
     add_rest(table, t, "(ops at once)", -t->at_once_ns);
     add_rest(table, t, "latency of the chunks", t->latency_ns);
-    fprintf(out, "\ntime by op (all ranks%s)\n", t->n_devices > 1 ? ", devices together" : "");
-    trace_print_table(out, table, style);
+    fprintf(out, "\ntime by op (all ranks%s; share: of the chunks' latency)\n",
+            t->n_devices > 1 ? ", devices together" : "");
+    trace_print_table(out, table, columns, least, style);
     if (t->r->counted)
-        fputs("  cycles, instructions: all threads, user space, waiting for each other included; "
-              "bytes a miss:\n  compulsory traffic over misses of the last cache\n",
-              out);
-    fputs("  ceiling: multiply-adds on registers or a copy through memory, the longer of them; "
-          "caches beat it\n",
-          out);
+        trace_say(
+            out, style, 4,
+            "  cycles, instructions: all threads, user space, waiting for each other included; "
+            "bytes a miss: compulsory traffic over misses of the last cache");
+    trace_say(out, style, 4,
+              "  ceiling: multiply-adds on registers or a copy through memory, the longer of them; "
+              "caches beat it");
 }
 
 /* ---- by depth ---- */
@@ -191,7 +248,9 @@ static void add_part(struct table *table, const struct trace_chunk *c, const str
 
 /* All chunks, or some that are spread over the prompt, the first and the last among them. */
 static void print_chunks(FILE *out, const struct trace *t, const struct show_style *style) {
-    const struct table_column columns[] = {
+    enum { FROM = 1, NUMBER = 3, OTHER_OPS = 8, GAP = 10 };
+    static const int least[] = {GAP, NUMBER, FROM, OTHER_OPS, -1};
+    struct table_column columns[] = {
         {"chunk", "", false, false},  {"from", "token", false, false},    DEVICE_COLUMN(t),
         {"ops", "", false, false},    {"latency", "ms", false, false},    PART_COLUMNS(t),
         {"no op", "%", false, false}, {"longest gap", "us", false, false}};
@@ -204,7 +263,7 @@ static void print_chunks(FILE *out, const struct trace *t, const struct show_sty
         for (int k = 0; k < c->n_parts; k++) add_part(table, c, &c->parts[k]);
     }
     fputs("\ntime by depth\n", out);
-    trace_print_table(out, table, style);
+    trace_print_table(out, table, columns, least, style);
     if (shown < t->n_chunks)
         fprintf(out, "  the other %d of %d chunks: --verbose\n", t->n_chunks - shown, t->n_chunks);
 }
@@ -234,11 +293,13 @@ static void add_layers(struct table *table, const struct trace *t, int first, in
 }
 
 static void print_layers(FILE *out, const struct trace *t, const struct show_style *style) {
-    const struct table_column columns[] = {{"layer", "", false, false},
-                                           {"time a layer", "ms", false, false},
-                                           {"share", "%", false, false},
-                                           PART_COLUMNS(t),
-                                           {"rate", "GFLOP/s", false, false}};
+    enum { OTHER_OPS = 6, RATE };
+    static const int least[] = {RATE, OTHER_OPS, -1};
+    struct table_column columns[] = {{"layer", "", false, false},
+                                     {"time a layer", "ms", false, false},
+                                     {"share", "%", false, false},
+                                     PART_COLUMNS(t),
+                                     {"rate", "GFLOP/s", false, false}};
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
     const int layers = t->n_layers - 1;
     const int rows = style->verbose || layers < LAYER_ROWS ? layers : LAYER_ROWS;
@@ -247,17 +308,18 @@ static void print_layers(FILE *out, const struct trace *t, const struct show_sty
         add_layers(table, t, 1 + (int)((int64_t)i * layers / rows),
                    (int)((int64_t)(i + 1) * layers / rows));
     fputs("\ntime by layer (a layer's: mean over those of the row; parts: of the row)\n", out);
-    trace_print_table(out, table, style);
+    trace_print_table(out, table, columns, least, style);
 }
 
 /* ---- gaps ---- */
 
 static void print_gaps(FILE *out, const struct trace *t, const struct show_style *style) {
-    const struct table_column columns[] = {{"gap", "us", false, false},
-                                           {"chunk", "", false, false},
-                                           DEVICE_COLUMN(t),
-                                           {"after", "", true, false},
-                                           {"before", "", true, false}};
+    static const int least[] = {-1}; /* what stands last goes on in the next line */
+    struct table_column columns[] = {{"gap", "us", false, false},
+                                     {"chunk", "", false, false},
+                                     DEVICE_COLUMN(t),
+                                     {"after", "", true, false},
+                                     {"before", "", true, false}};
     if (t->n_gaps == 0) return;
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
     for (int i = 0; i < t->n_gaps; i++) {
@@ -270,7 +332,7 @@ static void print_gaps(FILE *out, const struct trace *t, const struct show_style
         table_add(table, TONE_PLAIN, "%s", trace_span_text(text, &g->before->span));
     }
     fputs("\nlongest gaps between ops\n", out);
-    trace_print_table(out, table, style);
+    trace_print_table(out, table, columns, least, style);
 }
 
 /* ---- ranks and devices ---- */
@@ -318,16 +380,17 @@ static void print_skew(FILE *out, const struct trace *t) {
 }
 
 static void print_ranks(FILE *out, const struct trace *t, const struct show_style *style) {
-    const struct table_column columns[] = {
-        {"rank", "", false, false},       DEVICE_COLUMN(t),
-        {"ops", "", false, false},        {"time", "ms", false, false},
-        {"share", "%", false, false},     PART_COLUMNS(t),
-        {"rate", "GFLOP/s", false, false}};
+    enum { NUMBER = 2, OTHER_OPS = 8, RATE };
+    static const int least[] = {RATE, NUMBER, OTHER_OPS, -1};
+    struct table_column columns[] = {{"rank", "", false, false},       DEVICE_COLUMN(t),
+                                     {"ops", "", false, false},        {"time", "ms", false, false},
+                                     {"share", "%", false, false},     PART_COLUMNS(t),
+                                     {"rate", "GFLOP/s", false, false}};
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
     for (int i = 0; i < MAX_RANKS; i++) add_rank(table, t, i, t->rank_device[i], &t->ranks[i]);
     for (int i = 0; i < MAX_RANKS; i++) add_rank(table, t, SHARED_RANK, i, &t->devices[i].shared);
     fputs("\ntime by rank (ranks that share a device run one after another)\n", out);
-    trace_print_table(out, table, style);
+    trace_print_table(out, table, columns, least, style);
     print_skew(out, t);
 }
 
@@ -347,7 +410,7 @@ static void add_device(struct table *table, int number, const struct trace_devic
 }
 
 /* All devices leave an exchange together: who is in it the shortest came last. */
-static void print_waiting(FILE *out, const struct trace *t) {
+static void print_waiting(FILE *out, const struct trace *t, const struct show_style *style) {
     int least = -1, most = -1;
     for (int i = 0; i < MAX_RANKS; i++) {
         const struct trace_device *d = &t->devices[i];
@@ -357,14 +420,15 @@ static void print_waiting(FILE *out, const struct trace *t) {
     }
     const double ns = exchange_ns(&t->devices[most]) - exchange_ns(&t->devices[least]);
     if (ns <= 0) return;
-    fprintf(out,
-            "  skew: device %d waited for device %d: %.3g ms more in exchange, %.1f %% of the "
-            "chunks' latency\n",
-            most, least, ns / 1e6, trace_share(ns, t->devices[most].latency_ns));
+    trace_say(out, style, 4,
+              "  skew: device %d waited for device %d: %.3g ms more in exchange, %.1f %% of the "
+              "chunks' latency",
+              most, least, ns / 1e6, trace_share(ns, t->devices[most].latency_ns));
 }
 
 static void print_devices(FILE *out, const struct trace *t, const struct show_style *style) {
-    static const struct table_column columns[] = {
+    static const int least[] = {1, -1};
+    struct table_column columns[] = {
         {"device", "", false, false},     {"ops", "", false, false},
         {"time", "ms", false, false},     {"share", "%", false, false},
         {"exchange", "ms", false, false}, {"share", "%", false, false}};
@@ -372,8 +436,8 @@ static void print_devices(FILE *out, const struct trace *t, const struct show_st
     struct table *table = table_open(columns, (int)(sizeof columns / sizeof *columns));
     for (int i = 0; i < MAX_RANKS; i++) add_device(table, i, &t->devices[i]);
     fputs("\ntime by device (shares: of the chunks' latency)\n", out);
-    trace_print_table(out, table, style);
-    print_waiting(out, t);
+    trace_print_table(out, table, columns, least, style);
+    print_waiting(out, t, style);
 }
 
 void trace_summary(FILE *out, const struct record_run *run, const struct trace *t,

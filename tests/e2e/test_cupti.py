@@ -343,6 +343,13 @@ class OfAnH200(drive.BenchTest):
         others = next(high - low for *_, low, high, _, number in rows if number == 6)
         self.assertAlmostEqual(others, sum(spent.values()), places=9)
 
+    def test_columns_of_kernels_that_have_no_room_are_left_out_and_named(self):
+        for width in (80, 100, 200):
+            for more in ((), ("--verbose",)):
+                shown = self.expect(self.bench("trace", self.path, "--kernels", *more, COLUMNS=str(width)), 0).out
+                self.assertLessEqual(max(map(len, shown.splitlines())), width)
+                self.assertEqual("no room for: mean (us)" in shown, width < 200, shown)
+
     def test_lines_are_spans_unless_kernels_are_asked_for(self):
         out = self.folder / "not_written.json"
         result = self.expect(self.bench("trace", self.path, "--csv", "--perfetto", out), 4, "has no spans",

@@ -92,8 +92,17 @@ class Recorded(drive.BenchTest):
         cls.case = next(case for case in runner.cases(cls.path) if "eager" in case)
         cls.spans = Spans(cls.path, cls.case)
 
-    def trace(self, *args, code=0, path=None):
-        return self.expect(self.bench("trace", path or self.path, "--case", self.case, *args), code)
+    def trace(self, *args, code=0, path=None, width=200):
+        """Of a screen on which every column has room."""
+        return self.expect(self.bench("trace", path or self.path, "--case", self.case, *args, COLUMNS=str(width)), code)
+
+    def assert_fits(self, *args):
+        """On narrow screens columns are left out and named, and lines that are text go on below."""
+        self.assertNotIn("no room for", self.trace(*args).out)
+        for width in (80, 100):
+            lines = self.trace(*args, width=width).out.splitlines()
+            self.assertLessEqual(max(map(len, lines)), width, max(lines, key=len))
+        self.assertIn("no room for: ", self.trace(*args, width=80).out)
 
     def table(self, heading, *args):
         """The rows below a heading, as cells."""
@@ -344,6 +353,13 @@ class Trace(Views, Recorded):
             self.expect(self.bench("trace", self.path, "--case", self.case, "--chunk", wrong), 2,
                         "not a number from 1, nor last")
         self.assertEqual(self.trace("--chunk", "last", "--csv").out, self.trace("--chunk", "4", "--csv").out)
+
+    def test_what_has_no_room_is_left_out_and_named(self):
+        for more in ((), ("--verbose",)):
+            self.assert_fits(*more)
+        shown = self.trace(width=80).out
+        self.assertRegex(shown, r"no room for: .*rate \(GB/s\)")
+        self.assertEqual(" ".join(shown.split()).count("took"), " ".join(self.trace().out.split()).count("took"))
 
     def test_one_device_is_not_named(self):
         self.assertNotIn("device", self.trace("--verbose").out.replace("ranks that share a device", ""))

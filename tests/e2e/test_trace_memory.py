@@ -149,6 +149,11 @@ class MemoryViews:
         rows = self.table("at the peak of each traced chunk", "--memory", "--chunk", "2")
         self.assertEqual({row[0] for row in rows if row[0].isdigit()}, {"2"})
 
+    def test_memory_that_has_no_room_is_left_out_and_named(self):
+        for more in ((), ("--verbose",)):
+            self.assert_fits("--memory", *more)
+        self.assertRegex(self.trace("--memory", width=80).out, r"no room for: other \(MiB\)")
+
     def test_a_chunk_without_a_timeline_is_told_with_those_that_have_one(self):
         def cut(spans):
             chunk, uses = spans["chunk"][:], {k: spans["memory"][k][:] for k in spans["memory"]}
