@@ -125,7 +125,7 @@ static void write_spans(const struct options *o, const struct record_run *run,
     if (t->kernels)
         trace_kernels(stdout, t->kernels, &style);
     else if (t->r->kernel_trace.note[0])
-        printf("no kernels: %s\n", t->r->kernel_trace.note);
+        trace_say(stdout, &style, 2, "no kernels: %s", kernel_view_why(t->r));
 }
 
 static enum status write_views(const struct options *o, const struct record_run *run,

@@ -135,6 +135,12 @@ static void sum_kernels(struct kernel_view *v) {
 
 /* ---- opening ---- */
 
+const char *kernel_view_why(const struct case_result *r) {
+    static const char so[] = "no kernels were recorded: ";
+    const char *note = r->kernel_trace.note;
+    return note + (strncmp(note, so, strlen(so)) == 0 ? strlen(so) : 0);
+}
+
 static enum status no_kernels(const struct case_result *r, int chunk, struct error *err) {
     const struct kernel_trace *t = &r->kernel_trace;
     char list[TRACE_TEXT];
@@ -147,7 +153,7 @@ static enum status no_kernels(const struct case_result *r, int chunk, struct err
             chunk + 1, r->id,
             trace_chunk_list(list, &t->chunks[0].chunk, sizeof *t->chunks, t->n_chunks));
     return error_set(err, STATUS_INVALID, "%s has no kernels: %s", r->id,
-                     t->note[0]   ? t->note
+                     t->note[0]   ? kernel_view_why(r)
                      : !t->wanted ? "nobody asked for them; `--set trace.cupti=last` records those "
                                     "of its last chunk on a GPU"
                                   : "none ran in the chunks that were recorded");

@@ -47,6 +47,9 @@ enum status kernel_view_open(struct kernel_view *v, const struct case_result *r,
                              struct error *err);
 void kernel_view_close(struct kernel_view *v); /* a zeroed one is legal */
 
+/* Why a case has no kernels although they were wanted, without the words that say so; "": nothing
+ * was noted. */
+const char *kernel_view_why(const struct case_result *r);
 /* Whether a record is of one of the chunks that are looked at. */
 bool kernel_view_has(const struct kernel_view *v, const struct activity_head *head);
 /* Time of a part's kernel, as far as it lies in its chunk. */

@@ -1,9 +1,9 @@
 /* Everything about one case, for people: latency over depth, memory by category and rank, decode,
  * output, checks, and where the time went. Before it: record_read.c. */
 #include "harness/format.h"
+#include "harness/kernel_view.h"
 #include "harness/show.h"
 #include "harness/stats.h"
-#include "harness/trace.h"
 
 #include <limits.h>
 #include <math.h>
@@ -437,7 +437,7 @@ static void print_ops(FILE *out, const struct trace *t, const struct device_rate
     enum { TOP = 10 };
     static const struct table_column columns[] = {
         {"op", "", true, false},           {"calls", "", false, false},
-        {"time", "ms", false, false},      {"share", "%", false, false},
+        {"time", "ms", false, false},      {"of op time", "%", false, false},
         {"rate", "GFLOP/s", false, false}, {"rate", "GB/s", false, false},
         {"of ceiling", "%", false, false}};
     char traced[TRACE_TEXT];
@@ -480,7 +480,7 @@ static void print_spans(FILE *out, const struct record_run *run, const struct ca
     if (r->kernel_trace.log.n_kernels > 0)
         fputs("  kernel by kernel, as CUPTI recorded them: bench trace --kernels\n", out);
     else if (r->kernel_trace.note[0])
-        line(out, style, "no kernels", r->kernel_trace.note);
+        line(out, style, "no kernels", kernel_view_why(r));
 }
 
 void show_case(FILE *out, const struct record_run *run, const struct case_result *r,

@@ -257,6 +257,28 @@ static const struct memory_row *measured_row(const struct case_result *r, int32_
     return most;
 }
 
+/* Bytes of "other" that a traced chunk has reserved and a measured one has not. */
+static int64_t room_for_spans(const struct timeline *t) {
+    const struct memory_row *m = measured_row(t->r, t->parts[0].chunk);
+    int64_t more = 0;
+    for (int64_t i = 0; i < t->r->n_buffers; i++)
+        if (t->r->buffers[i].buffer.category == MEMORY_OTHER) more += t->r->buffers[i].buffer.bytes;
+    for (int64_t i = 0; m && i < t->r->n_memory; i++)
+        if (t->r->memory[i].repeat == m->repeat && t->r->memory[i].chunk == m->chunk)
+            more -= t->r->memory[i].use.bytes[MEMORY_OTHER];
+    return more;
+}
+
+static void print_room_for_spans(FILE *out, const struct timeline *t,
+                                 const struct show_style *style) {
+    char bytes[FORMAT_BYTES];
+    const int64_t more = room_for_spans(t);
+    if (more > 0)
+        trace_say(out, style, 4,
+                  "  the traced ones have %s more reserved (other): room for their spans",
+                  format_bytes(bytes, more));
+}
+
 static void print_system(FILE *out, const struct timeline *t, const struct show_style *style) {
     static const int least[] = {3, 5, -1}; /* its peak, of its figure */
     struct table_column columns[] = {{"chunk", "", false, false},
@@ -286,6 +308,7 @@ static void print_system(FILE *out, const struct timeline *t, const struct show_
     }
     fputs("\nthe same chunks in the measured repeats, all devices: accounted is reserved\n", out);
     trace_print_table(out, table, columns, least, style);
+    print_room_for_spans(out, t, style);
 }
 
 /* A chunk of which a span is missing has no timeline. */

@@ -354,6 +354,16 @@ class Trace(Views, Recorded):
                         "not a number from 1, nor last")
         self.assertEqual(self.trace("--chunk", "last", "--csv").out, self.trace("--chunk", "4", "--csv").out)
 
+    def test_shares_say_what_they_are_of(self):
+        self.assertIn("share: of the chunks' latency", self.trace().out)
+        shown = self.expect(self.bench("show", self.path, "--case", self.case, COLUMNS="200"), 0).out
+        table = shown.split("\nwhere the time went")[1]
+        self.assertIn("of op time", table)
+        s = self.spans
+        rows = [re.split(r"  +", line.strip()) for line in table.splitlines()]
+        (row,) = [row for row in rows if row[0] == "attention"]
+        self.near_percent(row[3], 100 * s.ns[s.named("attention")].sum() / s.ns.sum())
+
     def test_what_has_no_room_is_left_out_and_named(self):
         for more in ((), ("--verbose",)):
             self.assert_fits(*more)

@@ -149,6 +149,14 @@ class MemoryViews:
         rows = self.table("at the peak of each traced chunk", "--memory", "--chunk", "2")
         self.assertEqual({row[0] for row in rows if row[0].isdigit()}, {"2"})
 
+    def test_what_is_reserved_beside_a_measured_chunk_is_explained(self):
+        m = self.memory.measured
+        first = (m["repeat"] == 0) & (m["chunk"] == 0)
+        other = sum(n for n, c in zip(self.memory.bytes, self.memory.category) if c == "other")
+        told = re.search(r"the traced ones have ([\d.]+) KiB more reserved \(other\): room for their spans",
+                         self.trace("--memory").out)
+        self.assertAlmostEqual(float(told[1]), (other - m["other"][first].sum()) / 1024, delta=0.0501)
+
     def test_memory_that_has_no_room_is_left_out_and_named(self):
         for more in ((), ("--verbose",)):
             self.assert_fits("--memory", *more)
