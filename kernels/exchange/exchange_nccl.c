@@ -210,12 +210,15 @@ static enum status meet(struct device *dev, struct error *err) {
     return device_sync(dev, err);
 }
 
-/* Returns when the communicator is there, or was aborted. */
+/* Returns when the communicator is there, or was aborted. Of a worker that is traced it blocks: one
+ * that does not launches its kernels from a thread of its own, and what CUPTI is told of the op at
+ * work (activity_begin_op) holds for the thread that tells it. While such a call waits, no abort
+ * comes through: the watchdog ends that worker. */
 static enum status open_communicator(struct device *dev, struct error *err) {
     struct nccl_config config = {.size = sizeof config,
                                  .magic = NCCL_CONFIG_MAGIC,
                                  .version = NCCL_CONFIG_VERSION,
-                                 .blocking = 0,
+                                 .blocking = dev->activity != NULL,
                                  .cluster_size = NCCL_UNDEFINED};
     const struct device_group *g = device_group_of(dev);
     const struct nccl_group *n = g->state;

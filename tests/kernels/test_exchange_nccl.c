@@ -229,12 +229,25 @@ static void an_abort_that_nobody_leaves_after_ends_with_the_group(void **state) 
     f->group.state = NULL;
 }
 
+/* A kernel's record has its op only where the thread that issued the op launches it. */
+static void communicators_of_traced_workers_block(void **state) {
+    struct fixture *f = *state;
+    join_all(f);
+    leave_all(f);
+    assert_int_equal(blocking, 0);
+    f->dev[1].activity = (struct activity *)f; /* no more than there */
+    join_all(f);
+    leave_all(f);
+    assert_int_equal(blocking, 1);
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(members_that_leave_in_order_destroy_theirs),
         TEST(an_abort_waits_for_graphs_in_a_thread_of_its_own),
         TEST(an_abort_that_nobody_leaves_after_ends_with_the_group),
+        TEST(communicators_of_traced_workers_block),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
