@@ -13,6 +13,7 @@ struct device_group {
     const struct variant *variant;
     int members;
     struct rendezvous *processes; /* borrowed; NULL: the members are threads of this process */
+    int patience_s; /* that join waits for the others, where its kind has such an end */
     _Atomic bool aborted;
     void *state; /* the variant's */
 };

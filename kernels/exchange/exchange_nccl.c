@@ -21,13 +21,20 @@ struct member {
     struct nccl_comm *comm; /* NULL before joining and after the end */
     pthread_mutex_t lock;
 };
+/* How far a member is with joining. */
+enum stage { AWAY, CAME, CONNECTED, MET };
 struct nccl_group {
     struct nccl_id id;
+    _Atomic int *stage; /* [member]: enum stage; owned. All processes see it. */
     struct member member[MAX_RANKS];
     pthread_mutex_t lock; /* guards what follows */
     pthread_t aborts;     /* the thread that aborts all communicators, where it runs */
     bool aborting;
 };
+
+/* Members come within seconds of each other; less than the watchdog's usual time. */
+enum { JOIN_PATIENCE_S = 90 };
+static const size_t stages_bytes = MAX_RANKS * sizeof(_Atomic int);
 
 static struct member *member_of(const struct device *dev) {
     struct nccl_group *n = device_group_of(dev)->state;
@@ -41,21 +48,33 @@ static enum status failed(int result, const char *what, struct error *err) {
                      more && more[0] ? "; " : "", more ? more : "");
 }
 
-/* What the newest call on a communicator came to; NCCL_SUCCESS where it was aborted meanwhile. Asks
- * without a pause at first: most are done already. */
-static int settled(struct member *m) {
-    enum { LOOKS = 10000, PAUSE_NS = 100000 };
+enum { TOO_LATE = -1 };
+static const int64_t no_end = INT64_MAX;
+
+/* Between two looks at what is waited for since begin_ns: none at first, for most is done already;
+ * after a second so long that waiting takes no processor time by which a process seems alive. */
+static void pause_between_looks(int64_t begin_ns) {
+    enum { SPIN_NS = 2000000, SOON_NS = 1000000000, SHORT_NS = 100000, LONG_NS = 10000000 };
+    const int64_t waited = monotonic_ns() - begin_ns;
+    if (waited < SPIN_NS)
+        sched_yield();
+    else
+        nanosleep(&(struct timespec){.tv_nsec = waited < SOON_NS ? SHORT_NS : LONG_NS}, NULL);
+}
+
+/* What the newest call on a communicator came to; NCCL_SUCCESS where it was aborted meanwhile,
+ * TOO_LATE where that was not known in time. */
+static int settled(struct member *m, int64_t until_ns) {
     const struct nccl *lib = nccl_library(NULL);
-    for (int look = 0;; look++) {
+    const int64_t begin_ns = monotonic_ns();
+    for (;;) {
         int state = NCCL_SUCCESS, r = NCCL_SUCCESS;
         pthread_mutex_lock(&m->lock);
         if (m->comm) r = lib->async_error(m->comm, &state);
         pthread_mutex_unlock(&m->lock);
         if (r != NCCL_SUCCESS || state != NCCL_IN_PROGRESS) return r != NCCL_SUCCESS ? r : state;
-        if (look < LOOKS)
-            sched_yield();
-        else
-            nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
+        if (monotonic_ns() >= until_ns) return TOO_LATE;
+        pause_between_looks(begin_ns);
     }
 }
 
@@ -87,15 +106,18 @@ static void tell(struct device *dev, const char *which, int r) {
     cuda_check(dev, cudaErrorUnknown, what);
 }
 
-void exchange_nccl(struct device *dev, const void *args) {
-    const struct nccl *lib = nccl_library(NULL);
+static int exchange(struct device *dev, const struct exchange_args *a, int64_t until_ns) {
     struct member *m = member_of(dev);
     pthread_mutex_lock(&m->lock);
-    int r = m->comm ? issue(lib, args, m->comm, cuda_device(dev)->stream) : NCCL_SUCCESS;
+    const int r =
+        m->comm ? issue(nccl_library(NULL), a, m->comm, cuda_device(dev)->stream) : NCCL_SUCCESS;
     pthread_mutex_unlock(&m->lock);
     /* nothing else may go to the stream before the kernels are there */
-    if (r == NCCL_IN_PROGRESS) r = settled(m);
-    tell(dev, "exchange", r);
+    return r == NCCL_IN_PROGRESS ? settled(m, until_ns) : r;
+}
+
+void exchange_nccl(struct device *dev, const void *args) {
+    tell(dev, "exchange", exchange(dev, args, no_end));
 }
 
 /* By its ring or tree, as it chooses. */
@@ -107,7 +129,7 @@ static void library_sum(struct device *dev, const void *in, void *out, int64_t n
                                                      cuda_device(dev)->stream)
                     : NCCL_SUCCESS;
     pthread_mutex_unlock(&m->lock);
-    if (r == NCCL_IN_PROGRESS) r = settled(m);
+    if (r == NCCL_IN_PROGRESS) r = settled(m, no_end);
     tell(dev, "all_reduce", r);
 }
 
@@ -142,13 +164,35 @@ static enum status make_id(const struct device_group *g, struct nccl_id *id, str
     return s;
 }
 
+static enum status open_stages(const struct device_group *g, struct nccl_group *n,
+                               struct error *err) {
+    void *stages = NULL;
+    if (g->processes) {
+        const enum status s = rendezvous_memory(g->processes, stages_bytes, &stages, err);
+        if (s != STATUS_OK) return s;
+    } else if ((stages = calloc(1, stages_bytes)) == NULL) {
+        return error_set(err, STATUS_NO_MEMORY, "no memory for a group of devices");
+    }
+    n->stage = stages;
+    return STATUS_OK;
+}
+
+static void close_stages(const struct device_group *g, struct nccl_group *n) {
+    if (g->processes)
+        rendezvous_memory_close(n->stage, stages_bytes);
+    else
+        free(n->stage);
+}
+
 static enum status open_group(struct device_group *g, struct error *err) {
     struct nccl_group *n = calloc(1, sizeof *n);
     if (!n) return error_set(err, STATUS_NO_MEMORY, "no memory for a group of devices");
     for (int i = 0; i < MAX_RANKS; i++) pthread_mutex_init(&n->member[i].lock, NULL);
     pthread_mutex_init(&n->lock, NULL);
     g->state = n;
-    return make_id(g, &n->id, err);
+    g->patience_s = JOIN_PATIENCE_S;
+    const enum status s = open_stages(g, n, err);
+    return s == STATUS_OK ? make_id(g, &n->id, err) : s;
 }
 
 typedef int end_function(struct nccl_comm *comm);
@@ -192,11 +236,46 @@ static void close_group(struct device_group *g) {
     wait_for_aborts(n);
     for (int i = 0; i < MAX_RANKS; i++) pthread_mutex_destroy(&n->member[i].lock);
     pthread_mutex_destroy(&n->lock);
+    close_stages(g, n);
     free(n);
 }
 
+/* ---- joining */
+
+static void reach(struct device *dev, enum stage stage) {
+    const struct nccl_group *n = device_group_of(dev)->state;
+    atomic_store(&n->stage[device_member(dev)], (int)stage);
+}
+
+/* Names the one that is least far. */
+static enum status too_late(const struct device *dev, struct error *err) {
+    const struct device_group *g = device_group_of(dev);
+    const struct nccl_group *n = g->state;
+    int last = device_member(dev);
+    for (int i = 0; i < g->members; i++)
+        if (atomic_load(&n->stage[i]) < atomic_load(&n->stage[last])) last = i;
+    if (last == device_member(dev))
+        return error_set(err, STATUS_TIMEOUT, "NCCL has not joined %d devices within %d s",
+                         g->members, g->patience_s);
+    return error_set(err, STATUS_TIMEOUT, "device %d of %d %s within %d s", last, g->members,
+                     atomic_load(&n->stage[last]) == AWAY ? "did not come to NCCL's group"
+                                                          : "did not get into NCCL's group",
+                     g->patience_s);
+}
+
+/* Until what was issued is done, the group has ended, or it is too late. */
+static enum status wait_for_gpu(struct device *dev, int64_t until_ns, struct error *err) {
+    const int64_t begin_ns = monotonic_ns();
+    while (cudaStreamQuery(cuda_device(dev)->stream) == cudaErrorNotReady &&
+           !atomic_load(&device_group_of(dev)->aborted)) {
+        if (monotonic_ns() >= until_ns) return too_late(dev, err);
+        pause_between_looks(begin_ns);
+    }
+    return device_sync(dev, err);
+}
+
 /* A few bytes with everyone: NCCL connects peers, and takes memory for it, when they first meet. */
-static enum status meet(struct device *dev, struct error *err) {
+static enum status meet(struct device *dev, int64_t until_ns, struct error *err) {
     enum { BYTES = 256 };
     const struct device_group *g = device_group_of(dev);
     char *workspace = cuda_device(dev)->workspace;
@@ -206,15 +285,17 @@ static enum status meet(struct device *dev, struct error *err) {
         a.send[a.sends++] = (struct exchange_part){workspace, BYTES, i};
         a.receive[a.receives++] = (struct exchange_part){workspace + (i + 1) * BYTES, BYTES, i};
     }
-    exchange_nccl(dev, &a);
-    return device_sync(dev, err);
+    const int r = exchange(dev, &a, until_ns);
+    if (r == TOO_LATE) return too_late(dev, err);
+    tell(dev, "exchange", r);
+    return wait_for_gpu(dev, until_ns, err);
 }
 
 /* Returns when the communicator is there, or was aborted. Of a worker that is traced it blocks: one
  * that does not launches its kernels from a thread of its own, and what CUPTI is told of the op at
  * work (activity_begin_op) holds for the thread that tells it. While such a call waits, no abort
  * comes through: the watchdog ends that worker. */
-static enum status open_communicator(struct device *dev, struct error *err) {
+static enum status open_communicator(struct device *dev, int64_t until_ns, struct error *err) {
     struct nccl_config config = {.size = sizeof config,
                                  .magic = NCCL_CONFIG_MAGIC,
                                  .version = NCCL_CONFIG_VERSION,
@@ -229,15 +310,21 @@ static enum status open_communicator(struct device *dev, struct error *err) {
     m->comm = comm;
     pthread_mutex_unlock(&m->lock);
     if (atomic_load(&g->aborted)) end_member(m, nccl_library(NULL)->abort);
-    if (r == NCCL_IN_PROGRESS) r = settled(m);
+    if (r == NCCL_IN_PROGRESS) r = settled(m, until_ns);
+    if (r == TOO_LATE) return too_late(dev, err);
     return r == NCCL_SUCCESS ? STATUS_OK : failed(r, "ncclCommInitRankConfig", err);
 }
 
 static enum status join(struct device *dev, struct error *err) {
+    const int64_t until_ns =
+        monotonic_ns() + (int64_t)device_group_of(dev)->patience_s * 1000000000;
     int64_t before, after;
     device_memory_driver(dev, &before, NULL);
-    enum status s = open_communicator(dev, err);
-    if (s == STATUS_OK) s = meet(dev, err);
+    reach(dev, CAME);
+    enum status s = open_communicator(dev, until_ns, err);
+    if (s == STATUS_OK) reach(dev, CONNECTED);
+    if (s == STATUS_OK) s = meet(dev, until_ns, err);
+    if (s == STATUS_OK) reach(dev, MET);
     device_memory_driver(dev, &after, NULL);
     if (after > before) ledger_charge(&dev->ledger, SHARED_RANK, MEMORY_COMM, after - before);
     return s;

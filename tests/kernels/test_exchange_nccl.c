@@ -29,7 +29,8 @@ struct nccl_comm {
     int rank;
 };
 static struct nccl_comm comms[MEMBERS];
-static atomic_int graphs, aborted, destroyed, sent, blocking;
+static atomic_int graphs, aborted, destroyed, sent, blocking, looks;
+static bool never_ready;
 
 static int get_version(int *version) {
     *version = 22809;
@@ -66,7 +67,8 @@ static int abort_comm(struct nccl_comm *comm) {
 
 static int async_error(struct nccl_comm *comm, int *error) {
     (void)comm;
-    *error = NCCL_SUCCESS;
+    atomic_fetch_add(&looks, 1);
+    *error = never_ready ? NCCL_IN_PROGRESS : NCCL_SUCCESS;
     return NCCL_SUCCESS;
 }
 
@@ -156,7 +158,8 @@ static const struct variant *nccl_variant(void) {
 
 static int setup(void **state) {
     struct fixture *f = calloc(1, sizeof *f);
-    graphs = aborted = destroyed = sent = blocking = 0;
+    graphs = aborted = destroyed = sent = blocking = looks = 0;
+    never_ready = false;
     f->group.variant = nccl_variant();
     f->group.members = MEMBERS;
     for (int i = 0; i < MEMBERS; i++) {
@@ -241,6 +244,24 @@ static void communicators_of_traced_workers_block(void **state) {
     assert_int_equal(blocking, 1);
 }
 
+/* And who waits for it uses next to no processor time. */
+static void a_member_that_does_not_come_is_named(void **state) {
+    struct fixture *f = *state;
+    struct error err = {""};
+    never_ready = true;
+    f->group.patience_s = 3;
+    const clock_t before = clock();
+    assert_int_equal(device_join(&f->dev[0], &f->group, 0, &err), STATUS_TIMEOUT);
+    assert_string_equal(err.text, "device 1 of 2 did not come to NCCL's group within 3 s");
+    assert_true(clock() - before < CLOCKS_PER_SEC);
+    const int in_all = looks;
+    f->group.patience_s = 2;
+    assert_int_equal(device_join(&f->dev[1], &f->group, 1, &err), STATUS_TIMEOUT);
+    assert_string_equal(err.text, "NCCL has not joined 2 devices within 2 s");
+    assert_true(looks - in_all > 10);
+    leave_all(f);
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
@@ -248,6 +269,7 @@ int main(void) {
         TEST(an_abort_waits_for_graphs_in_a_thread_of_its_own),
         TEST(an_abort_that_nobody_leaves_after_ends_with_the_group),
         TEST(communicators_of_traced_workers_block),
+        TEST(a_member_that_does_not_come_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
