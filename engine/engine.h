@@ -302,12 +302,13 @@ void memory_timeline_free(struct memory_timeline *t); /* a zeroed struct is lega
 
 /* A profiler that waits for it captures between on and off; nothing on the CPU. */
 void engine_profile(struct engine *e, bool on);
-/* Moves while kernels make progress; any thread may read it. */
+/* Moves while kernels make progress, or what comes before them when a session opens; any thread may
+ * read it. */
 uint64_t engine_progress(const struct engine *e);
 /* What this process's devices are at, for people: "device 0: exchange, layer 3; device 1: ...". Any
  * thread. */
 void engine_at_work(const struct engine *e, char *out, size_t size);
-/* Whether a process that follows is in a step. Any thread. */
+/* Whether a process that follows is in a step, or opens a session. Any thread. */
 bool engine_stepping(const struct engine *e);
 
 /* ---- catalogues for `bench list`

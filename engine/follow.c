@@ -167,6 +167,11 @@ static void tell_facts(struct follower *f) {
     if (f->session) session_graph_info(f->session, &facts->graphs);
 }
 
+/* Those in which processes wait for each other, on GPUs in loops that take processor time. */
+static bool is_step(enum order_kind kind) {
+    return kind == ORDER_SESSION_OPEN || kind == ORDER_PREFILL || kind == ORDER_GENERATE;
+}
+
 static enum status follow(struct follower *f, struct error *err) {
     struct team *team = f->e->devices.team;
     struct reply *a = &f->reply;
@@ -177,7 +182,7 @@ static enum status follow(struct follower *f, struct error *err) {
         if (s != STATUS_OK || o.kind == ORDER_LEAVE) return s;
         a->bytes = 0;
         a->err.text[0] = 0;
-        atomic_store(&f->e->stepping, o.kind == ORDER_PREFILL || o.kind == ORDER_GENERATE);
+        atomic_store(&f->e->stepping, is_step(o.kind));
         a->status = obey(f, &o, payload, &a->err);
         atomic_store(&f->e->stepping, false);
         if (a->status != STATUS_OK) a->bytes = 0;

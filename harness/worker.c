@@ -2,8 +2,9 @@
  * which the supervisor hears it: an event for everything that happens, and a heartbeat.
  *
  * The heartbeat thread sends EVENT_HEARTBEAT once a second while there is life: inside a step of
- * the engine when engine_progress() has moved, outside (loading, making prompts, opening sessions,
- * checking) when the process has used processor time. A process that does neither is hung, and
+ * the engine, and while a session opens, when engine_progress() has moved (who waits for another
+ * device may use processor time), outside (loading, making prompts, checking) when the process has
+ * used some. A process that does neither is hung, and
  * the supervisor's watchdog ends it. Nothing is printed on stdout.
  *
  * Where a launcher has started several, this is each of them: process 0 runs the cases, the others

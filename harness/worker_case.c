@@ -678,7 +678,9 @@ static enum status open_case(struct case_run *k, struct error *err) {
     struct session_opts opts = k->c->session;
     opts.taps = k->spot != NULL;
     int64_t begin = now_ns();
+    in_step(k, true);
     s = session_open(&k->session, k->engine, &opts, err);
+    in_step(k, false);
     k->out->session_ns = now_ns() - begin;
     if (s != STATUS_OK) return s;
     session_graph_info(k->session, &k->out->graph_info);

@@ -49,6 +49,10 @@ static enum status stop_here(const struct probing *k, struct error *err) {
     return error_set(err, STATUS_TIMEOUT, "time: %s", why);
 }
 
+static void in_step(const struct probing *k, bool inside) {
+    if (k->env->in_step) k->env->in_step(k->env->ctx, inside);
+}
+
 /* ---- a chunk */
 
 /* The cache is synthetic up to where a chunk begins; the second time it is there already. */
@@ -69,12 +73,12 @@ static enum status feed(struct probing *k, int chunk, struct chunk_result *r, st
     const struct nvtx_chunk range = {chunk, start, tokens_of(k, chunk)};
     const struct bench_hooks *hooks = k->env->hooks;
     nvtx_begin_chunk(k->env->nvtx, &range);
-    if (k->env->in_step) k->env->in_step(k->env->ctx, true);
+    in_step(k, true);
     if (hooks && hooks->before_probed)
         hooks->before_probed(hooks->before_chunk_ctx, k->c->id, chunk);
     const enum status s =
         session_prefill(k->session, k->prompt.tokens + start, range.tokens, r, err);
-    if (k->env->in_step) k->env->in_step(k->env->ctx, false);
+    in_step(k, false);
     nvtx_end(k->env->nvtx, NVTX_CHUNK_RANGE);
     return s;
 }
@@ -193,11 +197,18 @@ static enum status open_spans(struct probing *k, struct error *err) {
     return session_spans_enable(k->session, 2 * ops + 256, err);
 }
 
-static enum status open_all(struct probing *k, struct error *err) {
+static enum status open_session(struct probing *k, struct error *err) {
     struct session_opts opts = k->c->session;
+    in_step(k, true);
+    const enum status s = session_open(&k->session, k->engine, &opts, err);
+    in_step(k, false);
+    return s;
+}
+
+static enum status open_all(struct probing *k, struct error *err) {
     enum status s = choose_chunks(k, err);
     if (s == STATUS_OK) s = open_prompt(k, err);
-    if (s == STATUS_OK) s = session_open(&k->session, k->engine, &opts, err);
+    if (s == STATUS_OK) s = open_session(k, err);
     if (s == STATUS_OK) s = session_reset(k->session, err);
     return s == STATUS_OK ? open_spans(k, err) : s;
 }

@@ -226,7 +226,8 @@ const struct span_counts *device_span_counts(struct device *dev);
  * nothing on the CPU. */
 void device_profile(struct device *dev, bool on);
 /* A counter that moves while kernels make progress, at least once a second on any machine that is
- * alive, also inside a long op. Any thread may read it: the heartbeat does. */
+ * alive, also inside a long op; and with each arena, preparation and recorded call before them. Any
+ * thread may read it: the heartbeat does. */
 uint64_t device_progress(const struct device *dev);
 /* The call that the device's thread is in, for people: "attention, layer 3, rank 1". A GPU may be
  * far behind it. Any thread. */

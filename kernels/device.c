@@ -207,6 +207,13 @@ static const char *category_name(enum memory_category c) {
     return names[c];
 }
 
+/* Only the thread that drives the device writes the counter. Beside calls that ran it counts what a
+ * session does before its first step: memory, preparation, recording. */
+static void count_call(struct device *dev) {
+    uint64_t n = atomic_load_explicit(&dev->calls_done, memory_order_relaxed);
+    atomic_store_explicit(&dev->calls_done, n + 1, memory_order_relaxed);
+}
+
 enum status arena_open(struct arena **out, struct device *dev, enum memory_category category,
                        size_t bytes, struct error *err) {
     *out = NULL;
@@ -225,6 +232,7 @@ enum status arena_open(struct arena **out, struct device *dev, enum memory_categ
     }
     a->base = base;
     ASAN_POISON_MEMORY_REGION(a->base, a->bytes);
+    count_call(dev);
     dev->allocations++;
     dev->open_arenas++;
     dev->ledger.idle_bytes[category] += (int64_t)a->bytes;
@@ -371,12 +379,6 @@ void device_kv_read(struct device *dev, const struct kv_view *view, int head, in
 
 /* ---- running */
 
-/* Only the thread that drives the device writes the counter. */
-static void count_call(struct device *dev) {
-    uint64_t n = atomic_load_explicit(&dev->calls_done, memory_order_relaxed);
-    atomic_store_explicit(&dev->calls_done, n + 1, memory_order_relaxed);
-}
-
 enum status device_execute(struct device *dev, const struct op_call *call, struct error *err) {
     enum status s = or_stopped(dev, dev->backend->execute(dev, call, err), err);
     count_call(dev);
@@ -439,6 +441,7 @@ enum status device_prepare(struct device *dev, const struct op_call *call, struc
     const struct variant *v = dev->chosen[call->op];
     if (!v->library || !v->library->prepare) return STATUS_OK;
     const enum status s = v->library->prepare(dev, &call->embed, err);
+    count_call(dev);
     return s == STATUS_OK ? s : error_prefix(err, s, "%s = %s", op_name(call->op), v->name);
 }
 
@@ -491,6 +494,7 @@ static enum status record(struct device *dev, const struct op_call *call, struct
         return s;
     }
     g->calls[g->n++] = *call;
+    count_call(dev);
     return STATUS_OK;
 }
 
@@ -521,8 +525,9 @@ static enum status instantiate(struct device *dev, struct device_graph *g, struc
     if (s != STATUS_OK) return s;
     g->info.nodes = g->n;
     g->info.bytes = device_graph_bytes(dev, g->n);
-    if (dev->backend->graph_open) return dev->backend->graph_open(dev, g, err);
-    return STATUS_OK;
+    if (dev->backend->graph_open) s = dev->backend->graph_open(dev, g, err);
+    count_call(dev);
+    return s;
 }
 
 enum status device_capture_end(struct device *dev, struct device_graph **out, struct error *err) {

@@ -163,6 +163,12 @@ class Failures(Processes):
                 self.file.unlink()
                 shutil.rmtree(self.partial, ignore_errors=True)
 
+    def test_one_that_is_stopped_while_a_session_opens(self):
+        # the others use processor time as they wait, which is no sign of life there
+        result = self.faulty(process="stopped:1", run__watchdog=f"{4 * slow}s", engine__max_num_batched_tokens=256)
+        self.expect(result, 5, f"no progress for {4 * slow} s", "before its first chunk ended")
+        self.expect_none_left()
+
     def test_one_that_does_not_come(self):
         result = self.faulty(process="away:1", run__watchdog="4s")
         self.expect(result, 5, "process 1 of 2 did not come within 2 s")

@@ -5,14 +5,17 @@
  *   BENCH_TEST_CASE=GLOB          only in cases whose id matches (default: all)
  *   BENCH_TEST_CUPTI=FILE         a library in the place of CUPTI, which serves any device
  *   BENCH_TEST_PROCESS=NAME:P     of a worker that is several processes, process P does not start
- *                                 (away) or has no memory to load (poor)
+ *                                 (away), has no memory to load (poor) or is stopped when it opens
+ *                                 a session, while the others look busy as they wait (stopped)
  */
 #include "harness/bench.h"
 
 #include "fault.h"
 
 #include <fnmatch.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,16 +121,49 @@ static bool read_fault(struct broken *f) {
     return f->kind >= 0 || f->arithmetic;
 }
 
+/* ---- processes ---- */
+
+/* Whether BENCH_TEST_PROCESS names this trouble; *own: and this process. */
+static bool trouble(const char *name, bool *own) {
+    const char *text = getenv("BENCH_TEST_PROCESS"), *process = getenv("BENCH_PROCESS");
+    const size_t n = strlen(name);
+    if (!process) process = getenv("OMPI_COMM_WORLD_RANK");
+    if (!text || !process || strncmp(text, name, n) != 0 || text[n] != ':') return false;
+    *own = strcmp(text + n + 1, process) == 0;
+    return true;
+}
+
 /* What is wrong with this process from the beginning. */
 static void begin_badly(int argc, char **argv) {
-    const char *text = getenv("BENCH_TEST_PROCESS"), *process = getenv("BENCH_PROCESS");
     const struct rlimit little = {120 << 20, 120 << 20};
-    const char *colon = text ? strchr(text, ':') : NULL;
-    if (!colon || argc < 2 || strcmp(argv[1], "worker") != 0) return;
-    if (!process) process = getenv("OMPI_COMM_WORLD_RANK");
-    if (!process || strcmp(colon + 1, process) != 0) return;
-    if (strncmp(text, "away:", 5) == 0) _exit(3);
-    if (strncmp(text, "poor:", 5) == 0) setrlimit(RLIMIT_AS, &little);
+    bool own;
+    if (argc < 2 || strcmp(argv[1], "worker") != 0) return;
+    if (trouble("away", &own) && own) _exit(3);
+    if (trouble("poor", &own) && own) setrlimit(RLIMIT_AS, &little);
+}
+
+static void *look_busy(void *unused) {
+    for (volatile uint64_t n = 0;; n++) (void)unused;
+    return NULL;
+}
+
+/* The linker puts it in the place of session_open(). */
+enum status __wrap_session_open(struct session **out, struct engine *e,
+                                const struct session_opts *opts, struct error *err);
+enum status __real_session_open(struct session **out, struct engine *e,
+                                const struct session_opts *opts, struct error *err);
+
+enum status __wrap_session_open(struct session **out, struct engine *e,
+                                const struct session_opts *opts, struct error *err) {
+    pthread_t thread;
+    bool own;
+    if (trouble("stopped", &own)) {
+        if (own)
+            raise(SIGSTOP);
+        else if (pthread_create(&thread, NULL, look_busy, NULL) == 0)
+            pthread_detach(thread);
+    }
+    return __real_session_open(out, e, opts, err);
 }
 
 int main(int argc, char **argv) {

@@ -795,6 +795,16 @@ static void progress_moves_inside_an_op_and_with_each_call(void **state) {
     assert_int_equal(before, w.before + 20);
     eager(s);
     assert_true(device_progress(s->dev) >= before + CALLS);
+    /* and before there are any: with memory, and with each call that is recorded */
+    before = device_progress(s->dev);
+    struct device_graph *g = record(s);
+    assert_true(device_progress(s->dev) >= before + CALLS);
+    device_graph_close(s->dev, g);
+    before = device_progress(s->dev);
+    struct arena *a;
+    assert_int_equal(arena_open(&a, s->dev, MEMORY_OTHER, 4096, NULL), STATUS_OK);
+    assert_true(device_progress(s->dev) > before);
+    arena_close(a);
     close_step((void **)&s);
 }
 
