@@ -25,6 +25,7 @@ enum { USUAL = sizeof usual_shapes / sizeof *usual_shapes };
 struct rates {
     const struct sum_request *request;
     int devices, rows;
+    bool nccl;           /* rows of it are among them */
     struct table *table; /* one of the two, owned */
     struct jsondoc *json, *sums;
 };
@@ -52,12 +53,19 @@ static void begin(struct rates *m, const char *device) {
     m->sums = jsondoc_put_array(m->json, "sums");
 }
 
+/* What the numbers of short sums are made of. */
+static const char nccl_note[] =
+    "\nnccl: each call of a communicator that does not block, as these are, starts a thread, "
+    "which\n"
+    "the time of a short sum includes. A recorded step (enforce_eager = false) has no such calls.";
+
 static void end(struct rates *m) {
     char *text = m->json ? jsondoc_text(m->json) : NULL;
     if (text) puts(text);
     free(text);
     jsondoc_close(m->json);
     if (m->table) table_print(stdout, m->table, "", 0, false);
+    if (m->table && m->nccl) puts(nccl_note);
     table_close(m->table);
 }
 
@@ -69,6 +77,7 @@ static void tell(struct rates *m, const char *kernel, enum sum_way way, const st
     const double busbw = algbw * 2 * (m->devices - 1) / m->devices;
     char text[96];
     op_shape_text(s, text, sizeof text);
+    m->nccl = m->nccl || strcmp(kernel, "nccl") == 0;
     if (m->json) {
         struct jsondoc *row = jsondoc_add_object(m->sums);
         jsondoc_put_text(row, "kernel", kernel);
