@@ -61,12 +61,13 @@ static void read_case_row(struct h5 *h, h5_id g, struct case_result *r) {
     r->prompt_tokens = row.prompt_tokens, r->chunk_tokens = row.chunk_tokens;
     r->max_num_batched_tokens =
         row.max_num_batched_tokens ? row.max_num_batched_tokens : row.chunk_tokens;
-    r->tp = row.tp, r->devices = row.devices, r->repeats = row.repeats;
+    r->tp = row.tp, r->devices = row.devices, r->memories = row.memories, r->repeats = row.repeats;
     r->ttft_estimated = row.ttft_estimated, r->ttft_error = row.ttft_error;
     r->prune_last_layer = row.prune_last_layer, r->dual_chunk = row.dual_chunk;
     r->exchange_overlap = row.exchange_overlap;
     r->predicted_prefill_s = row.predicted_prefill_s;
-    if (r->tp < 0 || r->tp > MAX_RANKS || r->devices < 0 || r->devices > MAX_RANKS)
+    if (r->tp < 0 || r->tp > MAX_RANKS || r->devices < 0 || r->devices > MAX_RANKS ||
+        r->memories < 0 || r->memories > MAX_RANKS)
         h5_fail(h, "read", "the case", "it has an impossible number of ranks or devices");
 }
 

@@ -193,7 +193,7 @@ struct case_row {
     char attention[32], linear[32], coverage[16], status[16];
     char reason[sizeof((struct case_result *)0)->reason];
     char output_check[16], invariance_check[16];
-    int32_t prompt_tokens, chunk_tokens, tp, devices, repeats;
+    int32_t prompt_tokens, chunk_tokens, tp, devices, memories, repeats;
     uint8_t ttft_estimated, prune_last_layer, dual_chunk;
     int64_t max_num_batched_tokens, ttft_median_ns, ttft_min_ns, ttft_max_ns;
     double ttft_error, prefill_tok_s, decode_tok_s, predicted_prefill_s;
@@ -222,6 +222,7 @@ static const struct column case_columns[] = {
     CASE_INT(tp),
     CASE_TEXT(device),
     CASE_INT(devices),
+    CASE_INT(memories),
     CASE_TEXT(dtype),
     CASE_TEXT(attention),
     CASE_TEXT(linear),
@@ -259,6 +260,7 @@ static const struct column case_columns[] = {
 /* Attributes of a case or of the run that the first files of schema 1 do not have. */
 static const char *const added_attributes[] = {
     "max_num_batched_tokens",
+    "memories",
     "energy_j",
     "energy_j_per_token",
     "sm_clock_mean_mhz",

@@ -37,7 +37,8 @@ static void case_row_fill(struct case_row *row, const struct case_result *r) {
              (long long)r->max_num_batched_tokens, row->mode, r->tp, r->dtype);
     row->prompt_tokens = r->prompt_tokens, row->chunk_tokens = r->chunk_tokens;
     row->max_num_batched_tokens = r->max_num_batched_tokens;
-    row->tp = r->tp, row->devices = r->devices, row->repeats = r->repeats;
+    row->tp = r->tp, row->devices = r->devices, row->memories = r->memories,
+    row->repeats = r->repeats;
     row->ttft_estimated = r->ttft_estimated;
     row->prune_last_layer = r->prune_last_layer, row->dual_chunk = r->dual_chunk;
     row->exchange_overlap = r->exchange_overlap;

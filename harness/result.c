@@ -261,6 +261,7 @@ const char *result_kernel_name(const struct case_result *r, int op, int variant)
 
 int result_memories(const struct case_result *r) {
     const bool host = strcmp(r->device, device_kind_name(DEVICE_CPU)) == 0;
+    if (r->memories > 0) return r->memories;
     return host || r->devices < 1 ? 1 : r->devices;
 }
 

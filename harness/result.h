@@ -140,6 +140,7 @@ struct case_result {
     int64_t max_num_batched_tokens; /* the chunk size as configured: it may exceed the prompt */
     bool graph;
     int tp, repeats, devices; /* devices that share the ranks */
+    int memories;             /* that the figures are of; 0 in older files: see below */
     char device[96], dtype[16], attention[32], linear[32];
     char exchange[32];        /* kernel between devices; "" on one */
     bool exchange_overlap;    /* it ran beside other ops */
@@ -245,7 +246,7 @@ struct case_summary {
     enum verdict invariance;
 };
 /* Memories that a case's figures are of, all equally full: each GPU has its own, the CPU's devices
- * share the host's. */
+ * share the host's, those of several processes each its own. */
 int result_memories(const struct case_result *r);
 /* Name of the kernel of a span. */
 const char *result_kernel_name(const struct case_result *r, int op, int variant);

@@ -737,7 +737,7 @@ void worker_keep_facts(const struct engine *e, struct case_result *out) {
     const char *attention = info->device[0].variant[OP_ATTENTION];
     const char *linear = info->device[0].variant[OP_LINEAR];
     const char *exchange = info->device[0].variant[OP_EXCHANGE];
-    out->devices = info->devices;
+    out->devices = info->devices, out->memories = info->memories;
     out->load_ns = info->load_ns;
     if (attention) snprintf(out->attention, sizeof out->attention, "%s", attention);
     if (linear) snprintf(out->linear, sizeof out->linear, "%s", linear);

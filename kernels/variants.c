@@ -260,7 +260,7 @@ const struct variant *variants_for_group(const struct group_opts *opts, struct e
             used += (size_t)snprintf(reasons + used, sizeof reasons - used, "%s%s: %s",
                                      used ? "; " : "", v->name, why);
     }
-    error_set(err, STATUS_UNSUPPORTED, "exchange = %s serves no %d devices here: %s", name,
-              opts->members, used ? reasons : "no such variant of this kind of device");
+    error_set(err, STATUS_UNSUPPORTED, "exchange_backend = %s serves no %d devices here: %s", name,
+              opts->members, used ? reasons : "it is not a kernel of this kind of device");
     return NULL;
 }

@@ -54,7 +54,7 @@ class Kernels(drive.BenchTest):
         self.assertIn("sums over 2 devices", result.out)
         self.assertRegex(result.out, r"ref +by rank +T=4,C=32 ")
         for arguments, code, expected in ((("--devices", "1"), 2, "2 to 8"), (("--shape", "T=4"), 2, "one like T=8192,C=3584"),
-                                          (("--kernel", "nccl"), 2, "no such variant of this kind of device")):
+                                          (("--kernel", "nccl"), 2, "not a kernel of this kind of device")):
             result = self.bench("kernels", "--op", "exchange", *arguments, *QUICK)
             self.assertEqual(result.code, code, repr(result))
             self.assertIn(expected, result.err)

@@ -1,5 +1,6 @@
 """A worker that is several processes: the answers of threads, and an end with a reason whatever happens to one. The
 launcher is one of the tests' own; where mpirun is installed it starts them, too."""
+import csv
 import os
 import shutil
 import signal
@@ -86,6 +87,12 @@ class Answers(Processes):
                 self.assertTrue((memory["driver_after"][()] > 0).all())
             return found
 
+    def expect_memory_to_add_up(self, path):
+        """What is not accounted for is what the system says less what is accounted, of the fullest memory."""
+        for row in csv.DictReader(self.expect(self.bench("show", path, "--csv"), 0).out.splitlines()):
+            missing = int(row["peak_driver_bytes"]) - int(row["peak_device_bytes"])
+            self.assertLess(abs(missing - int(row["unaccounted_bytes"])), int(row["peak_driver_bytes"]) // 8, row["id"])
+
     def compare(self, launcher, **values):
         values = {"engine__tensor_parallel_size": 4, "engine__enforce_eager": "true, false", "run__spans": "all",
                   **values}
@@ -94,6 +101,11 @@ class Answers(Processes):
         self.expect(self.run_config(self.config_of(launcher="", **values), file=threads), 0)
         self.expect(self.run_config(self.config_of(launcher=launcher, **values), file=processes), 0)
         self.assertEqual(self.record(threads), self.record(processes))
+        for path, memories in ((threads, 1), (processes, int(self.devices))):
+            with h5py.File(path, "r") as f:
+                for case in f["case"].values():
+                    self.assertEqual(case.attrs["memories"], memories)
+            self.expect_memory_to_add_up(path)
         self.expect_none_left()
 
     def test_processes_answer_as_threads_do(self):

@@ -177,6 +177,12 @@ static void peak_of_a_rank_is_its_own_and_its_share_of_what_ranks_share(void **s
     assert_int_equal(s.peak_bytes_device, (1000 + 1500 + 101) / 2);
     assert_int_equal(s.peak_driver_bytes, 3500);
     assert_int_equal(s.unaccounted_bytes, 99);
+    /* devices of the CPU share its memory, but those of several processes do not */
+    strcpy(r.device, "cpu");
+    assert_int_equal(result_memories(&r), 1);
+    r.memories = 2;
+    result_summary(&r, &s);
+    assert_int_equal(s.peak_bytes_device, (1000 + 1500 + 101) / 2);
     result_free(&r);
 }
 
