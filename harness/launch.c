@@ -32,7 +32,8 @@
 enum {
     TICK_MS = 100,
     REAP_MS = 30000,
-    GRACE_MS = 5000, /* of processes whose company has lost one */
+    GRACE_MS = 5000, /* of processes whose company has lost one, or has no case left */
+    TELL_MS = 1000,  /* of guards, to tell how their workers ended once these were killed */
     MOST_LOGS = 1000000
 };
 
@@ -51,7 +52,8 @@ struct child {
     struct voices voices;
     int errors, log; /* -1: closed */
     bool reaped;
-    int64_t broken_ns;   /* since when not all processes are there that were; 0: they are */
+    int64_t broken_ns;   /* since when not all processes are there that were, or shall be; or 0 */
+    int64_t killed_ns;   /* when this run has killed it; 0: not */
     int base;            /* queue position of its case_index 0 */
     bool in_case, begun; /* a case is at work; one was, ever */
     bool told, stopped;  /* SIGTERM after one interrupt, SIGKILL after two */
@@ -332,6 +334,11 @@ static void signal_worker(const struct child *c, int signal_number) {
     voices_kill(&c->voices, signal_number);
 }
 
+static void kill_worker(struct child *c) {
+    if (!c->killed_ns) c->killed_ns = now_ns();
+    signal_worker(c, SIGKILL);
+}
+
 /* Process 0 ends what it is at; the others follow it. */
 static void ask_to_stop(struct child *c) {
     const struct voice *first = voices_of(&c->voices, 0);
@@ -349,7 +356,7 @@ static void heed_interrupts(const struct launch *l, struct child *c) {
     }
     if (n >= 2 && !c->stopped) {
         c->stopped = true;
-        signal_worker(c, SIGKILL);
+        kill_worker(c);
     }
 }
 
@@ -359,7 +366,7 @@ static void watch_once(const struct launch *l, struct child *c) {
         const struct voice *first = voices_of(&c->voices, 0);
         c->silent_s = silent_s;
         c->state = death_process_state(first ? first->pid : c->pid);
-        signal_worker(c, SIGKILL);
+        kill_worker(c);
     }
     if (now - c->looked_ns >= 1000000000) { /* what they held, should one be killed for that */
         for (int i = 0; i < c->voices.n; i++) {
@@ -371,26 +378,52 @@ static void watch_once(const struct launch *l, struct child *c) {
     }
 }
 
-/* A launcher ends without its processes, or a process without the others: these have a moment to
- * say what they know of it. */
-static void watch_company(struct child *c) {
+static bool is_over(int64_t since_ns, int ms) {
+    return since_ns && now_ns() >= since_ns + (int64_t)ms * 1000000;
+}
+
+/* Whether it has nothing left to do but to leave. */
+static bool should_leave(const struct launch *l, const struct child *c) {
+    return c->begun && !c->in_case && (l->front == l->n || c->told || c->by_stranger);
+}
+
+/* Whether the kernel is still at the end of one that was killed: a GPU's memory takes a while. */
+static bool is_dying(const struct child *c) {
+    for (int i = 0; i < c->voices.n; i++) {
+        const struct voice *v = &c->voices.v[i];
+        const char state = v->pid > 0 && !v->ended ? death_process_state(v->pid) : 0;
+        if (state && !strchr("ZX", state)) return true;
+    }
+    return false;
+}
+
+/* A launcher ends without its processes, a process without the others, or the last case ends: the
+ * rest have a moment to say what they know of it and to leave. A guard that does not even tell of
+ * the end of a worker that was killed (it may be stopped) is killed like the launcher. */
+static void watch_company(const struct launch *l, struct child *c) {
     if (c->launcher.words == 0) return;
     if (!c->reaped && waitpid(c->pid, &c->wait_status, WNOHANG) == c->pid) c->reaped = true;
     if (c->reaped) voices_stop_listening(&c->voices);
     const struct voice *first = voices_of(&c->voices, 0);
     const bool broken = c->reaped || voices_blamed(&c->voices) || (first && first->ended);
-    if (!c->broken_ns && broken) c->broken_ns = now_ns();
-    if (!c->broken_ns || now_ns() < c->broken_ns + (int64_t)GRACE_MS * 1000000) return;
-    signal_worker(c, SIGKILL);
-    voices_stop_listening(&c->voices);
+    if (!c->broken_ns && (broken || should_leave(l, c))) c->broken_ns = now_ns();
+    if (is_over(c->broken_ns, GRACE_MS)) {
+        kill_worker(c);
+        voices_stop_listening(&c->voices);
+    }
+    if (!is_over(c->killed_ns, is_dying(c) ? REAP_MS : TELL_MS)) return;
+    if (!c->reaped) kill(-c->pid, SIGKILL);
+    voices_end(&c->voices);
 }
 
-/* Waits for the process to go; forces it when it lingers. */
-static void reap(struct child *c) {
-    const int patience_ms = c->launcher.words ? GRACE_MS : REAP_MS;
+/* Waits for the process to go; forces it when it lingers, or at a second interrupt. */
+static void reap(const struct launch *l, struct child *c) {
+    int patience_ms = c->launcher.words ? GRACE_MS : REAP_MS;
     for (int waited_ms = 0; !c->reaped; waited_ms += 10) {
         pid_t got = waitpid(c->pid, &c->wait_status, WNOHANG);
         if (got == c->pid || (got < 0 && errno != EINTR)) return;
+        if (waited_ms < patience_ms && interrupt_count(l->opts->interrupts) >= 2)
+            patience_ms = waited_ms;
         if (waited_ms == patience_ms) kill(c->launcher.words ? -c->pid : c->pid, SIGKILL);
         if (waited_ms >= patience_ms + REAP_MS)
             return; /* stuck in the kernel: it dies when that
@@ -419,12 +452,12 @@ static void watch_worker(struct launch *l, struct child *c) {
         read_errors(c);
         read_events(l, c);
         if (!voices_live(&c->voices)) break;
-        watch_company(c);
+        watch_company(l, c);
         heed_interrupts(l, c);
         watch_once(l, c);
         if (l->observer && l->observer->tick) l->observer->tick(l->observer->ctx);
     }
-    reap(c);
+    reap(l, c);
     read_errors(c);
     settle_blame(c);
 }

@@ -21,10 +21,9 @@ static socklen_t address_of(const char *name, struct sockaddr_un *a) {
 }
 
 /* All users of the host see these names. */
-static bool is_ours(int fd) {
-    struct ucred peer;
-    socklen_t size = sizeof peer;
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
+static bool is_ours(int fd, struct ucred *peer) {
+    socklen_t size = sizeof *peer;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, peer, &size) == 0 && peer->uid == geteuid();
 }
 
 void voices_open(struct voices *v) {
@@ -53,11 +52,14 @@ void voices_add(struct voices *v, int fd, pid_t pid) {
 void voices_accept(struct voices *v) {
     while (v->listener >= 0 && v->n < VOICES_MOST) {
         const int fd = accept4(v->listener, NULL, NULL, SOCK_CLOEXEC);
+        struct ucred peer;
         if (fd < 0) break;
-        if (!is_ours(fd))
+        if (!is_ours(fd, &peer)) {
             close(fd);
-        else
-            voices_add(v, fd, 0);
+            continue;
+        }
+        voices_add(v, fd, 0);
+        v->v[v->n - 1].guard = peer.pid;
     }
     if (v->processes > 0 && v->n >= v->processes) voices_stop_listening(v);
 }
@@ -115,12 +117,25 @@ void voices_kill(const struct voices *v, int signal_number) {
         if (v->v[i].pid > 0 && !v->v[i].ended) kill(v->v[i].pid, signal_number);
 }
 
+void voices_end(struct voices *v) {
+    voices_stop_listening(v);
+    for (int i = 0; i < v->n; i++) {
+        struct voice *one = &v->v[i];
+        if (one->fd < 0) continue;
+        if (one->guard > 0) kill(one->guard, SIGKILL);
+        close(one->fd);
+        one->fd = -1;
+        one->ended = true;
+    }
+}
+
 int voices_connect(const char *name) {
     struct sockaddr_un a;
     const socklen_t size = address_of(name, &a);
     const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    struct ucred peer;
     if (fd < 0) return -1;
-    if (connect(fd, (const struct sockaddr *)&a, size) == 0 && is_ours(fd)) return fd;
+    if (connect(fd, (const struct sockaddr *)&a, size) == 0 && is_ours(fd, &peer)) return fd;
     close(fd);
     return -1;
 }

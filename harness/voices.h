@@ -15,6 +15,7 @@ struct voice {
     int fd;      /* -1: closed */
     int process; /* its number, once it has said it */
     pid_t pid;   /* of the worker; 0: not known yet */
+    pid_t guard; /* of the process that has connected; 0: none, or not of this name space */
     bool ended;
     int wait_status; /* how */
     int64_t ended_ns, resident_bytes;
@@ -47,6 +48,9 @@ struct voice *voices_of(struct voices *v, int process);
 struct voice *voices_blamed(struct voices *v);
 /* To all that are there. */
 void voices_kill(const struct voices *v, int signal_number);
+/* SIGKILL to the guards that are there, and nothing more is heard of their workers, whose end is
+ * nobody's fault then. */
+void voices_end(struct voices *v);
 
 /* For those that speak: connects to a supervisor of the same user; -1: there is none. */
 int voices_connect(const char *name);

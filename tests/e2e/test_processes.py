@@ -32,6 +32,20 @@ def of_folder(folder):
     return found
 
 
+def parent_of(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return 0
+
+
+def kill_if_alive(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
 class Processes(drive.BenchTest):
     launcher = f"{spawn} 2"
 
@@ -211,6 +225,35 @@ class Failures(Processes):
         self.assertGreater(len(of_folder(self.folder)), 3)
         os.kill(process.pid, signal.SIGKILL)
         self.finish(process)
+        self.expect_none_left()
+
+    def stop_guard(self, process, number):
+        """SIGSTOP for the guard of a process, which is the launcher's child of that number."""
+        launcher = self.wait_for(lambda: [pid for pid, words in of_folder(self.folder).items()
+                                          if parent_of(pid) == process.pid and b"worker" in words])[0]
+        guards = sorted(pid for pid in of_folder(self.folder) if parent_of(pid) == launcher)
+        os.kill(guards[number], signal.SIGSTOP)
+        self.addCleanup(kill_if_alive, guards[number])
+
+    def test_a_guard_that_is_stopped_holds_up_no_run_that_is_done(self):
+        for number in (0, 1):
+            with self.subTest(guard=number):
+                process = self.start("run", self.config_of(), "-o", self.file)
+                self.wait_for_line(process, "begins")
+                self.stop_guard(process, number)
+                self.expect(self.finish(process, 60 * slow), 0)
+                self.assertEqual({status for status, _ in self.cases().values()}, {"ok"})
+                self.expect_none_left()
+                self.file.unlink()
+
+    def test_a_second_interrupt_is_heeded_while_a_guard_is_stopped(self):
+        process = self.start("run", self.config_of(run__repeats=500), "-o", self.file)
+        self.wait_for_line(process, "begins")
+        self.stop_guard(process, 1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        self.expect(self.finish(process, 4 * slow), 130, "interrupted")
         self.expect_none_left()
 
     def test_an_interrupt_ends_all_after_the_chunk(self):
