@@ -1,6 +1,7 @@
 /* trace.c: every nanosecond of a chunk is some op's or named, on each device, whatever order spans
  * come in; sums by op, layer, rank and device; files that make no sense are refused. */
 #include "harness/new_file.h"
+#include "harness/show.h"
 #include "harness/trace.h"
 
 #include <math.h>
@@ -240,6 +241,59 @@ static void words_say_what_was_traced(void **state) {
     result_free(&r);
 }
 
+static void chunks_are_listed_once_in_order_with_runs(void **state) {
+    static const struct {
+        int n;
+        int32_t chunks[8];
+        const char *want;
+    } cases[] = {{0, {0}, ""},
+                 {1, {6}, "7"},
+                 {2, {0, 1}, "1-2"},
+                 {6, {7, 2, 0, 2, 1, 7}, "1-3, 8"},
+                 {3, {4, 0, 2}, "1, 3, 5"}};
+    (void)state;
+    char out[TRACE_TEXT];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_string_equal(trace_chunk_list(out, cases[i].chunks, sizeof(int32_t), cases[i].n),
+                            cases[i].want);
+    enum { MANY = 400 };
+    struct chunk_row rows[MANY];
+    for (int i = 0; i < MANY; i++) rows[i].chunk = 1000000 + 2 * i;
+    trace_chunk_list(out, &rows[0].chunk, sizeof *rows, MANY);
+    assert_true(strlen(out) < TRACE_TEXT);
+    assert_string_equal(out + strlen(out) - 5, ", ...");
+}
+
+/* What trace_say prints, in a buffer of its own. */
+static char *said(int width, int hang, const char *text) {
+    char *out = NULL;
+    size_t size;
+    FILE *f = open_memstream(&out, &size);
+    assert_non_null(f);
+    trace_say(f, &(struct show_style){.width = width}, hang, "%s", text);
+    fclose(f);
+    return out;
+}
+
+static void a_line_goes_on_below_where_the_screen_ends(void **state) {
+    static const struct {
+        int width, hang;
+        const char *text, *want;
+    } cases[] = {{0, 4, "  one two three", "  one two three\n"},
+                 {15, 4, "  one two three", "  one two three\n"},
+                 {14, 4, "  one two three", "  one two\n    three\n"},
+                 {9, 0, "one two three", "one two\nthree\n"},
+                 {3, 2, "longer than it", "longer\n  than\n  it\n"},
+                 {80, 2, "", "\n"},
+                 {80, 2, "no \033 escape", "no \\x1b escape\n"}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *out = said(cases[i].width, cases[i].hang, cases[i].text);
+        assert_string_equal(out, cases[i].want);
+        free(out);
+    }
+}
+
 static void a_new_file_takes_its_place_at_the_end_alone(void **state) {
     (void)state;
     char folder[] = "/tmp/test_trace-XXXXXX", path[80];
@@ -273,6 +327,8 @@ int main(void) {
         cmocka_unit_test(a_trace_is_compared_with_the_same_chunks_alone),
         cmocka_unit_test(what_makes_no_sense_is_refused),
         cmocka_unit_test(words_say_what_was_traced),
+        cmocka_unit_test(chunks_are_listed_once_in_order_with_runs),
+        cmocka_unit_test(a_line_goes_on_below_where_the_screen_ends),
         cmocka_unit_test(a_new_file_takes_its_place_at_the_end_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
