@@ -32,13 +32,13 @@ static void reason_of_kill(const struct death *d, char *out, size_t size) {
 }
 
 static void reason_of_silence(const struct death *d, char *out, size_t size) {
-    char state[40] = "";
-    if (d->state) snprintf(state, sizeof state, " (process state %c)", d->state);
-    snprintf(out, size, "no progress for %lld s%s: killed", (long long)d->silent_s, state);
+    const bool known = d->states[0] != 0;
+    snprintf(out, size, "no progress for %lld s%s%s%s: killed", (long long)d->silent_s,
+             known ? " (" : "", d->states, known ? ")" : "");
 }
 
 enum case_status death_reason(const struct death *d, char *out, size_t size) {
-    char how[200];
+    char how[400];
     enum case_status status = CASE_CRASHED;
     if (d->stopped) {
         snprintf(how, sizeof how, "stopped at once by a second interrupt");

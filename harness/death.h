@@ -10,7 +10,7 @@ struct death {
     int wait_status;        /* of waitpid */
     bool stopped;           /* killed by us after a second interrupt */
     int64_t silent_s;       /* killed by us after so many seconds without a sign of life; 0: not */
-    char state;             /* of the process before that, /proc/PID/stat's letter; 0: unknown */
+    const char *states;     /* of its processes before that: "process state D"; "": not known */
     int64_t oom_kills;      /* by the kernel while the worker lived; negative: not known */
     int64_t resident_bytes; /* last seen */
     int64_t memory_bytes;   /* of the machine or the cgroup; 0: not known */

@@ -59,7 +59,7 @@ struct child {
     bool told, stopped;  /* SIGTERM after one interrupt, SIGKILL after two */
     bool by_stranger;    /* it stopped in a case, as if told, and this run had not told it */
     int64_t silent_s;    /* what the watchdog found; 0: nothing */
-    char state;
+    char states[300];    /* of its processes then */
     int64_t heard_ns, looked_ns, resident_bytes, oom_kills_before;
     int wait_status;
     struct event last, error; /* last chunk or token; last words (kind EVENT_ERROR) or zeros */
@@ -360,12 +360,26 @@ static void heed_interrupts(const struct launch *l, struct child *c) {
     }
 }
 
+/* Letters of /proc/PID/stat: who is stopped (T) or stuck in a driver (D) does not say so itself. */
+static void read_states(struct child *c) {
+    const int n = c->voices.processes;
+    size_t used = 0;
+    for (int i = 0; i < (n > 1 ? n : 1) && used < sizeof c->states; i++) {
+        const struct voice *v = voices_of(&c->voices, i);
+        const char state = v || i == 0 ? death_process_state(v ? v->pid : c->pid) : 0;
+        char who[24] = "process";
+        if (!state) continue;
+        if (n > 1) snprintf(who, sizeof who, "process %d:", i);
+        used += (size_t)snprintf(c->states + used, sizeof c->states - used, "%s%s state %c",
+                                 used ? ", " : "", who, state);
+    }
+}
+
 static void watch_once(const struct launch *l, struct child *c) {
     int64_t now = now_ns(), silent_s = (now - c->heard_ns) / 1000000000;
     if (l->opts->watchdog_s > 0 && silent_s >= l->opts->watchdog_s && !c->silent_s && !c->stopped) {
-        const struct voice *first = voices_of(&c->voices, 0);
         c->silent_s = silent_s;
-        c->state = death_process_state(first ? first->pid : c->pid);
+        read_states(c);
         kill_worker(c);
     }
     if (now - c->looked_ns >= 1000000000) { /* what they held, should one be killed for that */
@@ -547,14 +561,20 @@ static void name_dead(struct child *c, char *out, size_t size) {
                  (int)worst->pid);
 }
 
-/* What each process said it was at when nothing moved any more. */
-static void what_they_were_at(const struct child *c, char *out, size_t size) {
+/* What each process said its devices were at when nothing moved any more, in their order; in a case
+ * also which said nothing. */
+static void what_they_were_at(struct child *c, char *out, size_t size) {
+    const int n = c->voices.processes;
     size_t used = 0;
     out[0] = 0;
-    for (int i = 0; i < c->voices.n && used < size; i++)
-        if (c->voices.v[i].still[0])
-            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? "; " : "",
-                                     c->voices.v[i].still);
+    for (int i = 0; i < (n > 1 ? n : 1) && used < size; i++) {
+        const struct voice *v = voices_of(&c->voices, i);
+        char mute[60] = "the worker did not tell what its devices were at";
+        if (!v || (!v->still[0] && !c->in_case)) continue;
+        if (n > 1) snprintf(mute, sizeof mute, "device %d: did not tell", i);
+        used += (size_t)snprintf(out + used, size - used, "%s%s", used ? "; " : "",
+                                 v->still[0] ? v->still : mute);
+    }
 }
 
 /* The case at the front pays for its worker; when workers keep dying before any case begins, all
@@ -569,7 +589,7 @@ static enum status bury(struct launch *l, struct child *c, struct error *err) {
     struct death d = {.wait_status = c->wait_status,
                       .stopped = c->stopped,
                       .silent_s = c->silent_s,
-                      .state = c->state,
+                      .states = c->states,
                       .oom_kills = oom_kills < 0 ? -1 : oom_kills - c->oom_kills_before,
                       .resident_bytes = c->resident_bytes,
                       .memory_bytes = host_memory_bytes(l->plan),

@@ -164,14 +164,18 @@ class Failures(Processes):
         self.launcher = f"{mpirun} 2"
         self.expect_first_lost(self.faulty("kill_rank:1,256"), "crashed", "process 1 of 2 (pid ", "SIGKILL")
 
+    def worker(self, number):
+        """Pid of the worker that is process `number` of those that the launcher has started."""
+        found = [pid for pid, words in of_folder(self.folder).items() if b"worker" in words]
+        environment = {pid: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in found}
+        return max(pid for pid in found if b"BENCH_PROCESS=%d" % number in environment[pid])  # after its guard
+
     def test_kill_9_from_outside(self):
         process = self.start("run", self.config_of(run__repeats=200, engine__max_num_batched_tokens=256), "-o",
                              self.file)
         self.wait_for_line(process, "begins")
         time.sleep(0.5 * slow)
-        guards = [pid for pid, words in of_folder(self.folder).items() if b"worker" in words]
-        environment = {pid: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in guards}
-        second = max(pid for pid in guards if b"BENCH_PROCESS=1" in environment[pid])  # its guard came before it
+        second = self.worker(1)
         os.kill(second, signal.SIGKILL)
         result = self.finish(process)
         self.expect(result, 5, f"process 1 of 2 (pid {second})", "SIGKILL, not by bench")
@@ -188,6 +192,29 @@ class Failures(Processes):
                 self.assertLess(time.monotonic() - begin, 3 * seconds + 60)
                 self.file.unlink()
                 shutil.rmtree(self.partial, ignore_errors=True)
+
+    def stopped_in_mid_case(self, launcher, stop, *words):
+        seconds = 3 * slow
+        process = self.start("run", self.config_of(launcher=launcher, run__repeats=500, run__watchdog=f"{seconds}s",
+                                                   engine__max_num_batched_tokens=256), "-o", self.file)
+        self.wait_for_line(process, "begins")
+        time.sleep(0.5 * slow)
+        os.kill(stop(process), signal.SIGSTOP)
+        self.expect(self.finish(process), 5)
+        for status, reason in self.cases().values():
+            self.assertEqual(status, "timeout", reason)
+            for word in (f"no progress for {seconds} s", *words):
+                self.assertIn(word, reason)
+        self.expect_none_left()
+
+    def test_one_that_is_stopped_is_named(self):
+        self.stopped_in_mid_case(self.launcher, lambda process: self.worker(1), "(process 0: state ",
+                                 ", process 1: state T): killed, after ", ": device 0: ",
+                                 "; device 1: did not tell")
+
+    def test_a_worker_of_threads_that_is_stopped_did_not_tell(self):
+        self.stopped_in_mid_case("", lambda process: drive.workers(process.pid)[0], "(process state T): killed, after",
+                                 ": the worker did not tell what its devices were at")
 
     def test_one_that_is_stopped_while_a_session_opens(self):
         # the others use processor time as they wait, which is no sign of life there

@@ -21,6 +21,7 @@ static struct death by_signal(int s) {
                           .oom_kills = 0,
                           .resident_bytes = gib,
                           .memory_bytes = 16 * gib,
+                          .states = "",
                           .who = "",
                           .at = "",
                           .where = "after chunk 3 of 8",
@@ -83,8 +84,11 @@ static void silence_is_a_timeout_even_though_we_killed_it(void **state) {
     (void)state;
     struct death d = by_signal(SIGKILL);
     d.silent_s = 60;
-    d.state = 'D';
-    expect(&d, CASE_TIMEOUT, "no progress for 60 s (process state D)");
+    expect(&d, CASE_TIMEOUT, "no progress for 60 s: killed, after");
+    d.states = "process state D";
+    d.at = "device 0: exchange, layer 0";
+    expect(&d, CASE_TIMEOUT, "no progress for 60 s (process state D): killed, after");
+    expect(&d, CASE_TIMEOUT, ": device 0: exchange, layer 0");
 }
 
 static void a_second_interrupt_is_not_a_crash(void **state) {
