@@ -15,20 +15,21 @@
 static const double near_limit = 0.85;
 
 static void reason_of_kill(const struct death *d, char *out, size_t size) {
-    char held[FORMAT_BYTES], limit[FORMAT_BYTES];
+    char held[FORMAT_BYTES], limit[FORMAT_BYTES], memory[2 * FORMAT_BYTES + 16] = "";
     format_bytes(held, d->resident_bytes);
     format_bytes(limit, d->memory_bytes);
+    const bool known = d->resident_bytes >= 0;
+    if (known) snprintf(memory, sizeof memory, "it held %s of %s", held, limit);
     if (d->oom_kills > 0)
         snprintf(out, size,
-                 "killed by SIGKILL: out of memory (the kernel counts %lld new OOM kill%s; it held "
-                 "%s of %s)",
-                 (long long)d->oom_kills, d->oom_kills == 1 ? "" : "s", held, limit);
+                 "killed by SIGKILL: out of memory (the kernel counts %lld new OOM kill%s%s%s)",
+                 (long long)d->oom_kills, d->oom_kills == 1 ? "" : "s", known ? "; " : "", memory);
     else if (d->memory_bytes > 0 &&
              (double)d->resident_bytes >= near_limit * (double)d->memory_bytes)
-        snprintf(out, size, "killed by SIGKILL, probably out of memory: it held %s of %s", held,
-                 limit);
+        snprintf(out, size, "killed by SIGKILL, probably out of memory: %s", memory);
     else
-        snprintf(out, size, "killed by SIGKILL, not by bench (it held %s of %s)", held, limit);
+        snprintf(out, size, "killed by SIGKILL, not by bench%s%s%s", known ? " (" : "", memory,
+                 known ? ")" : "");
 }
 
 static void reason_of_silence(const struct death *d, char *out, size_t size) {

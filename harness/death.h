@@ -12,7 +12,7 @@ struct death {
     int64_t silent_s;       /* killed by us after so many seconds without a sign of life; 0: not */
     const char *states;     /* of its processes before that: "process state D"; "": not known */
     int64_t oom_kills;      /* by the kernel while the worker lived; negative: not known */
-    int64_t resident_bytes; /* last seen */
+    int64_t resident_bytes; /* last seen; negative: not known */
     int64_t memory_bytes;   /* of the machine or the cgroup; 0: not known */
     const char *who;        /* "process 1 of 2"; "": there was only one */
     const char *where;      /* "after chunk 3 of 8" */

@@ -52,6 +52,8 @@ struct child {
     struct voices voices;
     int errors, log; /* -1: closed */
     bool reaped;
+    int64_t alive_ns;    /* when it was last seen not to have ended */
+    bool launcher_died;  /* by a signal, not this run's, and before any of its processes failed */
     int64_t broken_ns;   /* since when not all processes are there that were, or shall be; or 0 */
     int64_t killed_ns;   /* when this run has killed it; 0: not */
     int base;            /* queue position of its case_index 0 */
@@ -411,34 +413,53 @@ static bool is_dying(const struct child *c) {
     return false;
 }
 
+/* Whether it has ended, now or before. */
+static bool has_ended(struct child *c) {
+    const int64_t now = now_ns();
+    if (c->reaped) return true;
+    const pid_t got = waitpid(c->pid, &c->wait_status, WNOHANG);
+    c->reaped = got == c->pid || (got < 0 && errno != EINTR);
+    if (!c->reaped) {
+        c->alive_ns = now;
+        return false;
+    }
+    /* A process that failed while the launcher was there may have been the reason for its end; one
+     * that failed later is a consequence. */
+    const struct voice *worst = voices_blamed(&c->voices);
+    c->launcher_died = c->launcher.words > 0 && WIFSIGNALED(c->wait_status) && !c->killed_ns &&
+                       (!worst || worst->ended_ns >= c->alive_ns);
+    return true;
+}
+
 /* A launcher ends without its processes, a process without the others, or the last case ends: the
  * rest have a moment to say what they know of it and to leave. A guard that does not even tell of
  * the end of a worker that was killed (it may be stopped) is killed like the launcher. */
 static void watch_company(const struct launch *l, struct child *c) {
     if (c->launcher.words == 0) return;
-    if (!c->reaped && waitpid(c->pid, &c->wait_status, WNOHANG) == c->pid) c->reaped = true;
-    if (c->reaped) voices_stop_listening(&c->voices);
+    const bool alone = has_ended(c);
+    if (alone) voices_stop_listening(&c->voices);
     const struct voice *first = voices_of(&c->voices, 0);
-    const bool broken = c->reaped || voices_blamed(&c->voices) || (first && first->ended);
+    const bool broken = alone || voices_blamed(&c->voices) || (first && first->ended);
     if (!c->broken_ns && (broken || should_leave(l, c))) c->broken_ns = now_ns();
     if (is_over(c->broken_ns, GRACE_MS)) {
         kill_worker(c);
         voices_stop_listening(&c->voices);
     }
     if (!is_over(c->killed_ns, is_dying(c) ? REAP_MS : TELL_MS)) return;
-    if (!c->reaped) kill(-c->pid, SIGKILL);
+    if (!alone) kill(-c->pid, SIGKILL);
     voices_end(&c->voices);
 }
 
 /* Waits for the process to go; forces it when it lingers, or at a second interrupt. */
 static void reap(const struct launch *l, struct child *c) {
     int patience_ms = c->launcher.words ? GRACE_MS : REAP_MS;
-    for (int waited_ms = 0; !c->reaped; waited_ms += 10) {
-        pid_t got = waitpid(c->pid, &c->wait_status, WNOHANG);
-        if (got == c->pid || (got < 0 && errno != EINTR)) return;
+    for (int waited_ms = 0; !has_ended(c); waited_ms += 10) {
         if (waited_ms < patience_ms && interrupt_count(l->opts->interrupts) >= 2)
             patience_ms = waited_ms;
-        if (waited_ms == patience_ms) kill(c->launcher.words ? -c->pid : c->pid, SIGKILL);
+        if (waited_ms == patience_ms) {
+            c->killed_ns = c->killed_ns ? c->killed_ns : now_ns();
+            kill(c->launcher.words ? -c->pid : c->pid, SIGKILL);
+        }
         if (waited_ms >= patience_ms + REAP_MS)
             return; /* stuck in the kernel: it dies when that
                        lets go */
@@ -451,7 +472,8 @@ static void settle_blame(struct child *c) {
     struct voice *first = voices_of(&c->voices, 0), *worst = voices_blamed(&c->voices);
     struct voice *v = worst ? worst : first;
     if (first) c->error = first->error;
-    if (!v) return; /* a launcher that has started none */
+    if (c->launcher_died) c->resident_bytes = -1; /* what is known is what the processes held */
+    if (c->launcher_died || !v) return;           /* or it has started none */
     if (c->launcher.words > 0) c->wait_status = v->wait_status;
     if (v->resident_bytes > 0) c->resident_bytes = v->resident_bytes;
 }
@@ -534,11 +556,14 @@ static int64_t host_memory_bytes(const struct plan *p) {
     return limit > 0 ? limit : machine_memory_bytes();
 }
 
-/* Its own, or its last line of stderr. Where processes share that, it is anybody's. */
+/* Its own, or its last line of stderr. Where processes share that, it is anybody's; none where a
+ * launcher was killed. */
 static void last_words(struct child *c, char *out, size_t size) {
     const struct voice *worst = voices_blamed(&c->voices);
     const struct event *error = worst ? &worst->error : &c->error;
-    if (error->kind == EVENT_ERROR)
+    if (c->launcher_died)
+        out[0] = 0;
+    else if (error->kind == EVENT_ERROR)
         snprintf(out, size, "%s", error->text);
     else
         last_line(c, out, size);
@@ -554,7 +579,7 @@ static void name_dead(struct child *c, char *out, size_t size) {
     out[0] = 0;
     while (missing < n && voices_of(&c->voices, missing)) missing++;
     if (missing < n) snprintf(before, sizeof before, "process %d of %d did not come; ", missing, n);
-    if (c->launcher.words > 0 && c->voices.n == 0)
+    if (c->launcher_died || (c->launcher.words > 0 && c->voices.n == 0))
         snprintf(out, size, "the launcher %.60s", c->launcher.word[0]);
     else if (worst && n > 1 && !c->silent_s)
         snprintf(out, size, "%sprocess %d of %d (pid %d)", before, worst->process, n,
@@ -620,7 +645,8 @@ static enum status bury_stopped(struct launch *l, const struct child *c, struct 
 static enum status settle(struct launch *l, struct child *c, struct error *err) {
     if (c->error.kind == EVENT_ERROR && c->error.value == STATUS_IO)
         return error_set(err, STATUS_IO, "%s", c->error.text);
-    if (c->by_stranger && !voices_blamed(&c->voices)) return bury_stopped(l, c, err);
+    if (c->by_stranger && !c->launcher_died && !voices_blamed(&c->voices))
+        return bury_stopped(l, c, err);
     /* told to stop, it did; by the signal itself when that came before it could listen */
     bool obeyed = c->told && !c->stopped && !c->silent_s && !c->in_case &&
                   (WIFEXITED(c->wait_status) || WTERMSIG(c->wait_status) == SIGTERM);

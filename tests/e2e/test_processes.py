@@ -244,6 +244,26 @@ class Failures(Processes):
         self.expect(self.run_config(self.config_of(launcher="false")), 5,
                     "the launcher false: exited with code 1")
 
+    def lose_launcher(self):
+        process = self.start("run", self.config_of(run__repeats=500, engine__max_num_batched_tokens=256), "-o",
+                             self.file)
+        self.wait_for_line(process, "begins")
+        time.sleep(0.5 * slow)
+        os.kill(self.launcher_of(process), signal.SIGKILL)
+        self.expect(self.finish(process), 5)
+        (status, reason), = self.cases().values()
+        self.assertEqual(status, "crashed")
+        self.assertRegex(reason, rf"^the launcher {self.launcher.split()[0]}: killed by SIGKILL, not by bench, after ")
+        self.expect_none_left()
+
+    def test_a_launcher_that_is_killed_is_named(self):
+        self.lose_launcher()
+
+    @unittest.skipUnless(shutil.which("mpirun"), "mpirun is not installed")
+    def test_mpirun_killed_is_named(self):
+        self.launcher = f"{mpirun} 2"
+        self.lose_launcher()
+
     def test_no_process_outlives_a_supervisor_that_is_killed(self):
         process = self.start("run", self.config_of(run__watchdog="60s"), "-o", self.file, program=drive.faulty,
                              BENCH_TEST_FAULT="stick_rank:1,256")
@@ -254,10 +274,13 @@ class Failures(Processes):
         self.finish(process)
         self.expect_none_left()
 
+    def launcher_of(self, process):
+        return next(pid for pid, words in of_folder(self.folder).items()
+                    if parent_of(pid) == process.pid and b"worker" in words)
+
     def stop_guard(self, process, number):
         """SIGSTOP for the guard of a process, which is the launcher's child of that number."""
-        launcher = self.wait_for(lambda: [pid for pid, words in of_folder(self.folder).items()
-                                          if parent_of(pid) == process.pid and b"worker" in words])[0]
+        launcher = self.launcher_of(process)
         guards = sorted(pid for pid in of_folder(self.folder) if parent_of(pid) == launcher)
         os.kill(guards[number], signal.SIGSTOP)
         self.addCleanup(kill_if_alive, guards[number])

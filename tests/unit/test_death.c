@@ -71,6 +71,10 @@ static void a_kill_far_from_the_limit_is_not_put_on_memory(void **state) {
     char reason[600];
     death_reason(&d, reason, sizeof reason);
     assert_null(strstr(reason, "memory"));
+    assert_non_null(strstr(reason, "held"));
+    d.resident_bytes = -1;
+    death_reason(&d, reason, sizeof reason);
+    assert_null(strstr(reason, "held"));
 }
 
 static void an_exit_code_is_given(void **state) {
