@@ -330,9 +330,14 @@ static void read_events(struct launch *l, struct child *c) {
     for (int i = 0; i < c->voices.n; i++) read_voice(l, c, &c->voices.v[i]);
 }
 
+/* A launcher of which no process has come: it failed before, or has nothing to do with them. */
+static bool started_none(const struct child *c) {
+    return c->launcher.words > 0 && c->voices.n == 0;
+}
+
 /* The worker, or all its processes; else the launcher, should none be there yet. */
 static void signal_worker(const struct child *c, int signal_number) {
-    if (c->launcher.words > 0 && c->voices.n == 0) kill(-c->pid, signal_number);
+    if (started_none(c)) kill(-c->pid, signal_number);
     voices_kill(&c->voices, signal_number);
 }
 
@@ -535,10 +540,27 @@ static void last_line(const struct child *c, char *out, size_t size) {
     snprintf(out, size, "%.*s", (int)(end - begin < 200 ? end - begin : 200), c->tail + begin);
 }
 
+/* The lines of stderr that say something, from the first on, as one. */
+static void first_lines(const struct child *c, char *out, size_t size) {
+    size_t used = 0;
+    out[0] = 0;
+    for (const char *line = c->tail; *line && used < size;) {
+        const size_t n = strcspn(line, "\n"), blank = strspn(line, " \t");
+        bool says = false;
+        for (size_t i = 0; i < n; i++) says = says || isalnum((unsigned char)line[i]);
+        if (says)
+            used += (size_t)snprintf(out + used, size - used, "%s%.*s", used ? " " : "",
+                                     (int)(n - blank), line + blank);
+        line += n + (line[n] == '\n');
+    }
+}
+
 static void where_it_was(const struct launch *l, const struct child *c, char *out, size_t size) {
     char pass[FORMAT_BYTES];
     format_pass(pass, c->last.repeat, (int)l->plan->config.warmup);
-    if (!c->in_case)
+    if (started_none(c))
+        snprintf(out, size, "no worker was started by the launcher");
+    else if (!c->in_case)
         snprintf(out, size, "%s", c->begun ? "between two cases" : "while loading the model");
     else if (c->last.kind == EVENT_DECODE)
         snprintf(out, size, "after token %d of %s", c->last.chunk, pass);
@@ -557,11 +579,14 @@ static int64_t host_memory_bytes(const struct plan *p) {
 }
 
 /* Its own, or its last line of stderr. Where processes share that, it is anybody's; none where a
- * launcher was killed. */
+ * launcher was killed. One that started no process explains itself from the first line on, and
+ * often ends with advice. */
 static void last_words(struct child *c, char *out, size_t size) {
     const struct voice *worst = voices_blamed(&c->voices);
     const struct event *error = worst ? &worst->error : &c->error;
-    if (c->launcher_died)
+    if (started_none(c))
+        first_lines(c, out, size);
+    else if (c->launcher_died)
         out[0] = 0;
     else if (error->kind == EVENT_ERROR)
         snprintf(out, size, "%s", error->text);
@@ -579,7 +604,7 @@ static void name_dead(struct child *c, char *out, size_t size) {
     out[0] = 0;
     while (missing < n && voices_of(&c->voices, missing)) missing++;
     if (missing < n) snprintf(before, sizeof before, "process %d of %d did not come; ", missing, n);
-    if (c->launcher_died || (c->launcher.words > 0 && c->voices.n == 0))
+    if (c->launcher_died || started_none(c))
         snprintf(out, size, "the launcher %.60s", c->launcher.word[0]);
     else if (worst && n > 1 && !c->silent_s)
         snprintf(out, size, "%sprocess %d of %d (pid %d)", before, worst->process, n,

@@ -242,7 +242,18 @@ class Failures(Processes):
 
     def test_a_launcher_that_fails(self):
         self.expect(self.run_config(self.config_of(launcher="false")), 5,
-                    "the launcher false: exited with code 1")
+                    "the launcher false: exited with code 1, no worker was started by the launcher")
+
+    def test_a_launcher_that_starts_nothing(self):
+        self.expect(self.run_config(self.config_of(launcher="true")), 5,
+                    "the launcher true: exited with code 0, no worker was started by the launcher")
+
+    def test_a_launcher_that_refuses_is_heard_from_its_first_line_on(self):
+        (self.folder / "refuse").write_text("cat >&2 << end\n----------\n\nThere are not enough slots.\n"
+                                            "  Ask for fewer.\n\n----------\nYou were warned.\nend\nexit 3\n")
+        self.expect(self.run_config(self.config_of(launcher=f"sh '{self.folder / 'refuse'}'")), 5,
+                    "the launcher sh: exited with code 3, no worker was started by the launcher: "
+                    "There are not enough slots. Ask for fewer. You were warned.")
 
     def lose_launcher(self):
         process = self.start("run", self.config_of(run__repeats=500, engine__max_num_batched_tokens=256), "-o",
