@@ -38,6 +38,8 @@ enum status worker_run_case(struct engine *e, const struct plan *p, const struct
                             const struct case_env *env, struct case_result *out, struct error *err);
 /* Puts down what the open engine came to where the plan says "auto", and how it was opened. */
 void worker_keep_facts(const struct engine *e, struct case_result *out);
+/* What the engine told of a chunk, as a row of the result. */
+struct chunk_row worker_chunk_row(int pass, int chunk, const struct chunk_result *r);
 /* PROBE_ONCE: runs the chunk of [trace] profile_chunk, as it would run after the chunks before it;
  * a profiler that waits for it captures it. Otherwise runs the chunks that [trace] cupti names (the
  * last, where it names none) under a probe, each as often as [run] warmup and repeats say (a trace:

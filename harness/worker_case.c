@@ -150,7 +150,7 @@ static enum status add_clocks(struct case_run *k, int pass, int chunk, struct er
     return STATUS_OK;
 }
 
-static struct chunk_row chunk_row_of(int pass, int chunk, const struct chunk_result *r) {
+struct chunk_row worker_chunk_row(int pass, int chunk, const struct chunk_result *r) {
     struct chunk_row row = {.repeat = pass,
                             .chunk = chunk,
                             .start_token = r->start_token,
@@ -244,7 +244,7 @@ static void keep_memory(struct case_run *k, int device, int64_t first_span) {
 /* What the newest chunk left; timeline: also of its memory. */
 static enum status keep_spans(struct case_run *k, int pass, int chunk, const struct chunk_result *r,
                               bool timeline, struct error *err) {
-    const struct chunk_row traced = chunk_row_of(pass, chunk, r);
+    const struct chunk_row traced = worker_chunk_row(pass, chunk, r);
     enum status s = r->n_tokens > 0 ? result_add_traced(k->out, &traced, err) : STATUS_OK;
     for (int d = 0; s == STATUS_OK && d < engine_info(k->engine)->devices; d++) {
         int64_t n, dropped;
@@ -308,7 +308,7 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
                             format_pass(name, pass, (int)k->plan->config.warmup));
     *latency_ns = r.latency_ns;
     if (fed && pass >= 0) {
-        const struct chunk_row row = chunk_row_of(pass, chunk, &r);
+        const struct chunk_row row = worker_chunk_row(pass, chunk, &r);
         s = result_add_chunk(k->out, &row, err);
         if (s == STATUS_OK) s = add_memory(k, pass, chunk, &driver, err);
         if (s == STATUS_OK) s = add_clocks(k, pass, chunk, err);

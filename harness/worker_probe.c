@@ -98,17 +98,7 @@ static void tell(const struct probing *k, int pass, int i, const struct chunk_re
 /* What the probe saw of the newest chunk; of CUPTI only the last time counts. */
 static enum status keep(struct probing *k, int pass, int chunk, const struct chunk_result *r,
                         struct error *err) {
-    struct chunk_row row = {.repeat = pass,
-                            .chunk = chunk,
-                            .start_token = r->start_token,
-                            .n_tokens = r->n_tokens,
-                            .begin_ns = r->begin_ns,
-                            .latency_ns = r->latency_ns,
-                            .host_ns = r->host_ns,
-                            .flops = r->flops,
-                            .bytes = r->bytes,
-                            .replayed = r->replayed};
-    memcpy(row.device_latency_ns, r->device_latency_ns, sizeof row.device_latency_ns);
+    const struct chunk_row row = worker_chunk_row(pass, chunk, r);
     enum status s = STATUS_OK;
     if (k->env->probe != PROBE_TRACE) s = result_add_chunk(k->out, &row, err);
     if (s != STATUS_OK || !k->env->activity || pass < k->repeats - 1) return s;

@@ -10,6 +10,7 @@
 #include "gpu_test.h"
 
 #include "kernels/cuda/cuda_device.h"
+#include "kernels/group.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,6 +108,18 @@ const struct variant *variant_named(enum device_kind kind, enum op op, const cha
 static void wait(struct gpu_test *t, const char *what) {
     struct error err = {""};
     if (device_sync(t->gpu, &err) != STATUS_OK) fail_msg("%s: %s", what, err.text);
+}
+
+const char *exchange_kernel(int i, int gpus) {
+    const struct group_opts o = {.kind = DEVICE_CUDA, .members = gpus, .exchange = "auto"};
+    int n;
+    const struct variant *v = variant_table(&n);
+    for (int row = 0; row < n; row++) {
+        if (v[row].op != OP_EXCHANGE || v[row].device != DEVICE_CUDA) continue;
+        if (!variant_usable(v + row, NULL) || v[row].group->why_not(&o)) continue;
+        if (i-- == 0) return v[row].name;
+    }
+    return NULL;
 }
 
 void gpu_run(struct gpu_test *t, const struct variant *v, const void *args) {

@@ -1,5 +1,5 @@
-/* For the tests of CUDA kernels: a GPU beside a CPU device, arrays on the GPU, and the comparison of
- * a CUDA variant with its reference. A program without a GPU ends with 77, a named skip. */
+/* For the tests of CUDA kernels: a GPU beside a CPU device, arrays on the GPU, and the comparison
+ * of a CUDA variant with its reference. A program without a GPU ends with 77, a named skip. */
 #ifndef GPU_TEST_H
 #define GPU_TEST_H
 
@@ -10,8 +10,8 @@ struct gpu_test {
     struct arena *arena;
 };
 
-/* Opens both devices and an arena of `bytes` on the GPU; exits with 77 and the reason where there is
- * none. attention: a CUDA variant or "auto". */
+/* Opens both devices and an arena of `bytes` on the GPU; exits with 77 and the reason where there
+ * is none. attention: a CUDA variant or "auto". */
 void gpu_test_open(struct gpu_test *t, enum dtype dtype, int head_dim, const char *attention,
                    size_t bytes);
 void gpu_test_close(struct gpu_test *t);
@@ -24,6 +24,8 @@ void gpu_get(struct gpu_test *t, void *host, const void *device, size_t bytes);
 
 /* A row of ops.inc; the test fails where there is none. */
 const struct variant *variant_named(enum device_kind kind, enum op op, const char *name);
+/* The i-th exchange between so many GPUs that serves here, or NULL past the last. */
+const char *exchange_kernel(int i, int gpus);
 /* Runs a CUDA variant and waits; the test fails on an error. args: the op's argument struct. */
 void gpu_run(struct gpu_test *t, const struct variant *v, const void *args);
 /* Median time of `repeats` runs after one, each between two events. */

@@ -183,19 +183,6 @@ static int gpus_or_skip(void) {
     return gpus < 4 ? gpus : 4;
 }
 
-/* The i-th kernel that serves here, or NULL past the last. */
-static const char *exchange_kernel(int i, int gpus) {
-    const struct group_opts o = {.kind = DEVICE_CUDA, .members = gpus, .exchange = "auto"};
-    int n;
-    const struct variant *v = variant_table(&n);
-    for (int row = 0; row < n; row++) {
-        if (v[row].op != OP_EXCHANGE || v[row].device != DEVICE_CUDA) continue;
-        if (!variant_usable(v + row, NULL) || v[row].group->why_not(&o)) continue;
-        if (i-- == 0) return v[row].name;
-    }
-    return NULL;
-}
-
 static void everyone_gets_what_was_sent(void **state) {
     static struct member m[MAX_RANKS];
     (void)state;

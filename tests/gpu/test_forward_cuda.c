@@ -294,19 +294,6 @@ static void spans_leave_no_trace(void **state) {
     }
 }
 
-/* The i-th kernel between so many GPUs that serves here, or NULL past the last. */
-static const char *exchange_kernel(int i, int gpus) {
-    const struct group_opts o = {.kind = DEVICE_CUDA, .members = gpus, .exchange = "auto"};
-    int n;
-    const struct variant *v = variant_table(&n);
-    for (int row = 0; row < n; row++) {
-        if (v[row].op != OP_EXCHANGE || v[row].device != DEVICE_CUDA) continue;
-        if (!variant_usable(v + row, NULL) || v[row].group->why_not(&o)) continue;
-        if (i-- == 0) return v[row].name;
-    }
-    return NULL;
-}
-
 /* Eager, as a graph, with spans before. What is tried is said first: it might not end. */
 static void compare_gpus(struct forwarding f, const struct answer *one) {
     struct answer several;
