@@ -1,13 +1,16 @@
-/* rope_cache on a GPU: a block takes one row, rotates its queries into their copies, its keys into
- * the cache, and copies its values there. After the qkv linear, before attention. The cache is in
- * the layout "rows": [K][capacity][D].
+/* rope_cache on a GPU: rotates queries into their copies and keys into the cache, and copies values
+ * there. After the qkv linear, before attention. The cache is in the layout "rows":
+ * [K][capacity][D].
+ *
+ * Blocks take heads one after another, whichever rows they are of, so that few heads a row leave no
+ * thread without work; and enough threads fit beside each other to keep memory busy.
  *
  * Products and their difference are rounded one by one, as the reference does: no fused
  * multiply-add, hence the same bits. */
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/element.cuh"
 
-enum { THREADS = 256 };
+enum { THREADS = 256, BLOCKS_AT_ONCE = 4 };
 
 /* N elements as they lie in memory: sixteen bytes, or one element where an address or a stride
  * forbids that. */
@@ -89,15 +92,17 @@ static __device__ void do_head(const struct rope_cache_args &a, int64_t row, int
     }
 }
 
-/* threadIdx.x runs over a head's pairs, threadIdx.y over heads. */
+/* threadIdx.x runs over a head's pairs, threadIdx.y over heads: of a row those from `begin` on, then
+ * those of the next. Rows that only fill up a step have queries alone. */
 template <typename T, int N>
-static __global__ void __launch_bounds__(THREADS) rope_cache_kernel(struct rope_cache_args a) {
-    const int64_t row = blockIdx.x;
-    const int begin = a.q[0] ? 0 : a.H;
-    const int end = row < a.step->n_tokens ? a.H + 2 * a.kv.heads : a.H;
-    for (int head = begin + (int)threadIdx.y; head < end; head += (int)blockDim.y)
-        for (int i = (int)threadIdx.x * N; i < a.D / 2; i += (int)blockDim.x * N)
-            do_head<T, N>(a, row, head, i);
+static __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
+    rope_cache_kernel(struct rope_cache_args a, int begin) {
+    const unsigned int heads = (unsigned int)(a.H + 2 * a.kv.heads - begin);
+    const unsigned int at = blockIdx.x * blockDim.y + threadIdx.y, row = at / heads;
+    const int head = begin + (int)(at % heads);
+    if (row >= (unsigned int)(head < a.H ? a.rows : a.step->n_tokens)) return;
+    for (int i = (int)threadIdx.x * N; i < a.D / 2; i += (int)blockDim.x * N)
+        do_head<T, N>(a, row, head, i);
 }
 
 template <typename T> static bool is_vectorial(const struct rope_cache_args *a) {
@@ -111,7 +116,10 @@ template <typename T, int N>
 static void launch(struct cuda_device *gpu, const struct rope_cache_args *a) {
     const int pairs = a->D / 2 / N, wide = pairs < THREADS ? pairs : THREADS;
     const dim3 threads((unsigned int)wide, (unsigned int)(THREADS / wide));
-    rope_cache_kernel<T, N><<<a->rows, threads, 0, gpu->stream>>>(*a);
+    const int begin = a->q[0] ? 0 : a->H;
+    const int64_t heads = (int64_t)a->rows * (a->H + 2 * a->kv.heads - begin);
+    const int64_t blocks = (heads + threads.y - 1) / threads.y;
+    rope_cache_kernel<T, N><<<(unsigned int)blocks, threads, 0, gpu->stream>>>(*a, begin);
 }
 
 template <typename T>
