@@ -5,6 +5,13 @@
 
 #include "kernels/device.h"
 
+#include <string.h>
+
+/* A part that runs every kernel once, for sanitizers, under which all is slow. */
+static inline bool wants_small(int argc, char **argv) {
+    return argc > 1 && strcmp(argv[1], "--small") == 0;
+}
+
 struct gpu_test {
     struct device *gpu, *cpu;
     struct arena *arena;

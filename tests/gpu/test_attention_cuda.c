@@ -713,7 +713,7 @@ int main(int argc, char **argv) {
         gpu_test_close(&t);
         return bench();
     }
-    small = argc > 1 && strcmp(argv[1], "--small") == 0;
+    small = wants_small(argc, argv);
     print_skipped(OP_ATTENTION);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -319,7 +319,7 @@ static void a_session_makes_its_plans_when_it_opens(void **state) {
 }
 
 int main(int argc, char **argv) {
-    small = argc > 1 && strcmp(argv[1], "--small") == 0;
+    small = wants_small(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_are_near_the_oracle),
         cmocka_unit_test(values_are_near_the_plain_kernel_far_out),

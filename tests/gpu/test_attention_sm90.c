@@ -536,7 +536,7 @@ static void queries_off_sixteen_bytes_are_an_error(void **state) {
 }
 
 int main(int argc, char **argv) {
-    small = argc > 1 && strcmp(argv[1], "--small") == 0;
+    small = wants_small(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_are_near_the_oracle),
         cmocka_unit_test(values_are_near_the_reference),

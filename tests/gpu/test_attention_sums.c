@@ -137,7 +137,7 @@ static void means_are_not_biased(void **state) {
 }
 
 int main(int argc, char **argv) {
-    small = argc > 1 && strcmp(argv[1], "--small") == 0;
+    small = wants_small(argc, argv);
     const struct CMUnitTest tests[] = {cmocka_unit_test(means_are_not_biased)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

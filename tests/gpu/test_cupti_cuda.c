@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "engine/engine.h"
+#include "gpu_test.h"
 #include "kernels/activity/activity.h"
 
 #include <stdio.h>
@@ -231,7 +232,7 @@ static void kernels_add_up_to_their_spans(void **state) {
     engine_close(e);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kernel_of_a_step_finds_its_op_eager_and_replayed),
         cmocka_unit_test(times_are_those_of_our_clock),
@@ -241,6 +242,10 @@ int main(void) {
     struct error err = {""};
     if (device_count(DEVICE_CUDA) == 0) {
         puts("skipped: no GPU");
+        return 77;
+    }
+    if (wants_small(argc, argv)) {
+        puts("skipped: sanitizers take the interface of CUPTI themselves");
         return 77;
     }
     if (activity_open(&activity, &opts, &err) != STATUS_OK) {

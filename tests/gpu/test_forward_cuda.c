@@ -402,7 +402,7 @@ int main(int argc, char **argv) {
     gpu_test_close(&probe);
     if (argc > 1 && strcmp(argv[1], "--probe") == 0) return 0;
     const struct CMUnitTest little[] = {cmocka_unit_test(a_few_ranks_match)};
-    if (argc > 1 && strcmp(argv[1], "--small") == 0)
+    if (wants_small(argc, argv))
         return cmocka_run_group_tests(little, NULL, NULL);
     if (argc > 1 && strcmp(argv[1], "--7b") == 0)
         return cmocka_run_group_tests(on_demand, NULL, NULL);

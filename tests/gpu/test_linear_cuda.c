@@ -467,7 +467,7 @@ int main(int argc, char **argv) {
     gpu_test_close(&probe);
     if (!mkdtemp(folder)) return 1;
     setenv("XDG_CACHE_HOME", folder, 1);
-    if (argc > 1 && strcmp(argv[1], "--small") == 0)
+    if (wants_small(argc, argv))
         cmocka_set_skip_filter("the_7b_model_s_shapes_are_right_and_by_row");
     return cmocka_run_group_tests(tests, NULL, remove_folder);
 }
