@@ -35,6 +35,16 @@ struct overhead_record {
     uint64_t thread;
     int32_t name;
 };
+struct node_record {
+    struct activity_node n;
+    int32_t op_id, name;
+    uint64_t thread;
+};
+struct memory_record {
+    struct activity_memory m;
+    uint64_t process; /* as NVIDIA numbers it */
+    int32_t kind, operation;
+};
 struct string_record {
     int32_t id;
     char value[1024];
@@ -52,7 +62,7 @@ enum { PUSH_POP_RANGE = 59 };
     }
 #define CHUNK(row, head)                                                                           \
     {"repeat", SIGNED, FIELD(row, head.repeat), "1", ""}, {                                        \
-        "chunk", SIGNED, FIELD(row, head.chunk), "1", "number in the prompt, from 0"               \
+        "chunk", SIGNED, FIELD(row, head.chunk), "1", "number in the prompt, from 0; -1: before"   \
     }
 #define OURS(row, head)                                                                            \
     CHUNK(row, head), {"rank", SIGNED, FIELD(row, head.place.rank), "1", "-1: for all at once"},   \
@@ -100,14 +110,14 @@ static const struct column kernel_columns[] = {
 static const struct column copy_columns[] = {
     COPY_HEAD,
     N(copy_record, "copyKind", UNSIGNED, c.kind),
-    N(copy_record, "srcKind", UNSIGNED, c.from),
-    N(copy_record, "dstKind", UNSIGNED, c.to),
+    {"srcKind", UNSIGNED, FIELD(copy_record, c.from), "", "CUPTI's number"},
+    {"dstKind", UNSIGNED, FIELD(copy_record, c.to), "", "CUPTI's number"},
     OURS(copy_record, c.head),
 };
 static const struct column fill_columns[] = {
     COPY_HEAD,
     N(copy_record, "value", UNSIGNED, c.value),
-    N(copy_record, "memKind", UNSIGNED, c.to),
+    {"memKind", UNSIGNED, FIELD(copy_record, c.to), "", "CUPTI's number"},
     OURS(copy_record, c.head),
 };
 static const struct column call_columns[] = {
@@ -133,6 +143,29 @@ static const struct column overhead_columns[] = {
     N(overhead_record, "nameId", SIGNED, name),
     N(overhead_record, "overheadKind", SIGNED, o.kind),
     CHUNK(overhead_record, o.head),
+};
+static const struct column node_columns[] = {
+    TIMES(node_record, n.head),
+    N(node_record, "nameId", SIGNED, name),
+    N(node_record, "globalTid", UNSIGNED, thread),
+    N(node_record, "graphNodeId", UNSIGNED, n.node),
+    {"originalGraphNodeId", UNSIGNED, FIELD(node_record, n.original), "", "0: captured itself"},
+    OURS(node_record, n.head),
+};
+static const struct column allocation_columns[] = {
+    {"start", SIGNED, FIELD(memory_record, m.head.begin_ns), "ns", SINCE},
+    N(memory_record, "globalPid", UNSIGNED, process),
+    N(memory_record, "deviceId", UNSIGNED, m.device),
+    N(memory_record, "contextId", UNSIGNED, m.context),
+    N(memory_record, "address", UNSIGNED, m.address),
+    N(memory_record, "pc", UNSIGNED, m.pc),
+    BYTES(memory_record, "bytes", m.bytes),
+    {"memKind", SIGNED, FIELD(memory_record, kind), "", "1: pinned, 2: device"},
+    {"memoryOperationType", SIGNED, FIELD(memory_record, operation), "",
+     "0: allocated, 1: released"},
+    N(memory_record, "correlationId", UNSIGNED, m.correlation),
+    N(memory_record, "streamId", UNSIGNED, m.stream),
+    CHUNK(memory_record, m.head),
 };
 static const struct column string_columns[] = {
     N(string_record, "id", SIGNED, id),
@@ -163,6 +196,13 @@ struct trace_writer {
 static int32_t op_id(struct trace_writer *w, struct op_place p) {
     const struct span s = {.op = p.op, .role = p.role, .variant = p.variant};
     return p.op == PLACE_UNKNOWN ? -1 : record_op_number(w->h, w->ops, w->r, &s);
+}
+
+enum { UNKNOWN_MEMORY = 7 };
+
+/* NVIDIA's tools number kinds of memory from 0 (pageable), CUPTI from 1. */
+static int32_t kind_of_export(uint8_t kind) {
+    return kind > 0 && kind <= UNKNOWN_MEMORY ? kind - 1 : UNKNOWN_MEMORY;
 }
 
 static uint64_t thread_of(uint32_t process, uint32_t thread) {
@@ -221,6 +261,33 @@ static void write_ranges(struct trace_writer *w) {
     free(rows);
 }
 
+/* name: the string of what they all are. */
+static void write_nodes(struct trace_writer *w, int32_t name) {
+    const int64_t n = w->log->n_nodes;
+    struct node_record *rows = calloc((size_t)n + 1, sizeof *rows);
+    for (int64_t i = 0; h5_check_memory(w->h, rows, "nodes") && i < n; i++) {
+        const struct activity_node *node = &w->log->nodes[i];
+        rows[i] = (struct node_record){*node, op_id(w, node->head.place), name,
+                                       thread_of(node->process, node->thread)};
+    }
+    WRITE_ROWS(w->h, w->g, "CUDA_GRAPH_NODE_EVENTS", node_columns, rows, n,
+               "nodes of CUDA graphs, when they were captured or copied, each with its op");
+    free(rows);
+}
+
+static void write_memory(struct trace_writer *w) {
+    const int64_t n = w->log->n_memory;
+    struct memory_record *rows = calloc((size_t)n + 1, sizeof *rows);
+    for (int64_t i = 0; h5_check_memory(w->h, rows, "memory") && i < n; i++) {
+        const struct activity_memory *m = &w->log->memory[i];
+        rows[i] = (struct memory_record){*m, thread_of(m->process, 0), kind_of_export(m->kind),
+                                         m->release};
+    }
+    WRITE_ROWS(w->h, w->g, "CUDA_GPU_MEMORY_USAGE_EVENTS", allocation_columns, rows, n,
+               "memory that CUDA allocated and released since the worker began");
+    free(rows);
+}
+
 /* names: the string of each one's kind. */
 static void write_overheads(struct trace_writer *w, const int32_t *names) {
     const int64_t n = w->log->n_overheads;
@@ -234,12 +301,15 @@ static void write_overheads(struct trace_writer *w, const int32_t *names) {
     free(rows);
 }
 
-/* Names of overheads stand behind the log's own strings, one for each row. */
-static void write_strings(struct trace_writer *w, int32_t *overhead_names) {
-    const int64_t own = w->log->n_strings, n = own + w->log->n_overheads;
+static const char node_event[] = "Graph Node Creation"; /* as NVIDIA's tools call it */
+
+/* Names of overheads stand behind the log's own strings, one for each row; behind those that of
+ * nodes, whose number is returned. */
+static int32_t write_strings(struct trace_writer *w, int32_t *overhead_names) {
+    const int64_t own = w->log->n_strings, n = own + w->log->n_overheads + 1;
     struct string_record *rows = calloc((size_t)n + 1, sizeof *rows);
     int64_t used = 0;
-    if (!h5_check_memory(w->h, rows, "names")) return;
+    if (!h5_check_memory(w->h, rows, "names")) return 0;
     for (; used < own; used++)
         record_copy_text(rows[used].value, sizeof rows->value, w->log->strings[used]);
     for (int64_t i = 0; i < w->log->n_overheads; i++) {
@@ -249,9 +319,11 @@ static void write_strings(struct trace_writer *w, int32_t *overhead_names) {
         if (at == used) record_copy_text(rows[used++].value, sizeof rows->value, name);
         overhead_names[i] = (int32_t)at;
     }
+    record_copy_text(rows[used++].value, sizeof rows->value, node_event);
     for (int64_t i = 0; i < used; i++) rows[i].id = (int32_t)i;
     WRITE_ROWS(w->h, w->g, "StringIds", string_columns, rows, used, "what numbers of names mean");
     free(rows);
+    return (int32_t)used - 1;
 }
 
 /* When CLOCK_MONOTONIC was 0, by two clocks read together. */
@@ -271,13 +343,15 @@ static void write_tables(struct trace_writer *w) {
     int32_t *names = calloc((size_t)w->log->n_overheads + 1, sizeof *names);
     w->ops = calloc(1, sizeof *w->ops);
     if (h5_check_memory(w->h, names, "names") && h5_check_memory(w->h, w->ops, "ops")) {
-        write_strings(w, names);
+        const int32_t node_name = write_strings(w, names);
         write_kernels(w);
         write_copies(w, false);
         write_copies(w, true);
         write_calls(w);
         write_ranges(w);
         write_overheads(w, names);
+        write_nodes(w, node_name);
+        write_memory(w);
         write_session(w);
         h5_close_group(h5_write_table(w->h, w->g, "ops", op_columns, COLUMNS(op_columns),
                                       w->ops->row, sizeof *w->ops->row, w->ops->n));
@@ -422,6 +496,42 @@ static void read_overheads(struct trace_reader *t) {
     free(rows);
 }
 
+/* Files of earlier versions have neither nodes nor memory. */
+static void read_nodes(struct trace_reader *t) {
+    static const char name[] = "CUDA_GRAPH_NODE_EVENTS";
+    int64_t n = 0;
+    struct node_record *rows = h5_has(t->h, t->g, name)
+                                   ? READ_COMPOUND(t, name, node_columns, struct node_record, &n)
+                                   : NULL;
+    for (int64_t i = 0; rows && i < n && t->h->status == STATUS_OK; i++) {
+        struct activity_node *node = &rows[i].n;
+        if (!read_head(t, &node->head, rows[i].op_id)) break;
+        node->process = (uint32_t)(rows[i].thread >> 24), node->thread = rows[i].thread & 0xffffff;
+        failed(t, activity_log_add_node(t->log, node, NULL));
+    }
+    free(rows);
+}
+
+static void read_memory(struct trace_reader *t) {
+    static const char name[] = "CUDA_GPU_MEMORY_USAGE_EVENTS";
+    int64_t n = 0;
+    struct memory_record *rows =
+        h5_has(t->h, t->g, name)
+            ? READ_COMPOUND(t, name, allocation_columns, struct memory_record, &n)
+            : NULL;
+    for (int64_t i = 0; rows && i < n && t->h->status == STATUS_OK; i++) {
+        struct activity_memory *m = &rows[i].m;
+        m->head.end_ns = m->head.begin_ns;
+        if (!read_head(t, &m->head, -1)) break;
+        m->process = (uint32_t)(rows[i].process >> 24);
+        m->kind =
+            rows[i].kind >= 0 && rows[i].kind < UNKNOWN_MEMORY ? (uint8_t)rows[i].kind + 1 : 0;
+        m->release = rows[i].operation != 0;
+        failed(t, activity_log_add_memory(t->log, m, NULL));
+    }
+    free(rows);
+}
+
 static void read_chunks(struct trace_reader *t, struct case_result *r) {
     h5_id table;
     int64_t n = 0;
@@ -449,6 +559,8 @@ static void read_tables(struct trace_reader *t, struct case_result *r) {
     read_calls(t);
     read_ranges(t);
     read_overheads(t);
+    read_nodes(t);
+    read_memory(t);
     free(t->ops);
     free(t->strings);
 }

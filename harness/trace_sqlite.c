@@ -3,7 +3,8 @@
  * of libsqlite3, which a build may lack. Before it: trace.c.
  *
  * Where CUPTI recorded kernels, they are the rows of CUPTI_ACTIVITY_KIND_KERNEL, with the copies,
- * fills and calls beside them in tables of their own. Elsewhere a span is such a row: shortName is
+ * fills and calls beside them in tables of their own, as are memory that was allocated and nodes of
+ * graphs, of the whole life of the worker. Elsewhere a span is such a row: shortName is
  * op and role, demangledName has the kernel too, deviceId and contextId are the device, streamId is
  * the rank + 1 (0: for all ranks; 1 + MAX_RANKS: sums that were taken beside other ops); what a
  * span does not know (grid, block, registers) is NULL. META_DATA_EXPORT says which it is, and how
@@ -92,6 +93,34 @@ static const char tables[] =
     " int64Value INTEGER, doubleValue REAL, uint32Value INTEGER, int32Value INTEGER,"
     " floatValue REAL, jsonTextId INTEGER, jsonText TEXT, binaryData TEXT);";
 
+static const char made_once[] = /* nodes of graphs, memory */
+    "CREATE TABLE CUDA_GRAPH_NODE_EVENTS (start INTEGER NOT NULL, end INTEGER,"
+    " nameId INTEGER NOT NULL, eventClass INTEGER, globalTid INTEGER,"
+    " graphNodeId INTEGER NOT NULL, originalGraphNodeId INTEGER, layer INTEGER, rank INTEGER,"
+    " op TEXT);"
+    "CREATE TABLE ENUM_CUDA_MEM_KIND (id INTEGER NOT NULL PRIMARY KEY, name TEXT, label TEXT);"
+    "INSERT INTO ENUM_CUDA_MEM_KIND VALUES (0, 'CUDA_MEMOPR_MEMORY_KIND_PAGEABLE', 'Pageable'),"
+    " (1, 'CUDA_MEMOPR_MEMORY_KIND_PINNED', 'Pinned'),"
+    " (2, 'CUDA_MEMOPR_MEMORY_KIND_DEVICE', 'Device'),"
+    " (3, 'CUDA_MEMOPR_MEMORY_KIND_ARRAY', 'Array'),"
+    " (4, 'CUDA_MEMOPR_MEMORY_KIND_MANAGED', 'Managed'),"
+    " (5, 'CUDA_MEMOPR_MEMORY_KIND_DEVICE_STATIC', 'Device Static'),"
+    " (6, 'CUDA_MEMOPR_MEMORY_KIND_MANAGED_STATIC', 'Managed Static'),"
+    " (7, 'CUDA_MEMOPR_MEMORY_KIND_UNKNOWN', 'Unknown');"
+    "CREATE TABLE ENUM_CUDA_DEV_MEM_EVENT_OPER (id INTEGER NOT NULL PRIMARY KEY, name TEXT,"
+    " label TEXT);"
+    "INSERT INTO ENUM_CUDA_DEV_MEM_EVENT_OPER VALUES"
+    " (0, 'CUDA_DEV_MEM_EVENT_OPR_ALLOCATION', 'Allocation'),"
+    " (1, 'CUDA_DEV_MEM_EVENT_OPR_DEALLOCATION', 'Deallocation');"
+    "CREATE TABLE CUDA_GPU_MEMORY_USAGE_EVENTS (start INTEGER NOT NULL,"
+    " globalPid INTEGER NOT NULL, deviceId INTEGER NOT NULL, contextId INTEGER NOT NULL,"
+    " address INTEGER NOT NULL, pc INTEGER NOT NULL, bytes INTEGER NOT NULL,"
+    " memKind INTEGER NOT NULL, memoryOperationType INTEGER NOT NULL, name TEXT,"
+    " correlationId INTEGER, streamId INTEGER, localMemoryPoolAddress INTEGER,"
+    " localMemoryPoolReleaseThreshold INTEGER, localMemoryPoolSize INTEGER,"
+    " localMemoryPoolUtilizedSize INTEGER, importedMemoryPoolAddress INTEGER,"
+    " importedMemoryPoolProcessId INTEGER, chunk INTEGER);";
+
 static const char insert_string[] = "INSERT INTO StringIds VALUES (?, ?)";
 static const char insert_kernel[] =
     "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL (start, end, deviceId, contextId, streamId,"
@@ -115,6 +144,13 @@ static const char insert_fill[] =
 static const char insert_call[] =
     "INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME (start, end, eventClass, globalTid, correlationId,"
     " nameId, returnValue, chunk) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+static const char insert_node[] =
+    "INSERT INTO CUDA_GRAPH_NODE_EVENTS (start, end, nameId, globalTid, graphNodeId,"
+    " originalGraphNodeId, layer, rank, op) VALUES (?, ?, ?, ?, ?, nullif(?, 0), ?, ?, ?)";
+static const char insert_memory[] =
+    "INSERT INTO CUDA_GPU_MEMORY_USAGE_EVENTS (start, globalPid, deviceId, contextId, address, pc,"
+    " bytes, memKind, memoryOperationType, correlationId, streamId, chunk)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 static const char insert_overhead[] =
     "INSERT INTO PROFILER_OVERHEAD (start, end, globalTid, nameId, returnValue)"
     " VALUES (?, ?, ?, ?, 0)";
@@ -398,7 +434,7 @@ static void add_recorded_kernels(struct writer *w) {
                                   text_id(w, k->demangled),
                                   text_id(w, k->short_name),
                                   text_id(w, k->mangled),
-                                  k->launch_type,
+                                  k->launch_type + 1, /* an export counts from 1, CUPTI from 0 */
                                   k->registers,
                                   k->grid[0],
                                   k->grid[1],
@@ -424,6 +460,12 @@ static void add_recorded_kernels(struct writer *w) {
     check(w, sqlite3_finalize(s));
 }
 
+/* An export counts kinds of memory from 0 (pageable), CUPTI from 1. */
+static int64_t memory_kind(uint8_t kind) {
+    enum { UNKNOWN = 7 };
+    return kind > 0 && kind <= UNKNOWN ? kind - 1 : UNKNOWN;
+}
+
 static void add_recorded_copies(struct writer *w) {
     const struct activity_log *log = w->t->kernels->log;
     sqlite3_stmt *copy = prepare(w, insert_copy), *fill = prepare(w, insert_fill);
@@ -440,8 +482,8 @@ static void add_recorded_copies(struct writer *w) {
                                   (int64_t)c->graph_node,
                                   c->head.chunk,
                                   c->set ? c->value : c->kind,
-                                  c->set ? c->to : c->from,
-                                  c->to};
+                                  memory_kind(c->set ? c->to : c->from),
+                                  memory_kind(c->to)};
         const int n = (int)(sizeof values / sizeof *values);
         if (!kernel_view_has(w->t->kernels, &c->head)) continue;
         bind_numbers(w, c->set ? fill : copy, values, c->set ? n - 1 : n);
@@ -496,6 +538,55 @@ static void add_recorded_overheads(struct writer *w) {
     check(w, sqlite3_finalize(s));
 }
 
+/* Of all graphs of the process, whenever they were made. */
+static void add_recorded_nodes(struct writer *w) {
+    const struct activity_log *log = w->t->kernels->log;
+    const int64_t name = log->n_nodes > 0 ? add_string(w, "Graph Node Creation") : 0;
+    sqlite3_stmt *s = prepare(w, insert_node);
+    for (int64_t i = 0; w->code == SQLITE_OK && i < log->n_nodes; i++) {
+        const struct activity_node *n = &log->nodes[i];
+        char op[TRACE_TEXT];
+        const int64_t values[] = {n->head.begin_ns - w->origin_ns,
+                                  n->head.end_ns - w->origin_ns,
+                                  name,
+                                  log_thread(n->process, n->thread),
+                                  (int64_t)n->node,
+                                  (int64_t)n->original,
+                                  n->head.place.layer,
+                                  n->head.place.rank};
+        enum { NUMBERS = sizeof values / sizeof *values };
+        bind_numbers(w, s, values, NUMBERS);
+        if (w->code == SQLITE_OK && n->head.place.op != PLACE_UNKNOWN)
+            check(w, sqlite3_bind_text(s, NUMBERS + 1, kernel_op_text(op, &n->head.place), -1,
+                                       SQLITE_TRANSIENT));
+        step(w, s);
+    }
+    check(w, sqlite3_finalize(s));
+}
+
+static void add_recorded_memory(struct writer *w) {
+    const struct activity_log *log = w->t->kernels->log;
+    sqlite3_stmt *s = prepare(w, insert_memory);
+    for (int64_t i = 0; w->code == SQLITE_OK && i < log->n_memory; i++) {
+        const struct activity_memory *m = &log->memory[i];
+        const int64_t values[] = {m->head.begin_ns - w->origin_ns,
+                                  log_thread(m->process, 0),
+                                  m->device,
+                                  m->context,
+                                  (int64_t)m->address,
+                                  (int64_t)m->pc,
+                                  m->bytes,
+                                  memory_kind(m->kind),
+                                  m->release,
+                                  m->correlation,
+                                  m->stream,
+                                  m->head.chunk};
+        bind_numbers(w, s, values, (int)(sizeof values / sizeof *values));
+        step(w, s);
+    }
+    check(w, sqlite3_finalize(s));
+}
+
 static void add_copy_kinds(struct writer *w) {
     sqlite3_stmt *s =
         prepare(w, "INSERT INTO ENUM_CUDA_MEMCPY_OPER (id, name, label) VALUES (?1, ?2, ?2)");
@@ -516,6 +607,8 @@ static void add_recorded(struct writer *w) {
     add_recorded_calls(w);
     add_recorded_ranges(w);
     add_recorded_overheads(w);
+    add_recorded_nodes(w);
+    add_recorded_memory(w);
 }
 
 /* ---- whose they are ---- */
@@ -525,7 +618,8 @@ static void add_recorded(struct writer *w) {
 static const char owners[] =
     "CREATE TEMP VIEW threads AS SELECT globalTid AS tid FROM NVTX_EVENTS"
     " UNION SELECT globalTid FROM CUPTI_ACTIVITY_KIND_RUNTIME"
-    " UNION SELECT globalTid FROM PROFILER_OVERHEAD;"
+    " UNION SELECT globalTid FROM PROFILER_OVERHEAD"
+    " UNION SELECT globalTid FROM CUDA_GRAPH_NODE_EVENTS;"
     "INSERT INTO NVTX_EVENTS (start, eventType, text, globalTid, domainId)"
     " SELECT 0, 75, 'bench', min(globalTid), 1 FROM NVTX_EVENTS GROUP BY globalTid >> 24;";
 static const char insert_processes[] =
@@ -552,6 +646,7 @@ static void write_database(struct writer *w, const char *path, const struct run_
     check(w, sqlite3_open(path, &w->db));
     run_sql(w, "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN");
     run_sql(w, tables);
+    run_sql(w, made_once);
     w->string = prepare(w, insert_string);
     w->kernel = prepare(w, insert_kernel);
     w->range = prepare(w, insert_range);

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* Which op the calls with a correlation belong to. */
 struct correlation {
@@ -40,8 +41,9 @@ struct activity {
     struct buffer_pool *pool;
     int64_t refusals; /* of the pool, that have been counted */
     void *subscriber;
-    pthread_mutex_t lock; /* guards nodes */
+    pthread_mutex_t lock; /* guards nodes, and made.nodes while devices work */
     struct node_map nodes;
+    struct activity_log made; /* memory and nodes that no take has had yet */
     struct correlation *correlations;
     int64_t n_correlations, correlation_capacity;
     struct open_range open[OPEN_RANGES];
@@ -79,6 +81,22 @@ static void complete_buffer(void *context, uint32_t stream, uint8_t *buffer, siz
     if (a) buffer_pool_give(a->pool, buffer, valid);
 }
 
+/* Only when graphs are made; under the lock. A node that finds no room is one row less in a table.
+ */
+static void note_node(struct activity *a, uint64_t node, uint64_t original, uint64_t place) {
+    const int64_t now = (int64_t)timestamp();
+    const struct activity_node row = {.head = {.begin_ns = now,
+                                               .end_ns = now,
+                                               .repeat = -1,
+                                               .chunk = -1,
+                                               .place = op_place_unpack(place)},
+                                      .process = (uint32_t)getpid(),
+                                      .thread = (uint32_t)gettid(),
+                                      .node = node,
+                                      .original = original};
+    if (activity_log_add_node(&a->made, &row, NULL) != STATUS_OK) a->made.dropped++;
+}
+
 /* Only when graphs are made. */
 static void resource_callback(void *ctx, int32_t domain, uint32_t id, const void *data) {
     struct activity *a = ctx;
@@ -93,6 +111,7 @@ static void resource_callback(void *ctx, int32_t domain, uint32_t id, const void
         return;
     pthread_mutex_lock(&a->lock);
     node_map_copy(&a->nodes, original, node);
+    note_node(a, node, original, node_map_find(&a->nodes, node));
     pthread_mutex_unlock(&a->lock);
 }
 
@@ -137,7 +156,8 @@ static const struct {
              {CUPTI_ACTIVITY_KIND_MEMCPY, "copies", true},
              {CUPTI_ACTIVITY_KIND_MEMSET, "fills", true},
              {CUPTI_ACTIVITY_KIND_OVERHEAD, "overhead", false},
-             {CUPTI_ACTIVITY_KIND_MARKER, "ranges", false}};
+             {CUPTI_ACTIVITY_KIND_MARKER, "ranges", false},
+             {CUPTI_ACTIVITY_KIND_MEMORY2, "memory", false}};
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 static enum status enable_kinds(struct activity *a, struct error *err) {
@@ -209,6 +229,7 @@ void activity_close(struct activity *a) {
     if (atomic_load(&opened) == a) atomic_store(&opened, NULL);
     if (!a->pool || buffer_pool_out(a->pool) == 0) buffer_pool_close(a->pool);
     node_map_free(&a->nodes);
+    activity_log_free(&a->made);
     pthread_mutex_destroy(&a->lock);
     free(a->correlations);
     free(a->names);
@@ -239,7 +260,10 @@ bool activity_add_node(struct activity *a, void *node, struct op_place place) {
     if (!a || a->lib.graph_node_id(node, &id) != CUPTI_SUCCESS) return false;
     pthread_mutex_lock(&a->lock);
     const bool known = node_map_find(&a->nodes, id) != 0;
-    if (!known) node_map_add(&a->nodes, id, op_place_pack(place));
+    if (!known) {
+        node_map_add(&a->nodes, id, op_place_pack(place));
+        note_node(a, id, 0, op_place_pack(place));
+    }
     pthread_mutex_unlock(&a->lock);
     return !known;
 }
@@ -401,6 +425,24 @@ static void read_overhead(struct activity *a, const struct cupti_overhead *r) {
     keep(a, activity_log_add_overhead(a->log, &row, a->err));
 }
 
+/* Moves of memory pools are neither. */
+static void read_memory(struct activity *a, const struct cupti_memory *r) {
+    const bool release = r->operation == CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_RELEASE;
+    const struct activity_memory row = {.head = head_of(a, r->timestamp, r->timestamp),
+                                        .process = r->process,
+                                        .device = r->device,
+                                        .context = r->context,
+                                        .stream = r->stream,
+                                        .correlation = r->correlation,
+                                        .address = r->address,
+                                        .pc = r->pc,
+                                        .bytes = (int64_t)r->bytes,
+                                        .release = release,
+                                        .kind = (uint8_t)r->memory_kind};
+    if (release || r->operation == CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_ALLOCATION)
+        keep(a, activity_log_add_memory(&a->made, &row, a->err));
+}
+
 static void read_record(struct activity *a, const int32_t *record) {
     const void *r = record;
     switch (*record) {
@@ -412,6 +454,7 @@ static void read_record(struct activity *a, const int32_t *record) {
     case CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION: read_external(a, r); break;
     case CUPTI_ACTIVITY_KIND_MARKER: read_marker(a, r); break;
     case CUPTI_ACTIVITY_KIND_OVERHEAD: read_overhead(a, r); break;
+    case CUPTI_ACTIVITY_KIND_MEMORY2: read_memory(a, r); break;
     default: break;
     }
 }
@@ -486,8 +529,9 @@ static int64_t count_dropped(struct activity *a) {
     return (int64_t)dropped > refused ? (int64_t)dropped : refused;
 }
 
-enum status activity_take(struct activity *a, int32_t repeat, int32_t chunk,
-                          struct activity_log *log, struct error *err) {
+/* What comes next is of that chunk, or (-1) of none. */
+static void collect(struct activity *a, int32_t repeat, int32_t chunk, struct activity_log *log,
+                    struct error *err) {
     const int64_t kernels = log->n_kernels, copies = log->n_copies, calls = log->n_calls;
     if (a->log != log) a->n_names = a->n_open = 0; /* their strings are of another log */
     a->log = log, a->repeat = repeat, a->chunk = chunk;
@@ -495,13 +539,32 @@ enum status activity_take(struct activity *a, int32_t repeat, int32_t chunk,
     buffer_pool_empty(a->pool, read_buffer, a);
     attribute(a, kernels, copies, calls);
     log->dropped += count_dropped(a);
+}
+
+/* What was made goes to whoever asks first. */
+static void give_made(struct activity *a) {
+    struct activity_log *made = &a->made;
+    pthread_mutex_lock(&a->lock);
+    for (int64_t i = 0; i < made->n_nodes; i++)
+        keep(a, activity_log_add_node(a->log, &made->nodes[i], a->err));
+    for (int64_t i = 0; i < made->n_memory; i++)
+        keep(a, activity_log_add_memory(a->log, &made->memory[i], a->err));
+    a->log->dropped += made->dropped;
+    activity_log_free(made);
+    pthread_mutex_unlock(&a->lock);
+}
+
+enum status activity_take(struct activity *a, int32_t repeat, int32_t chunk,
+                          struct activity_log *log, struct error *err) {
+    collect(a, repeat, chunk, log, err);
+    give_made(a);
     return a->status;
 }
 
 /* Ranges that are open have names of the log that is thrown away: they are forgotten, too. */
 void activity_reset(struct activity *a) {
     struct activity_log log = {0};
-    activity_take(a, 0, 0, &log, NULL);
+    collect(a, -1, -1, &log, NULL);
     activity_log_free(&log);
     a->log = NULL;
 }

@@ -42,11 +42,12 @@ bool activity_add_node(struct activity *a, void *node, struct op_place place);
 
 /* ---- while all devices are idle */
 
-/* Forgets what has been recorded. */
+/* Forgets what has been recorded, but for what is made once: memory and nodes of graphs. */
 void activity_reset(struct activity *a);
 /* Appends what has been recorded since the last reset or take, as (repeat, chunk)'s; ranges that
- * are still open come when they end. STATUS_NO_MEMORY, STATUS_DEVICE: CUPTI does not give it
- * out. */
+ * are still open come when they end. Memory and nodes come with the first take after they were
+ * made; nodes, and memory from before the last reset, are of chunk -1. STATUS_NO_MEMORY,
+ * STATUS_DEVICE: CUPTI does not give it out. */
 enum status activity_take(struct activity *a, int32_t repeat, int32_t chunk,
                           struct activity_log *log, struct error *err);
 

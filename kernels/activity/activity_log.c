@@ -54,6 +54,16 @@ enum status activity_log_add_overhead(struct activity_log *log, const struct act
     ADD(log->overheads, log->n_overheads, row, err);
 }
 
+enum status activity_log_add_node(struct activity_log *log, const struct activity_node *row,
+                                  struct error *err) {
+    ADD(log->nodes, log->n_nodes, row, err);
+}
+
+enum status activity_log_add_memory(struct activity_log *log, const struct activity_memory *row,
+                                    struct error *err) {
+    ADD(log->memory, log->n_memory, row, err);
+}
+
 static enum status add_string(struct activity_log *log, const char *text, struct error *err) {
     char *copy = strdup(text);
     char **at = copy ? room((void **)&log->strings, log->n_strings, sizeof *at, err) : NULL;
@@ -94,6 +104,8 @@ void activity_log_free(struct activity_log *log) {
     free(log->calls);
     free(log->ranges);
     free(log->overheads);
+    free(log->nodes);
+    free(log->memory);
     *log = (struct activity_log){0};
 }
 

@@ -35,7 +35,7 @@ struct activity_copy { /* a copy, or (set) a fill */
     uint64_t graph_node;
     int64_t bytes;
     bool set;
-    uint8_t kind, from, to; /* of a copy: CUDA's kinds of copies and of memory */
+    uint8_t kind, from, to; /* of a copy: CUPTI's kinds of copies and of memory */
     uint32_t value;         /* of a fill */
 };
 
@@ -59,6 +59,23 @@ struct activity_overhead { /* of tracing itself, of loading, and of waiting unti
     int32_t kind; /* see activity_overhead_name() */
 };
 
+/* A node of a graph, when it was made. Of a graph that runs it is a copy of one that was captured.
+ */
+struct activity_node {
+    struct activity_head head;
+    uint32_t process, thread;
+    uint64_t node, original; /* original: 0 where it was captured itself */
+};
+
+struct activity_memory { /* that was allocated, or (release) given back, at head.begin_ns */
+    struct activity_head head;
+    uint32_t process, device, context, stream, correlation;
+    uint64_t address, pc; /* pc: of the call, as CUPTI tells it */
+    int64_t bytes;
+    bool release;
+    uint8_t kind; /* of memory, CUPTI's number */
+};
+
 /* Zeroed is empty. Arrays are owned, and grow. */
 struct activity_log {
     struct activity_kernel *kernels;
@@ -66,7 +83,9 @@ struct activity_log {
     struct activity_call *calls;
     struct activity_range *ranges;
     struct activity_overhead *overheads;
-    int64_t n_kernels, n_copies, n_calls, n_ranges, n_overheads;
+    struct activity_node *nodes;
+    struct activity_memory *memory;
+    int64_t n_kernels, n_copies, n_calls, n_ranges, n_overheads, n_nodes, n_memory;
     char **strings; /* [0] is "" */
     int32_t n_strings;
     int64_t dropped; /* records that found no room: what is here is not all */
@@ -85,6 +104,10 @@ enum status activity_log_add_range(struct activity_log *log, const struct activi
                                    struct error *err);
 enum status activity_log_add_overhead(struct activity_log *log, const struct activity_overhead *row,
                                       struct error *err);
+enum status activity_log_add_node(struct activity_log *log, const struct activity_node *row,
+                                  struct error *err);
+enum status activity_log_add_memory(struct activity_log *log, const struct activity_memory *row,
+                                    struct error *err);
 /* Number of a text, the same for the same text. NULL and "": 0. *out is 0 on failure. */
 enum status activity_log_string(struct activity_log *log, const char *text, int32_t *out,
                                 struct error *err);

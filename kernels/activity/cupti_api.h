@@ -25,6 +25,10 @@
     X(CUPTI_ACTIVITY_KIND_MARKER, 12)                                                              \
     X(CUPTI_ACTIVITY_KIND_OVERHEAD, 17)                                                            \
     X(CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION, 39)                                                \
+    X(CUPTI_ACTIVITY_KIND_MEMORY2, 49)                                                             \
+    /* CUpti_ActivityMemoryOperationType */                                                        \
+    X(CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_ALLOCATION, 1)                                          \
+    X(CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_RELEASE, 2)                                             \
     /* CUpti_ActivityFlag */                                                                       \
     X(CUPTI_ACTIVITY_FLAG_FLUSH_FORCED, 1)                                                         \
     X(CUPTI_ACTIVITY_FLAG_MARKER_START, 2)                                                         \
@@ -94,6 +98,13 @@ struct cupti_memset {
     void *reserved;
     uint64_t graph_node;
     uint32_t graph;
+} CUPTI_RECORD;
+
+struct cupti_memory { /* that was allocated or released */
+    int32_t kind, operation, memory_kind;
+    uint32_t correlation;
+    uint64_t address, bytes, timestamp, pc;
+    uint32_t process, device, context, stream;
 } CUPTI_RECORD;
 
 struct cupti_call { /* of the runtime or the driver */

@@ -30,6 +30,10 @@ SELECT k.start, k.end - k.start, k.correlationId, k.gridX, k.gridY, k.gridZ, k.b
        k.registersPerThread, k.staticSharedMemory, k.dynamicSharedMemory, k.deviceId, k.streamId, d.value, r.start
 FROM CUPTI_ACTIVITY_KIND_KERNEL AS k JOIN StringIds AS d ON d.id = k.demangledName
 LEFT JOIN CUPTI_ACTIVITY_KIND_RUNTIME AS r ON r.correlationId = k.correlationId ORDER BY 1"""
+MEMORY_USE = """
+SELECT k.label, o.label, e.bytes, e.start, p.name FROM CUDA_GPU_MEMORY_USAGE_EVENTS AS e
+JOIN ENUM_CUDA_MEM_KIND AS k ON k.id = e.memKind JOIN ENUM_CUDA_DEV_MEM_EVENT_OPER AS o ON o.id = e.memoryOperationType
+JOIN PROCESSES AS p ON p.globalPid = e.globalPid ORDER BY e.rowid"""
 API_SUMMARY = """
 SELECT ids.value, count(*), sum(end - start) FROM CUPTI_ACTIVITY_KIND_RUNTIME AS r JOIN StringIds AS ids
 ON ids.id = r.nameId GROUP BY 1"""
@@ -185,6 +189,17 @@ class Cupti(drive.BenchTest):
                          len({(drive.text(o), drive.text(r)) for o, r in zip(tables["ops"]["op"], tables["ops"]["role"])}))
         about = dict(db.execute("SELECT name, value FROM META_DATA_EXPORT"))
         self.assertIn("CUPTI", about["KERNELS_FROM"])
+        self.assertEqual({launch for launch, in db.execute("SELECT launchType FROM CUPTI_ACTIVITY_KIND_KERNEL")}, {1})
+        # what the worker allocated before its chunks
+        use = list(db.execute(MEMORY_USE))
+        self.assertEqual([row[:3] for row in use], [("Device", "Allocation", 64 << 20), ("Pinned", "Allocation", 1 << 20),
+                                                    ("Pinned", "Deallocation", 1 << 20)])
+        self.assertLess(max(row[3] for row in use), min(row[0] for row in rows))
+        self.assertEqual({row[4] for row in use}, {f"bench run worker {EAGER}"})
+        memory = tables["CUDA_GPU_MEMORY_USAGE_EVENTS"]
+        self.assertEqual([list(memory[c]) for c in ("chunk", "memKind", "memoryOperationType")],
+                         [[-1, -1, -1], [2, 1, 1], [0, 0, 1]])
+        self.assertEqual(len(tables["CUDA_GRAPH_NODE_EVENTS"]), 0)  # an eager case has no graph
 
     def test_streams_are_tracks_of_their_own(self):
         self.record(run__spans="none")

@@ -1,7 +1,7 @@
 /* A library with the functions of CUPTI that the program uses, and records that a test makes, or
  * that ops leave: with `works` each op that a device tells of was one call and one kernel, from its
- * begin to its end, on whatever device it ran. Records are longer than those that the program
- * knows, as those of a newer library are.
+ * begin to its end, on whatever device it ran, and memory was allocated when it was opened. Records
+ * are longer than those that the program knows, as those of a newer library are.
  *
  * For programs that know nothing of tests the environment speaks:
  * FAKE_CUPTI=works,stray,drop,taken.
@@ -42,6 +42,7 @@ static size_t size_of(int32_t kind) {
     case CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION: return sizeof(struct cupti_external);
     case CUPTI_ACTIVITY_KIND_MARKER: return sizeof(struct cupti_marker);
     case CUPTI_ACTIVITY_KIND_OVERHEAD: return sizeof(struct cupti_overhead) + MORE_BYTES;
+    case CUPTI_ACTIVITY_KIND_MEMORY2: return sizeof(struct cupti_memory) + MORE_BYTES;
     default: return 16;
     }
 }
@@ -52,6 +53,7 @@ static size_t known_size_of(int32_t kind) {
     case CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL:
     case CUPTI_ACTIVITY_KIND_MEMCPY:
     case CUPTI_ACTIVITY_KIND_MEMSET:
+    case CUPTI_ACTIVITY_KIND_MEMORY2:
     case CUPTI_ACTIVITY_KIND_OVERHEAD: return size - MORE_BYTES;
     default: return size;
     }
@@ -141,6 +143,23 @@ static void put_op(uint64_t id, uint64_t begin, uint64_t end) {
     put_kernel(correlation, begin, end, names[op < n ? op : n - 1]);
 }
 
+/* What a process does when it begins: memory of the GPU, and of the host, which it gives back. */
+static void put_memory(void) {
+    struct cupti_memory m = {.kind = CUPTI_ACTIVITY_KIND_MEMORY2,
+                             .operation = CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_ALLOCATION,
+                             .memory_kind = 3,
+                             .address = 0x7f0000000000,
+                             .bytes = 64 << 20,
+                             .timestamp = state.clock(),
+                             .process = (uint32_t)getpid(),
+                             .context = 1};
+    put(&m);
+    m.memory_kind = 2, m.address = 0x1000, m.bytes = 1 << 20;
+    put(&m);
+    m.operation = CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_RELEASE;
+    put(&m);
+}
+
 /* ---- the state */
 
 struct fake_cupti *fake_cupti_reset(void) __attribute__((constructor));
@@ -213,6 +232,7 @@ API(cuptiActivityEnable, (int32_t kind)) {
     if (state.enable_result && (!state.failing_kind || state.failing_kind == kind))
         return state.enable_result;
     state.enabled |= 1ull << kind;
+    if (state.works && kind == CUPTI_ACTIVITY_KIND_MEMORY2) put_memory();
     return 0;
 }
 API(cuptiActivityDisable, (int32_t kind)) {

@@ -91,6 +91,32 @@ static void count(const struct activity_log *log, const struct chunk_result *r, 
     }
 }
 
+/* Each kernel of a graph is of a node that was told of, with the same op, and the node is a copy.
+ */
+static void nodes_are_told(const struct activity_log *log) {
+    for (int64_t i = 0; i < log->n_kernels; i++) {
+        const struct activity_kernel *k = &log->kernels[i];
+        const struct activity_node *of = NULL;
+        for (int64_t n = 0; n < log->n_nodes && !of; n++)
+            if (log->nodes[n].node == k->graph_node) of = &log->nodes[n];
+        if (k->graph_node == 0) continue;
+        assert_non_null(of);
+        assert_true(of->original != 0 && of->head.begin_ns < k->head.begin_ns);
+        assert_int_equal(of->head.place.op, k->head.place.op);
+        assert_int_equal(of->head.place.layer, k->head.place.layer);
+    }
+}
+
+/* Bytes of the GPU that were allocated and not given back. */
+static int64_t bytes_held(const struct activity_log *log) {
+    enum { OF_DEVICE = 3 };
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < log->n_memory; i++)
+        if (log->memory[i].kind == OF_DEVICE)
+            bytes += log->memory[i].release ? -log->memory[i].bytes : log->memory[i].bytes;
+    return bytes;
+}
+
 /* A prompt whose last chunk is a ragged one; what is found of each chunk. */
 static int run(struct engine *e, bool graph, struct tally tallies[]) {
     struct session *s = open_session(e, TOKENS, CHUNK, graph);
@@ -113,6 +139,10 @@ static int run(struct engine *e, bool graph, struct tally tallies[]) {
     print_message("%s: %lld kernels, %lld copies, %lld calls, %lld overheads, %d names\n",
                   graph ? "graph" : "eager", (long long)log.n_kernels, (long long)log.n_copies,
                   (long long)log.n_calls, (long long)log.n_overheads, (int)log.n_strings);
+    print_message("%lld nodes; %lld times memory, %lld bytes held\n", (long long)log.n_nodes,
+                  (long long)log.n_memory, (long long)bytes_held(&log));
+    nodes_are_told(&log);
+    assert_true(graph ? log.n_nodes > 0 : bytes_held(&log) > 0);
     activity_log_free(&log);
     free(ids);
     session_close(s);

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -231,6 +232,57 @@ static void correlations_of_one_take_do_not_reach_into_the_next(void **state) {
     activity_close(a);
 }
 
+static void put_memory(int32_t operation, int32_t kind, uint64_t time, uint64_t bytes) {
+    const struct cupti_memory m = {.kind = CUPTI_ACTIVITY_KIND_MEMORY2,
+                                   .operation = operation,
+                                   .memory_kind = kind,
+                                   .address = 4096,
+                                   .bytes = bytes,
+                                   .timestamp = time,
+                                   .process = 5,
+                                   .device = 1};
+    fake->put(&m);
+}
+
+static void what_is_made_once_outlives_a_reset_and_comes_once(void **state) {
+    (void)state;
+    enum { ALLOCATION = 1, RELEASE = 2, TRIM_OF_A_POOL = 5 };
+    struct activity *a = open_with(4, 65536);
+    struct activity_log log = {0};
+    const struct op_place embedding = place(1, -1, OP_EMBED, ROLE_NONE);
+    char captured, instantiated, stranger, copy;
+    put_memory(ALLOCATION, 3, 100, 1 << 20);
+    assert_true(activity_add_node(a, &captured, embedding));
+    fake->clone(&instantiated, &captured);
+    fake->clone(&copy, &stranger);
+    activity_reset(a);
+    put_memory(RELEASE, 2, 200, 512);
+    put_memory(TRIM_OF_A_POOL, 3, 300, 512);
+    take(a, 5, &log);
+    assert_int_equal(log.n_memory, 2);
+    assert_false(log.memory[0].release);
+    assert_int_equal(log.memory[0].head.chunk, -1); /* before the chunk */
+    assert_int_equal(log.memory[0].head.begin_ns, 100);
+    assert_true(log.memory[0].bytes == 1 << 20 && log.memory[0].kind == 3);
+    assert_true(log.memory[0].process == 5 && log.memory[0].device == 1);
+    assert_true(log.memory[1].release && log.memory[1].kind == 2);
+    assert_int_equal(log.memory[1].head.chunk, 5);
+    assert_int_equal(log.n_nodes, 3);
+    assert_true(log.nodes[0].node == (uintptr_t)&captured && log.nodes[0].original == 0);
+    assert_true(log.nodes[1].node == (uintptr_t)&instantiated);
+    assert_true(log.nodes[1].original == (uintptr_t)&captured);
+    for (int i = 0; i < 2; i++) assert_place(log.nodes[i].head.place, embedding);
+    assert_int_equal(log.nodes[2].head.place.op, PLACE_UNKNOWN);
+    assert_int_equal(log.nodes[0].head.chunk, -1);
+    assert_true(log.nodes[0].head.begin_ns > 0 && log.nodes[0].process == (uint32_t)getpid());
+    take(a, 6, &log);
+    assert_true(log.n_memory == 2 && log.n_nodes == 3);
+    activity_log_free(&log);
+    put_memory(ALLOCATION, 3, 400, 1); /* that nobody asks for */
+    activity_reset(a);
+    activity_close(a);
+}
+
 /* ---- devices tell */
 
 static void embed(struct activity *a, int rank) {
@@ -442,6 +494,7 @@ int main(void) {
         TEST(eager_records_find_their_op_by_correlation),
         TEST(records_of_a_graph_find_their_op_by_its_node),
         TEST(correlations_of_one_take_do_not_reach_into_the_next),
+        TEST(what_is_made_once_outlives_a_reset_and_comes_once),
         TEST(a_device_tells_whose_op_it_issues_by_our_clock),
         TEST(order_does_not_matter),
         TEST(a_dry_pool_costs_records_and_they_are_counted),

@@ -104,10 +104,9 @@ static void add_rows(struct case_result *r) {
         assert_int_equal(result_add_traced(r, &c, NULL), STATUS_OK);
     }
     for (int i = 0; i < SPANS; i++) {
-        struct span_row s = {
-            .repeat = REPEATS,
-            .chunk = i % CHUNKS,
-            .span = {.begin_ns = i, .end_ns = i + 5, .flops = 1 << i % 30}};
+        struct span_row s = {.repeat = REPEATS,
+                             .chunk = i % CHUNKS,
+                             .span = {.begin_ns = i, .end_ns = i + 5, .flops = 1 << i % 30}};
         s.span.rank = (int16_t)(i % RANKS), s.span.layer = (int16_t)(i % 3 - 1);
         s.span.device = (uint8_t)(i % 2);
         s.counts = (struct span_counts){1000 + i, 2000 + i, i % 3 ? i : -1};
@@ -168,6 +167,23 @@ static void add_kernels(struct case_result *r) {
     assert_int_equal(activity_log_add_call(log, &call, NULL), STATUS_OK);
     assert_int_equal(activity_log_add_range(log, &range, NULL), STATUS_OK);
     assert_int_equal(activity_log_add_overhead(log, &overhead, NULL), STATUS_OK);
+    for (int i = 0; i < 2; i++) {
+        const struct activity_node node = {
+            .head = {4000000, 4000000, -1, -1, i ? down : op_place_unknown()},
+            .process = 1234,
+            .thread = 56,
+            .node = 8589934592 + (uint64_t)i,
+            .original = i ? 8589934592 : 0};
+        const struct activity_memory memory = {.head = {3000000 + i, 3000000 + i, -1, i - 1},
+                                               .process = 1234,
+                                               .stream = 7,
+                                               .address = 0xffff800000000000,
+                                               .bytes = 1LL << 40,
+                                               .release = i,
+                                               .kind = i ? 3 : 0};
+        assert_int_equal(activity_log_add_node(log, &node, NULL), STATUS_OK);
+        assert_int_equal(activity_log_add_memory(log, &memory, NULL), STATUS_OK);
+    }
 }
 
 static void assert_same_head(const struct activity_head *a, const struct activity_head *b) {
@@ -198,6 +214,8 @@ static void assert_same_kernels(const struct case_result *x, const struct case_r
     assert_int_equal(a->n_calls, b->n_calls);
     assert_int_equal(a->n_ranges, b->n_ranges);
     assert_int_equal(a->n_overheads, b->n_overheads);
+    assert_int_equal(a->n_nodes, b->n_nodes);
+    assert_int_equal(a->n_memory, b->n_memory);
     for (int64_t i = 0; i < a->n_kernels; i++) {
         const struct activity_kernel *k = &a->kernels[i], *l = &b->kernels[i];
         assert_same_head(&k->head, &l->head);
@@ -225,6 +243,18 @@ static void assert_same_kernels(const struct case_result *x, const struct case_r
     }
     for (int64_t i = 0; i < a->n_overheads; i++)
         assert_int_equal(a->overheads[i].kind, b->overheads[i].kind);
+    for (int64_t i = 0; i < a->n_nodes; i++) {
+        const struct activity_node *n = &a->nodes[i], *m = &b->nodes[i];
+        assert_same_head(&n->head, &m->head);
+        assert_true(n->node == m->node && n->original == m->original);
+        assert_true(n->process == m->process && n->thread == m->thread);
+    }
+    for (int64_t i = 0; i < a->n_memory; i++) {
+        const struct activity_memory *n = &a->memory[i], *m = &b->memory[i];
+        assert_true(n->head.begin_ns == m->head.begin_ns && n->head.chunk == m->head.chunk);
+        assert_true(n->address == m->address && n->bytes == m->bytes && n->kind == m->kind);
+        assert_true(n->release == m->release && n->process == m->process && n->stream == m->stream);
+    }
 }
 
 static void *copy_of(const void *data, size_t n) {
