@@ -10,7 +10,7 @@
 
 #include <cublasLt.h>
 
-enum { FREE_CANDIDATES = 16, TRIAL_REPEATS = 3, BENCH_REPEATS = 15 };
+enum { FREE_CANDIDATES = 16, TRIAL_REPEATS = 3, BENCH_REPEATS = 15, WARM_SECONDS = 1 };
 
 /* A product without bias that the library may do as it likes. */
 struct free_product {
@@ -70,34 +70,47 @@ static inline void close_free(struct free_product *p) {
     lt_must(cublasLtDestroy(p->handle));
 }
 
-static inline double best_free_ns(struct gpu_test *t, const struct linear_args *a) {
+/* Takes the fastest of what the library names for this number of rows. */
+static inline void choose_free(struct gpu_test *t, struct free_product *p) {
     const struct variant library = {.name = "library", .op = OP_LINEAR, .run = run_free};
     cublasLtMatmulHeuristicResult_t results[FREE_CANDIDATES];
-    struct free_product p;
     double best = INFINITY;
     int chosen = 0;
-    open_free(&p, a);
-    const int n = free_algorithms(&p, results);
+    const int n = free_algorithms(p, results);
     assert_true(n > 0);
     for (int i = 0; i < n; i++) {
-        p.algo = results[i].algo;
-        const double ns = gpu_time_ns(t, &library, &p, TRIAL_REPEATS);
+        p->algo = results[i].algo;
+        const double ns = gpu_time_ns(t, &library, p, TRIAL_REPEATS);
         if (ns < best) best = ns, chosen = i;
     }
-    p.algo = results[chosen].algo;
-    best = gpu_time_ns(t, &library, &p, BENCH_REPEATS);
-    close_free(&p);
-    return best;
+    p->algo = results[chosen].algo;
 }
 
+/* Both in turn, each first in every other round, until the card has been at it for a while; the
+ * rounds after that count. */
 static inline void bench_rows(struct gpu_test *t, const struct weight *w, const void *x, void *y,
                               int32_t rows) {
+    enum { ROUNDS = 6 };
+    const struct variant library = {.name = "library", .op = OP_LINEAR, .run = run_free};
+    const struct variant *pinned = variant_named(DEVICE_CUDA, OP_LINEAR, "cublas");
     const struct weight_shape s = w->shape;
     const struct linear_args a = {w, x, y, s.K, s.N, rows};
-    const double flop = 2.0 * rows * s.N * s.K;
-    const double pinned_ns =
-        gpu_time_ns(t, variant_named(DEVICE_CUDA, OP_LINEAR, "cublas"), &a, BENCH_REPEATS);
-    const double free_ns = best_free_ns(t, &a);
+    const double flop = 2.0 * rows * s.N * s.K, began = test_seconds();
+    double pinned_ns = 0, free_ns = 0;
+    struct free_product p;
+    open_free(&p, &a);
+    choose_free(t, &p);
+    for (int round = 0; round < ROUNDS;) {
+        const bool counts = test_seconds() - began > WARM_SECONDS;
+        for (int i = 0; i < 2; i++) {
+            const bool is_pinned = i == round % 2;
+            const double ns = is_pinned ? gpu_time_ns(t, pinned, &a, BENCH_REPEATS)
+                                        : gpu_time_ns(t, &library, &p, BENCH_REPEATS);
+            *(is_pinned ? &pinned_ns : &free_ns) += counts ? ns / ROUNDS : 0;
+        }
+        round += counts;
+    }
+    close_free(&p);
     printf("%-9s %5d x %5d %6d rows: pinned %8.1f us %7.2f TFLOP/s, free %7.2f, ratio %.3f\n",
            dtype_name(s.dtype), s.N, s.K, rows, pinned_ns * 1e-3, flop / pinned_ns * 1e-3,
            flop / free_ns * 1e-3, free_ns / pinned_ns);

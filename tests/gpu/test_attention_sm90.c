@@ -320,21 +320,52 @@ static void one_huge_logit_takes_all(void **state) {
     }
 }
 
-/* A million keys, plain and in dual chunks of the size of a real model. */
+/* A million keys, plain and in dual chunks of the size of a real model: more than the cache holds,
+ * so that clusters keep in step, and each has several items. */
 static void values_are_right_far_out(void **state) {
     (void)state;
-    enum { N = 140, TOTAL = 1 << 20 };
+    enum { N = 9000, TOTAL = 1 << 20 };
     static const int32_t chunks[] = {0, 253952};
     if (small) return;
-    struct gpu_test t = open_test(128, ARENA);
-    for (size_t i = 0; i < COUNT(chunks); i++) {
-        struct sequence s = sequence_open(&t, 128, (struct shape){7, 1, TOTAL - N, N, chunks[i]});
-        bf16 *got = attend(&t, &s, TOTAL - N, N, 0);
-        assert_rows_right(&s, got, TOTAL - N, N, 211);
-        free(got);
-        sequence_close(&s);
+    for (int32_t D = 64; D <= 128; D += 64) {
+        struct gpu_test t = open_test(D, ARENA);
+        for (size_t i = 0; i < COUNT(chunks); i++) {
+            struct sequence s = sequence_open(&t, D, (struct shape){7, 1, TOTAL - N, N, chunks[i]});
+            bf16 *got = attend(&t, &s, TOTAL - N, N, 0);
+            assert_rows_right(&s, got, TOTAL - N, N, 9001);
+            free(got);
+            sequence_close(&s);
+        }
+        gpu_test_close(&t);
     }
-    gpu_test_close(&t);
+}
+
+/* More than two items for every CTA that there is, whichever it draws: near the oracle, the same
+ * again, and in parts that are no CTA's second item. */
+static void later_items_are_as_right_as_the_first(void **state) {
+    (void)state;
+    enum { PART = 130 };
+    const int32_t N = small ? 2000 : 3500;
+    for (int32_t D = 64; D <= 128; D += 64) {
+        struct gpu_test t = open_test(D, ARENA);
+        for (int32_t chunk = 0; chunk <= 256; chunk += 256) {
+            struct sequence s = sequence_open(&t, D, (struct shape){28, 4, 0, N, chunk});
+            const size_t width = width_of(&s), n = (size_t)N * width;
+            bf16 *got = attend(&t, &s, 0, N, 0), *again = attend(&t, &s, 0, N, 0);
+            assert_same_bits(again, got, n, DTYPE_BF16, "D %d chunk %d: once more", D, chunk);
+            assert_rows_right(&s, got, 0, N, small ? 977 : 193);
+            for (int32_t at = 0; at < N - PART; at += small ? 600 : 250) {
+                bf16 *part = attend(&t, &s, at, PART, 0);
+                assert_same_bits(part, got + (size_t)at * width, PART * width, DTYPE_BF16,
+                                 "D %d chunk %d: rows from %d alone", D, chunk, at);
+                free(part);
+            }
+            free(again);
+            free(got);
+            sequence_close(&s);
+        }
+        gpu_test_close(&t);
+    }
 }
 
 /* ---- what must not matter */
@@ -402,20 +433,32 @@ static void a_row_has_its_bits_in_any_chunk(void **state) {
     }
 }
 
-/* Scores rise (rows 0 mod 3), stay (1) or fall (2) by about `nats` from tile to tile, down to key
- * 0. */
-static void let_scores_rise(struct gpu_test *t, struct sequence *s, float nats) {
+/* What scores rise by up to a tile, which the kernel comes to from those behind it. */
+typedef float score_level(const struct sequence *s, int32_t tile, float nats);
+
+static float by_the_tile(const struct sequence *s, int32_t tile, float nats) {
+    return nats * (float)(s->total / KV_TILE - tile);
+}
+
+/* Steps of `nats` in the first tiles and on both sides of where sums are put aside: every 128. */
+static float in_steps(const struct sequence *s, int32_t tile, float nats) {
+    const int32_t first = s->total / KV_TILE - 2;
+    return nats *
+           (float)((tile < first) + (tile < 257) + (tile < 212) + (tile < 128) + (tile < 90));
+}
+
+/* Scores rise (rows 0 mod 3), stay (1) or fall (2), down to key 0. */
+static void let_scores_rise(struct gpu_test *t, struct sequence *s, score_level *level,
+                            float nats) {
     const size_t D = (size_t)s->D, width = width_of(s);
     const float way[3] = {8, 0, -8};
     for (int copy = 0; copy < Q_COPIES; copy++)
         for (size_t i = 0; s->q[copy] && i < (size_t)s->total * width; i += D)
             s->q[copy][i] = f32_to_bf16(way[i / width % 3]);
     for (size_t h = 0; h < (size_t)s->K; h++)
-        for (int32_t j = 0; j < s->total; j++) {
-            const float tiles = (float)((s->total - j) / KV_TILE);
+        for (int32_t j = 0; j < s->total; j++)
             s->k[(h * (size_t)s->capacity + (size_t)j) * D] =
-                f32_to_bf16(nats * tiles / (8 * s->scale * s->factor));
-        }
+                f32_to_bf16(level(s, j / KV_TILE, nats) / (8 * s->scale * s->factor));
     put_cache(t, s);
 }
 
@@ -430,11 +473,33 @@ static void rows_whose_scores_rise_are_right(void **state) {
         for (size_t i = 0; i < COUNT(cases) * COUNT(nats); i += small ? 3 : 1) {
             const struct shape *c = &cases[i % 2];
             struct sequence s = sequence_open(&t, D, *c);
-            let_scores_rise(&t, &s, nats[i / 2]);
+            let_scores_rise(&t, &s, by_the_tile, nats[i / 2]);
             bf16 *got = attend(&t, &s, c->begin, c->n, 0);
             assert_rows_right(&s, got, c->begin, c->n, 5);
             free(got);
             chunks_case(&t, &s, c->begin);
+            sequence_close(&s);
+        }
+        gpu_test_close(&t);
+    }
+}
+
+/* The same where sums have been put aside before the maximum that makes them small, and after. */
+static void sums_put_aside_follow_a_new_maximum(void **state) {
+    (void)state;
+    enum { TOTAL = 40000, N = 140 };
+    static const float nats[] = {20, 45};
+    for (int32_t D = 64; D <= 128; D += 64) {
+        struct gpu_test t = open_test(D, ARENA);
+        for (size_t i = small ? 1 : 0; i < COUNT(nats); i++) {
+            struct sequence s = sequence_open(&t, D, (struct shape){7, 1, TOTAL - N, N, 0});
+            let_scores_rise(&t, &s, in_steps, nats[i]);
+            bf16 *got = attend(&t, &s, TOTAL - N, N, 0), *part = attend(&t, &s, TOTAL - 3, 3, 0);
+            assert_rows_right(&s, got, TOTAL - N, N, small ? 211 : 23);
+            assert_same_bits(part, got + (N - 3) * width_of(&s), 3 * width_of(&s), DTYPE_BF16,
+                             "D %d, the last three rows", D);
+            free(part);
+            free(got);
             sequence_close(&s);
         }
         gpu_test_close(&t);
@@ -483,12 +548,11 @@ static void the_stride_of_the_output_changes_nothing(void **state) {
 }
 
 /* One recorded call, replayed for three chunks: it reads where it is from device memory. */
-static void a_replayed_call_has_the_eager_bits(void **state) {
-    (void)state;
+static void replay_case(int32_t D) {
     enum { N = 150, CHUNKS = 3 };
     struct error err = {""};
-    struct gpu_test t = open_test(128, ARENA);
-    struct sequence s = sequence_open(&t, 128, (struct shape){7, 1, 0, N * CHUNKS, 128});
+    struct gpu_test t = open_test(D, ARENA);
+    struct sequence s = sequence_open(&t, D, (struct shape){7, 1, 0, N * CHUNKS, 128});
     const size_t n = N * width_of(&s);
     struct attention_args a = call_of(&t, &s, 0, N, 0);
     const struct op_call call = {.op = OP_ATTENTION, .layer = 0, .attention = a};
@@ -507,13 +571,19 @@ static void a_replayed_call_has_the_eager_bits(void **state) {
             device_sync(t.gpu, &err) != STATUS_OK)
             fail_msg("%s", err.text);
         bf16 *got = rows_of(&t, &s, &a, N), *want = attend(&t, &s, i * N, N, 0);
-        assert_same_bits(got, want, n, DTYPE_BF16, "chunk %d", i);
+        assert_same_bits(got, want, n, DTYPE_BF16, "D %d, chunk %d", D, i);
         free(got);
         free(want);
     }
     device_graph_close(t.gpu, graph);
     sequence_close(&s);
     gpu_test_close(&t);
+}
+
+static void a_replayed_call_has_the_eager_bits(void **state) {
+    (void)state;
+    replay_case(64);
+    replay_case(128);
 }
 
 /* Rows of queries that TMA cannot read are refused, and the device goes on. */
@@ -543,9 +613,11 @@ int main(int argc, char **argv) {
         cmocka_unit_test(equal_scores_give_the_mean),
         cmocka_unit_test(one_huge_logit_takes_all),
         cmocka_unit_test(values_are_right_far_out),
+        cmocka_unit_test(later_items_are_as_right_as_the_first),
         cmocka_unit_test(nothing_beyond_the_context_is_seen),
         cmocka_unit_test(a_row_has_its_bits_in_any_chunk),
         cmocka_unit_test(rows_whose_scores_rise_are_right),
+        cmocka_unit_test(sums_put_aside_follow_a_new_maximum),
         cmocka_unit_test(a_row_that_is_no_number_spoils_no_other),
         cmocka_unit_test(the_stride_of_the_output_changes_nothing),
         cmocka_unit_test(a_replayed_call_has_the_eager_bits),
