@@ -107,9 +107,10 @@ static inline void bench_swiglu(struct bench_ops *b, int32_t F) {
 }
 
 /* 28 and 4 heads of 128: the whole 7B model on one GPU. */
-static inline void bench_rope(struct bench_ops *b, int32_t copies) {
-    enum { H = 28, K = 4, D = 128, CAPACITY = BENCH_ROWS };
-    const size_t size = dtype_bytes(b->dtype), row = (H + 2 * K) * D, rows = BENCH_ROWS;
+static inline void bench_rope(struct bench_ops *b, int32_t H, int32_t K, int32_t copies) {
+    enum { D = 128, CAPACITY = BENCH_ROWS };
+    const size_t size = dtype_bytes(b->dtype), row = (size_t)(H + 2 * K) * D, rows = BENCH_ROWS;
+    char what[60];
     const size_t table = (size_t)copies * rows * D / 2, cache = (size_t)K * CAPACITY * D * size;
     const struct step_params step = {.n_tokens = BENCH_ROWS, .key_factor = 1};
     struct rope_cache_args a = {.qkv = bench_noise(b, rows * row),
@@ -122,13 +123,13 @@ static inline void bench_rope(struct bench_ops *b, int32_t copies) {
                                 .D = D,
                                 .copies = copies,
                                 .dtype = b->dtype};
-    for (int c = 0; c < copies; c++) a.q[c] = gpu_new(&b->t, rows * H * D * size);
+    for (int c = 0; c < copies; c++) a.q[c] = gpu_new(&b->t, rows * (size_t)H * D * size);
     a.kv = (struct kv_view){
         &kv_layout_rows, gpu_new(&b->t, cache), gpu_new(&b->t, cache), CAPACITY, K, D, b->dtype};
-    const double bytes = (double)(rows * (row + ((size_t)copies * H + 2 * K) * D) * size) +
+    const double bytes = (double)(rows * (row + (size_t)(copies * H + 2 * K) * D) * size) +
                          2.0 * (double)(table * sizeof(float));
-    bench_op(b, OP_ROPE_CACHE, &a, bytes,
-             copies == 1 ? "8192 rows, 1 copy" : "8192 rows, 3 copies");
+    snprintf(what, sizeof what, "8192 rows, %d/%d heads, copies: %d", H, K, copies);
+    bench_op(b, OP_ROPE_CACHE, &a, bytes, what);
 }
 
 static inline void bench_table(struct bench_ops *b) {
@@ -171,8 +172,10 @@ static inline int gpu_bench_ops(void) {
         bench_embed(&b);
         bench_swiglu(&b, 4736);
         bench_swiglu(&b, 18944);
-        bench_rope(&b, 1);
-        bench_rope(&b, 3);
+        for (int32_t copies = 1; copies <= 3; copies += 2) {
+            bench_rope(&b, 28, 4, copies);
+            bench_rope(&b, 7, 1, copies);
+        }
         bench_table(&b);
         bench_logits(&b, 1);
         bench_logits(&b, 4);

@@ -10,6 +10,7 @@
 #include "gpu_test.h"
 
 #include "kernels/cuda/cuda_device.h"
+#include "kernels/gpu_list.h"
 #include "kernels/group.h"
 
 #include <stdio.h>
@@ -26,10 +27,8 @@ static void leave(const char *why) {
 /* A machine without a GPU is no failure. One with a GPU on which the device does not open is,
  * unless the test asked for a kernel that this GPU cannot run. */
 static struct device *open_gpu(enum dtype dtype, int head_dim, const char *attention) {
-    int gpus = 0;
-    cudaError_t e = cudaGetDeviceCount(&gpus);
-    if (e != cudaSuccess) leave(cudaGetErrorString(e));
-    if (gpus == 0) leave("no GPU");
+    const char *why = gpu_list_machine()->why_sm80;
+    if (why[0]) leave(why);
     struct device_opts opts = device_opts_defaults();
     opts.kind = DEVICE_CUDA;
     opts.dtype = dtype;

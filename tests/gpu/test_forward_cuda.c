@@ -344,8 +344,10 @@ static void bits_do_not_depend_on_the_number_of_gpus(void **state) {
     }
 }
 
-static void memory_is_as_predicted(void **state) {
-    (void)state;
+/* Predicted, accounted and as the driver counts it, the whole of each GPU, after a chunk ran. */
+static void memory_case(bool graph) {
+    enum { TOKENS = 8192 };
+    const struct forwarding f = {.tokens = TOKENS, .chunk = TOKENS, .graph = graph};
     struct engine_opts eo = engine_opts_defaults();
     struct session_opts so = session_opts_defaults();
     struct memory_prediction predicted;
@@ -353,7 +355,8 @@ static void memory_is_as_predicted(void **state) {
     eo.model = large_heads;
     eo.device = DEVICE_CUDA;
     eo.tensor_parallel_size = 2; /* on one GPU or two */
-    so.prompt_tokens = 8192;
+    so.prompt_tokens = so.chunk_tokens = TOKENS;
+    so.graph = graph;
     struct engine_planner *planner = NULL;
     must(engine_planner_open(&planner, &eo, &err), &err);
     must(engine_planner_predict(planner, &so, &predicted, &err), &err);
@@ -362,17 +365,27 @@ static void memory_is_as_predicted(void **state) {
     struct session *s = NULL;
     must(engine_open(&e, &eo, &err), &err);
     must(session_open(&s, e, &so, &err), &err);
-    int64_t accounted = 0;
-    for (int rank = SHARED_RANK; rank < 2; rank++) {
-        struct memory_use use;
-        engine_memory(e, rank, &use);
-        for (int c = 0; c < MEMORY_CATEGORIES; c++) accounted += use.bytes[c];
+    prefill(e, s, &f);
+    int64_t accounted = 0, driver = 0;
+    for (int m = 0; m < engine_info(e)->memories; m++) {
+        int64_t bytes = 0;
+        engine_memory_driver(e, m, &bytes, NULL);
+        accounted += engine_memory_accounted(e, m);
+        driver += bytes;
     }
-    print_message("predicted %lld bytes, accounted %lld\n", (long long)predicted.total_bytes,
-                  (long long)accounted);
+    print_message("%s: predicted %lld bytes, accounted %lld, the driver's figure %lld\n",
+                  graph ? "graph" : "eager", (long long)predicted.total_bytes, (long long)accounted,
+                  (long long)driver);
     assert_true(llabs(accounted - predicted.total_bytes) <= predicted.total_bytes / 33);
+    assert_true(llabs(driver - accounted) <= driver / 33);
     session_close(s);
     engine_close(e);
+}
+
+static void memory_is_as_predicted_and_as_the_driver_counts_it(void **state) {
+    (void)state;
+    memory_case(false);
+    memory_case(true);
 }
 
 static void a_few_ranks_match(void **state) {
@@ -393,7 +406,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(bf16_is_as_near_to_float32_as_the_cpu_s),
         cmocka_unit_test(bits_are_the_same),
         cmocka_unit_test(spans_leave_no_trace),
-        cmocka_unit_test(memory_is_as_predicted),
+        cmocka_unit_test(memory_is_as_predicted_and_as_the_driver_counts_it),
     };
     const struct CMUnitTest on_demand[] = {cmocka_unit_test(two_layers_of_the_7b)};
     struct gpu_test probe;
@@ -402,8 +415,7 @@ int main(int argc, char **argv) {
     gpu_test_close(&probe);
     if (argc > 1 && strcmp(argv[1], "--probe") == 0) return 0;
     const struct CMUnitTest little[] = {cmocka_unit_test(a_few_ranks_match)};
-    if (wants_small(argc, argv))
-        return cmocka_run_group_tests(little, NULL, NULL);
+    if (wants_small(argc, argv)) return cmocka_run_group_tests(little, NULL, NULL);
     if (argc > 1 && strcmp(argv[1], "--7b") == 0)
         return cmocka_run_group_tests(on_demand, NULL, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
