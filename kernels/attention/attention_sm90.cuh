@@ -507,7 +507,8 @@ static __device__ __forceinline__ void pack_probabilities(const float (&s)[64], 
 
 /* A row's maximum is that of its first tile as long as it serves: probabilities may be above 1, for
  * bf16 has the exponents of f32, and all that is by one maximum leaves with the division by the
- * sum. Those of one thread in one tile are at most this together, or the row is given a new one. */
+ * sum. Those of one thread in one tile are at most this together, or the row is given a new one.
+ * What that costs is range: values above some 2^60 would overflow O where they need not. */
 static constexpr float MOST_SUM = 0x1p48f;
 
 /* Scores of keys 8i to 8i + 7 of the tile at k_at, of this warp's rows, from the same operands as
