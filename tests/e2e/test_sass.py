@@ -1,4 +1,4 @@
-"""Machine code of the Hopper attention, read from the built object: what its speed rests on and a compiler may break.
+"""Machine code of GPU kernels, read from the built objects: what their speed rests on and a compiler may break.
 
 Skipped where there is no CUDA build or no cuobjdump (beside nvcc, on PATH, or named by CUOBJDUMP)."""
 import os
@@ -24,8 +24,8 @@ def skip(why):
     sys.exit(77)
 
 
-def dump(*arguments):
-    done = subprocess.run([TOOL, *arguments, str(OBJECT)], capture_output=True, text=True)
+def dump(*arguments, of=OBJECT):
+    done = subprocess.run([TOOL, *arguments, str(of)], capture_output=True, text=True)
     if done.returncode != 0:
         skip(f"cuobjdump ended with {done.returncode}: {done.stderr.strip()[:200]}")
     return done.stdout
@@ -80,6 +80,14 @@ class Sass(unittest.TestCase):
                 self.assertEqual([i for i, text in enumerate(code) if re.search(r"\b(STL|LDL)\b", text) and i not in rare], [])
         for name, stack in re.findall(r"Function (\S*attention_kernel\S*):\s+REG:\d+ STACK:(\d+)", dump("-res-usage")):
             self.assertLessEqual(int(stack), 8, name)
+
+    def test_kernels_that_live_on_bandwidth_spill_nothing(self):
+        for part in ("embed/embed", "rmsnorm/add_rmsnorm", "rope/rope_cache", "swiglu/swiglu", "logits/logits"):
+            object_file = BUILD / f"CMakeFiles/kernels.dir/kernels/{part}_cuda.cu.o"
+            kernels = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", dump("-res-usage", of=object_file))
+            self.assertTrue(kernels, object_file)
+            for name, registers, stack in kernels:
+                self.assertEqual((int(stack), int(registers) <= 128), (0, True), name)
 
     def test_every_product_is_in_one_of_three_groups(self):
         """First tile: Q K; loop: Q K and P V; last tile: P V. A compiler that serialises opens a group a product."""
