@@ -1,6 +1,7 @@
 """Nothing in the way: how long the program takes to begin, what the harness takes of each chunk when the engine does no
 work at all, and how much memory the supervisor holds. A busy machine is no excuse: the best tries count. The figures are
 printed."""
+import os
 import subprocess
 import sys
 import time
@@ -16,8 +17,22 @@ if drive.sanitized:
     sys.exit(77)
 
 most_start_ms = 50
-most_chunk_us = 20
+most_chunk_us = 15  # beside what the kernel takes to tell of a process's memory
 most_supervisor_mib = 50
+
+
+def kernel_us():
+    """What each chunk asks of the kernel: memory in use before and after, and its peak. The best tenth of many tries."""
+    total = 0
+    for name, times in (("statm", 2), ("status", 1)):
+        with open(f"/proc/self/{name}", "rb") as f:
+            took = []
+            for _ in range(2000):
+                began = time.perf_counter_ns()
+                os.pread(f.fileno(), 4095, 0)
+                took.append(time.perf_counter_ns() - began)
+        total += times * 1e-3 * numpy.percentile(took, 10)
+    return total
 
 
 class Floor(drive.BenchTest):
@@ -35,7 +50,14 @@ class Floor(drive.BenchTest):
                                    engine__enforce_eager="true", engine__max_num_batched_tokens=64,
                                    prompt__source="random:64k", sampling__max_tokens=1, check__spot=0,
                                    run__repeats=2)
-        self.expect(self.bench("run", config, "-o", self.file, program=drive.faulty, BENCH_TEST_FAULT="no_work"), 0)
+        tries = []
+        while not tries or (len(tries) < 4 and min(tries) >= most_chunk_us):
+            tries.append(self.us_of_a_chunk(config) - kernel_us())
+        self.assertLess(min(tries), most_chunk_us)
+
+    def us_of_a_chunk(self, config):
+        self.expect(self.bench("run", config, "-o", self.file, "--force", program=drive.faulty,
+                               BENCH_TEST_FAULT="no_work"), 0)
         with h5py.File(self.file, "r") as f:
             group, = f["case"].values()
             chunks = group["chunks"]
@@ -44,9 +66,9 @@ class Floor(drive.BenchTest):
         between = 1e-3 * (begin[1:] - begin[:-1] - latency[:-1])[repeat[1:] == repeat[:-1]]
         least, median = numpy.percentile(between, [10, 50])
         print(f"harness, per chunk: {least:.1f} us in the best tenth, {median:.1f} us the median of {len(between)}; "
-              f"the engine without work {1e-3 * numpy.median(latency):.1f} us")
+              f"the engine without work {1e-3 * numpy.median(latency):.1f} us; the kernel for its figures {kernel_us():.1f} us")
         self.assertGreater(least, 0)
-        self.assertLess(least, most_chunk_us)
+        return least
 
     def test_the_supervisor_is_small(self):
         most = {}
