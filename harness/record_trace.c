@@ -84,7 +84,7 @@ static const struct column kernel_columns[] = {
     N(kernel_record, "demangledName", SIGNED, k.demangled),
     N(kernel_record, "shortName", SIGNED, k.short_name),
     N(kernel_record, "mangledName", SIGNED, k.mangled),
-    N(kernel_record, "launchType", SIGNED, k.launch_type),
+    {"launchType", SIGNED, FIELD(kernel_record, k.launch_type), "", "CUPTI's number"},
     N(kernel_record, "registersPerThread", SIGNED, k.registers),
     N(kernel_record, "gridX", SIGNED, k.grid[0]),
     N(kernel_record, "gridY", SIGNED, k.grid[1]),
@@ -198,13 +198,6 @@ static int32_t op_id(struct trace_writer *w, struct op_place p) {
     return p.op == PLACE_UNKNOWN ? -1 : record_op_number(w->h, w->ops, w->r, &s);
 }
 
-enum { UNKNOWN_MEMORY = 7 };
-
-/* NVIDIA's tools number kinds of memory from 0 (pageable), CUPTI from 1. */
-static int32_t kind_of_export(uint8_t kind) {
-    return kind > 0 && kind <= UNKNOWN_MEMORY ? kind - 1 : UNKNOWN_MEMORY;
-}
-
 static uint64_t thread_of(uint32_t process, uint32_t thread) {
     return (uint64_t)process << 24 | (thread & 0xffffff);
 }
@@ -280,8 +273,8 @@ static void write_memory(struct trace_writer *w) {
     struct memory_record *rows = calloc((size_t)n + 1, sizeof *rows);
     for (int64_t i = 0; h5_check_memory(w->h, rows, "memory") && i < n; i++) {
         const struct activity_memory *m = &w->log->memory[i];
-        rows[i] = (struct memory_record){*m, thread_of(m->process, 0), kind_of_export(m->kind),
-                                         m->release};
+        rows[i] = (struct memory_record){*m, thread_of(m->process, 0),
+                                         activity_memory_kind(m->kind), m->release};
     }
     WRITE_ROWS(w->h, w->g, "CUDA_GPU_MEMORY_USAGE_EVENTS", allocation_columns, rows, n,
                "memory that CUDA allocated and released since the worker began");
@@ -301,8 +294,6 @@ static void write_overheads(struct trace_writer *w, const int32_t *names) {
     free(rows);
 }
 
-static const char node_event[] = "Graph Node Creation"; /* as NVIDIA's tools call it */
-
 /* Names of overheads stand behind the log's own strings, one for each row; behind those that of
  * nodes, whose number is returned. */
 static int32_t write_strings(struct trace_writer *w, int32_t *overhead_names) {
@@ -319,7 +310,7 @@ static int32_t write_strings(struct trace_writer *w, int32_t *overhead_names) {
         if (at == used) record_copy_text(rows[used++].value, sizeof rows->value, name);
         overhead_names[i] = (int32_t)at;
     }
-    record_copy_text(rows[used++].value, sizeof rows->value, node_event);
+    record_copy_text(rows[used++].value, sizeof rows->value, ACTIVITY_NODE_NAME);
     for (int64_t i = 0; i < used; i++) rows[i].id = (int32_t)i;
     WRITE_ROWS(w->h, w->g, "StringIds", string_columns, rows, used, "what numbers of names mean");
     free(rows);
@@ -524,8 +515,9 @@ static void read_memory(struct trace_reader *t) {
         m->head.end_ns = m->head.begin_ns;
         if (!read_head(t, &m->head, -1)) break;
         m->process = (uint32_t)(rows[i].process >> 24);
-        m->kind =
-            rows[i].kind >= 0 && rows[i].kind < UNKNOWN_MEMORY ? (uint8_t)rows[i].kind + 1 : 0;
+        m->kind = rows[i].kind >= 0 && rows[i].kind < ACTIVITY_UNKNOWN_MEMORY
+                      ? (uint8_t)rows[i].kind + 1
+                      : 0;
         m->release = rows[i].operation != 0;
         failed(t, activity_log_add_memory(t->log, m, NULL));
     }

@@ -13,7 +13,7 @@
  * in the domain "bench", those of device D all of thread 1
  * + D of process 1, but for sums beside other ops (thread 1 + MAX_RANKS + D): the file does not say
  * under which numbers they ran. Times are nanoseconds since the first chunk began, as
- * TARGET_INFO_SESSION_START_TIME tells it. */
+ * TARGET_INFO_SESSION_START_TIME tells it; what was made before has negative ones. */
 #include "harness/kernel_view.h"
 
 #ifndef HAVE_SQLITE
@@ -460,12 +460,6 @@ static void add_recorded_kernels(struct writer *w) {
     check(w, sqlite3_finalize(s));
 }
 
-/* An export counts kinds of memory from 0 (pageable), CUPTI from 1. */
-static int64_t memory_kind(uint8_t kind) {
-    enum { UNKNOWN = 7 };
-    return kind > 0 && kind <= UNKNOWN ? kind - 1 : UNKNOWN;
-}
-
 static void add_recorded_copies(struct writer *w) {
     const struct activity_log *log = w->t->kernels->log;
     sqlite3_stmt *copy = prepare(w, insert_copy), *fill = prepare(w, insert_fill);
@@ -482,8 +476,8 @@ static void add_recorded_copies(struct writer *w) {
                                   (int64_t)c->graph_node,
                                   c->head.chunk,
                                   c->set ? c->value : c->kind,
-                                  memory_kind(c->set ? c->to : c->from),
-                                  memory_kind(c->to)};
+                                  activity_memory_kind(c->set ? c->to : c->from),
+                                  activity_memory_kind(c->to)};
         const int n = (int)(sizeof values / sizeof *values);
         if (!kernel_view_has(w->t->kernels, &c->head)) continue;
         bind_numbers(w, c->set ? fill : copy, values, c->set ? n - 1 : n);
@@ -541,7 +535,7 @@ static void add_recorded_overheads(struct writer *w) {
 /* Of all graphs of the process, whenever they were made. */
 static void add_recorded_nodes(struct writer *w) {
     const struct activity_log *log = w->t->kernels->log;
-    const int64_t name = log->n_nodes > 0 ? add_string(w, "Graph Node Creation") : 0;
+    const int64_t name = log->n_nodes > 0 ? add_string(w, ACTIVITY_NODE_NAME) : 0;
     sqlite3_stmt *s = prepare(w, insert_node);
     for (int64_t i = 0; w->code == SQLITE_OK && i < log->n_nodes; i++) {
         const struct activity_node *n = &log->nodes[i];
@@ -576,7 +570,7 @@ static void add_recorded_memory(struct writer *w) {
                                   (int64_t)m->address,
                                   (int64_t)m->pc,
                                   m->bytes,
-                                  memory_kind(m->kind),
+                                  activity_memory_kind(m->kind),
                                   m->release,
                                   m->correlation,
                                   m->stream,

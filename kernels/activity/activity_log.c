@@ -122,6 +122,11 @@ const char *activity_overhead_name(int32_t kind) {
     return of_cupti[i];
 }
 
+int32_t activity_memory_kind(uint8_t of_cupti) {
+    return of_cupti > 0 && of_cupti <= ACTIVITY_UNKNOWN_MEMORY ? of_cupti - 1
+                                                               : ACTIVITY_UNKNOWN_MEMORY;
+}
+
 const char *activity_copy_name(int32_t kind) {
     static const char *const names[] = {"?",    "HtoD", "DtoH", "HtoA", "AtoH", "AtoA",
                                         "AtoD", "DtoA", "DtoD", "HtoH", "PtoP"};

@@ -116,6 +116,12 @@ const char *activity_log_text(const struct activity_log *log, int32_t string);
 
 /* "lazy function loading" */
 const char *activity_overhead_name(int32_t kind);
+/* A kind of memory as NVIDIA's tools number it, from 0 (pageable) to 7 (unknown), of CUPTI's
+ * number, which begins at 1. */
+enum { ACTIVITY_UNKNOWN_MEMORY = 7 };
+int32_t activity_memory_kind(uint8_t of_cupti);
+/* What those tools call every row of nodes. */
+#define ACTIVITY_NODE_NAME "Graph Node Creation"
 /* "HtoD" of a copy's kind, as NVIDIA's tools write it; "?" for one that is not known. */
 const char *activity_copy_name(int32_t kind);
 
