@@ -180,10 +180,10 @@ static void small_vocabularies_give_the_reference_s_text(void **state) {
     static const int32_t sizes[] = {1031, 1, 2, 15, 16, 17, 33, 300, 5000};
     struct gpu_test t;
     gpu_test_open(&t, DTYPE_BF16, 0, "auto", ARENA);
-    for (size_t v = 0; v < (small ? 2 : COUNT(sizes)); v++)
+    for (size_t v = 0; v < (small ? 1 : COUNT(sizes)); v++)
         for (size_t k = 0; k < COUNT(kinds); k++)
-            for (size_t s = 0; s < COUNT(settings); s += small ? 3 : 1)
-                texts_agree(&t, &kinds[k], sizes[v], &settings[s], small ? 2 : 5);
+            for (size_t s = 0; s < COUNT(settings); s += small ? 5 : 1)
+                texts_agree(&t, &kinds[k], sizes[v], &settings[s], small ? 1 : 5);
     gpu_test_close(&t);
 }
 
@@ -192,7 +192,7 @@ static void the_whole_vocabulary_gives_the_reference_s_text(void **state) {
     struct gpu_test t;
     gpu_test_open(&t, DTYPE_BF16, 0, "auto", ARENA);
     for (size_t k = 0; k < COUNT(kinds); k += small ? 4 : 1)
-        for (size_t s = 0; s < COUNT(settings); s += small ? 3 : 1)
+        for (size_t s = 0; s < COUNT(settings); s += small ? 5 : 1)
             texts_agree(&t, &kinds[k], WHOLE_V, &settings[s], small ? 1 : 3);
     gpu_test_close(&t);
 }
@@ -201,7 +201,7 @@ static void many_seeds_give_the_reference_s_id(void **state) {
     (void)state;
     struct gpu_test t;
     gpu_test_open(&t, DTYPE_BF16, 0, "auto", ARENA);
-    for (uint64_t seed = 0; seed < (small ? 10 : 300); seed++) {
+    for (uint64_t seed = 0; seed < (small ? 4 : 300); seed++) {
         struct sample_params p = settings[2 + seed % (COUNT(settings) - 2)];
         p.seed = seed * 0x9E3779B97F4A7C15u;
         texts_agree(&t, &kinds[seed % 3], 257, &p, 2);
