@@ -127,7 +127,7 @@ static void add_arm(struct table *table, const struct overhead *o, const struct 
     if (a->dropped > 0)
         snprintf(note, sizeof note, "%lld records dropped", (long long)a->dropped);
     else if (a->kernels > 0)
-        snprintf(note, sizeof note, "%s kernels a chunk", format_count(count, a->kernels / a->n));
+        snprintf(note, sizeof note, "%s kernels a chunk", format_count(count, a->kernels));
     table_add(table, TONE_PLAIN, "%s", mode_name(a));
     table_add(table, TONE_PLAIN, "%s", arm_name(a));
     table_add(table, TONE_PLAIN, "%d", a->n);

@@ -94,7 +94,8 @@ static void keep(struct overhead *o, struct overhead_arm *a, int round,
     for (int64_t i = 0; i < r->n_chunks && a->n < most; i++)
         a->latency_ns[a->n++] = r->chunks[i].latency_ns;
     if (a->n > first) a->round_ns[round] = stats_median(a->latency_ns + first, a->n - first);
-    a->kernels += r->kernel_trace.log.n_kernels;
+    if (r->kernel_trace.n_chunks > 0)
+        a->kernels = r->kernel_trace.log.n_kernels / r->kernel_trace.n_chunks;
     a->dropped += r->kernel_trace.log.dropped;
 }
 

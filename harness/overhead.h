@@ -14,7 +14,7 @@ struct overhead_arm {
     int64_t *latency_ns; /* of all its samples, round after round; owned */
     int n;
     int64_t round_ns[OVERHEAD_ROUNDS_MAX]; /* median of each round */
-    int64_t kernels, dropped;              /* of CUPTI: records in all */
+    int64_t kernels, dropped;              /* of CUPTI: of the chunk; records in all */
     char left_out[400];                    /* why it was not run; "" */
     const char *note;                      /* or NULL */
 };
