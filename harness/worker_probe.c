@@ -189,6 +189,7 @@ static enum status open_spans(struct probing *k, struct error *err) {
 
 static enum status open_session(struct probing *k, struct error *err) {
     struct session_opts opts = k->c->session;
+    if (k->env->probe == PROBE_ONCE) opts.taps = false; /* no row is checked */
     in_step(k, true);
     const enum status s = session_open(&k->session, k->engine, &opts, err);
     in_step(k, false);

@@ -48,12 +48,14 @@ class Once(drive.BenchTest):
     @unittest.skipUnless(recorder.exists(), "built without NVTX's headers")
     def test_a_profiler_that_waits_sees_that_chunk_alone(self):
         base = self.folder / "nvtx"
-        self.once(3, env={"NVTX_INJECTION64_PATH": str(recorder), "NVTX_RECORDER_FILE": str(base)})
+        self.once(3, env={"NVTX_INJECTION64_PATH": str(recorder), "NVTX_RECORDER_FILE": str(base)}, trace__nvtx="op")
         lines = [line.split("\t") for path in self.folder.glob("nvtx.*") for line in path.read_text().splitlines()]
         pushed = [line[3] for line in lines if line[0] == "push"]
         self.assertEqual([pushed.count(name) for name in ("chunk", "profile", "warm-up", "repeat", "token")],
                          [1, 1, 0, 0, 0])
         self.assertLess(pushed.index("profile"), pushed.index("chunk"))
+        self.assertIn("attention", pushed)
+        self.assertFalse([name for name in pushed if name.startswith("tap")])  # they serve a check, and nothing is checked
 
     def test_a_recorded_step_is_replayed(self):
         config = self.write_config()
