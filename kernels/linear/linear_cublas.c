@@ -1,10 +1,12 @@
 /* linear on a GPU through cuBLASLt, with one algorithm per shape of weight, whatever the number of
  * rows: a row's bits must not depend on how many others are computed beside it. The algorithm is
- * the fastest, by a timed search at 8,192 rows when the first weight of a shape is packed, among
- * those that do not split K, serve every number of rows, and are seen to give rows the same bits in
- * products of several sizes. Clocks disagree from run to run, algorithms may in the last bit: so
- * the choice is kept on disk for this GPU and library (pinned.h), the first kept serves every
- * process from then on, and where nothing can be kept the library's order decides, not the clock.
+ * the fastest, by a timed search when the first weight of a shape is packed, among those that do
+ * not split K, serve every number of rows, and are seen to give rows the same bits in products of
+ * several sizes. It times them in turn, with the card at the clocks of a long run, for as many rows
+ * as a block of an MLP has and, where that needs little memory, as a chunk has. Clocks disagree
+ * from run to run, algorithms may in the last bit: so the choice is kept on disk for this GPU and
+ * library (pinned.h), the first kept serves every process from then on, and where nothing can be
+ * kept the library's order decides, not the clock.
  *
  * Row-major y = x w^T is, for a library that counts by columns, D [N][rows] = W^T [N][K] X
  * [K][rows]. Owns the library's handle and the list of choices, both in cuda_device.linears. */
@@ -15,12 +17,18 @@
 
 #include <cublasLt.h>
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* WIDER: elements between rows that are further apart than they are wide. */
-enum { SEARCH_ROWS = 8192, CANDIDATES = 32, REPEATS = 4, ALIGNMENT = 16, WIDER = 64 };
+enum { SEARCH_ROWS = 8192, LONG_ROWS = 32768, LONG_BYTES = 1 << 30, ALIGNMENT = 16, WIDER = 64 };
+/* NAMED: algorithms that the library is asked for, for each number of rows. A time is the mean of
+ * ROUNDS rounds of REPEATS runs after the warm-up, whose rounds run for so many milliseconds, or
+ * are so many where products are short. */
+enum { NAMED = 32, REPEATS = 4, ROUNDS = 5, WARM_MS = 500, WARM_ROUNDS = 20 };
+static const double FAR_OFF = 1.25; /* times the fastest: no more rounds */
 
 /* The numbers of rows for which an algorithm must exist: one, primes, tiles, chunks. */
 static const int32_t row_numbers[] = {1, 7, 128, 1000, 8192, 32768, 131072};
@@ -133,8 +141,8 @@ static bool eligible(struct device *dev, struct weight_shape s, const cublasLtMa
     return true;
 }
 
-static cublasStatus_t ask(struct device *dev, struct weight_shape s,
-                          cublasLtMatmulHeuristicResult_t *results, int *n) {
+static cublasStatus_t ask(struct device *dev, struct weight_shape s, int32_t rows,
+                          cublasLtMatmulHeuristicResult_t results[NAMED], int *n) {
     const size_t workspace = CUDA_WORKSPACE_BYTES;
     const uint32_t alignment = ALIGNMENT, whole_sums = CUBLASLT_REDUCTION_SCHEME_NONE;
     const struct {
@@ -151,14 +159,14 @@ static cublasStatus_t ask(struct device *dev, struct weight_shape s,
     };
     cublasLtMatmulPreferenceOpaque_t preference;
     struct product p;
-    cublasStatus_t e = describe_any(dev, &p, s, SEARCH_ROWS, 0);
+    cublasStatus_t e = describe_any(dev, &p, s, rows, 0);
     if (e == CUBLAS_STATUS_SUCCESS) e = cublasLtMatmulPreferenceInit(&preference);
     for (size_t i = 0; i < sizeof wishes / sizeof *wishes && e == CUBLAS_STATUS_SUCCESS; i++)
         e = cublasLtMatmulPreferenceSetAttribute(&preference, wishes[i].name, wishes[i].value,
                                                  wishes[i].bytes);
     if (e == CUBLAS_STATUS_SUCCESS)
         e = cublasLtMatmulAlgoGetHeuristic(library_of(dev)->handle, &p.operation, &p.w, &p.x, &p.y,
-                                           &p.y, &preference, CANDIDATES, results, n);
+                                           &p.y, &preference, NAMED, results, n);
     return e;
 }
 
@@ -168,6 +176,8 @@ static cublasStatus_t ask(struct device *dev, struct weight_shape s,
 struct search {
     struct device *dev;
     struct weight_shape shape;
+    int32_t rows[2]; /* what is timed, the most last */
+    int sizes;
     struct arena *arena;
     void *w, *x, *y, *again, *bias;
 };
@@ -176,21 +186,28 @@ static size_t matrix(struct weight_shape s, int32_t rows, int32_t cols) {
     return (size_t)rows * (size_t)cols * dtype_bytes(s.dtype);
 }
 
+/* Whether a chunk's operands take much memory: such products are made in blocks of rows. */
+static bool wide(struct weight_shape s) {
+    return matrix(s, LONG_ROWS, s.K) + matrix(s, LONG_ROWS, s.N) > LONG_BYTES;
+}
+
 static enum status open_search(struct search *f, struct device *dev, struct weight_shape s,
                                struct error *err) {
-    *f = (struct search){.dev = dev, .shape = s};
-    const size_t bytes =
-        arena_bytes(matrix(s, s.N, s.K)) + arena_bytes(matrix(s, SEARCH_ROWS, s.K)) +
-        2 * arena_bytes(matrix(s, SEARCH_ROWS, s.N)) + arena_bytes(matrix(s, 1, s.N));
+    *f = (struct search){
+        .dev = dev, .shape = s, .rows = {SEARCH_ROWS, LONG_ROWS}, .sizes = wide(s) ? 1 : 2};
+    const int32_t most = f->rows[f->sizes - 1];
+    const size_t bytes = arena_bytes(matrix(s, s.N, s.K)) + arena_bytes(matrix(s, most, s.K)) +
+                         arena_bytes(matrix(s, most, s.N)) +
+                         arena_bytes(matrix(s, SEARCH_ROWS, s.N)) + arena_bytes(matrix(s, 1, s.N));
     const enum status status = arena_open(&f->arena, dev, MEMORY_OTHER, bytes, err);
     if (status != STATUS_OK) return error_prefix(err, status, "search for an algorithm");
     f->w = arena_take(f->arena, SHARED_RANK, matrix(s, s.N, s.K));
-    f->x = arena_take(f->arena, SHARED_RANK, matrix(s, SEARCH_ROWS, s.K));
-    f->y = arena_take(f->arena, SHARED_RANK, matrix(s, SEARCH_ROWS, s.N));
+    f->x = arena_take(f->arena, SHARED_RANK, matrix(s, most, s.K));
+    f->y = arena_take(f->arena, SHARED_RANK, matrix(s, most, s.N));
     f->again = arena_take(f->arena, SHARED_RANK, matrix(s, SEARCH_ROWS, s.N));
     f->bias = arena_take(f->arena, SHARED_RANK, matrix(s, 1, s.N));
     cuda_fill_normal(dev, f->w, (int64_t)s.N * s.K, s.dtype, 1);
-    cuda_fill_normal(dev, f->x, (int64_t)SEARCH_ROWS * s.K, s.dtype, 2);
+    cuda_fill_normal(dev, f->x, (int64_t)most * s.K, s.dtype, 2);
     cuda_fill_normal(dev, f->bias, s.N, s.dtype, 3);
     return STATUS_OK;
 }
@@ -207,15 +224,15 @@ static cublasStatus_t some_rows(const struct search *f, const cublasLtMatmulAlgo
 }
 
 /* Milliseconds of one product; negative when it fails. */
-static float time_of(const struct search *f, const cublasLtMatmulAlgo_t *algo) {
+static float time_of(const struct search *f, const cublasLtMatmulAlgo_t *algo, int32_t rows) {
     cudaStream_t stream = cuda_device(f->dev)->stream;
     cudaEvent_t begin = NULL, end = NULL;
     float ms = -1;
     bool ok = cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess &&
-              some_rows(f, algo, 0, SEARCH_ROWS, f->y) == CUBLAS_STATUS_SUCCESS &&
+              some_rows(f, algo, 0, rows, f->y) == CUBLAS_STATUS_SUCCESS &&
               cudaEventRecord(begin, stream) == cudaSuccess;
     for (int i = 0; i < REPEATS && ok; i++)
-        ok = some_rows(f, algo, 0, SEARCH_ROWS, f->y) == CUBLAS_STATUS_SUCCESS;
+        ok = some_rows(f, algo, 0, rows, f->y) == CUBLAS_STATUS_SUCCESS;
     if (!ok || cudaEventRecord(end, stream) != cudaSuccess ||
         cudaEventSynchronize(end) != cudaSuccess ||
         cudaEventElapsedTime(&ms, begin, end) != cudaSuccess)
@@ -248,12 +265,14 @@ static bool keeps_bits(const struct search *f, const cublasLtMatmulAlgo_t *algo)
 /* An algorithm that the library named, at its place in the library's order. */
 struct candidate {
     cublasLtMatmulAlgo_t algo;
-    float ms;
+    double ms;    /* of SEARCH_ROWS rows */
+    double score; /* milliseconds for SEARCH_ROWS rows, summed over the numbers of rows */
     int place;
+    bool far_off;
 };
 
-static int by_time(const void *a, const void *b) {
-    const float x = ((const struct candidate *)a)->ms, y = ((const struct candidate *)b)->ms;
+static int by_score(const void *a, const void *b) {
+    const double x = ((const struct candidate *)a)->score, y = ((const struct candidate *)b)->score;
     return (x > y) - (x < y);
 }
 
@@ -261,18 +280,66 @@ static int by_place(const void *a, const void *b) {
     return ((const struct candidate *)a)->place - ((const struct candidate *)b)->place;
 }
 
-/* The eligible ones with their times; returns their number. */
-static int time_candidates(const struct search *f, const cublasLtMatmulHeuristicResult_t *results,
-                           int n, struct candidate *out) {
-    int found = 0;
-    for (int i = 0; i < n; i++) {
-        struct candidate c = {.algo = results[i].algo, .place = i};
-        if (results[i].state != CUBLAS_STATUS_SUCCESS || !eligible(f->dev, f->shape, &c.algo))
-            continue;
-        c.ms = time_of(f, &c.algo);
-        if (c.ms >= 0) out[found++] = c;
+static bool is_among(const struct candidate *c, int n, const cublasLtMatmulAlgo_t *algo) {
+    for (int i = 0; i < n; i++)
+        if (memcmp(&c[i].algo, algo, sizeof *algo) == 0) return true;
+    return false;
+}
+
+/* Adds the eligible ones that the library names for so many rows and that are not there yet. */
+static cublasStatus_t add_candidates(const struct search *f, int32_t rows, struct candidate *out,
+                                     int *n) {
+    cublasLtMatmulHeuristicResult_t results[NAMED];
+    int named = 0;
+    memset(results, 0, sizeof results);
+    const cublasStatus_t e = ask(f->dev, f->shape, rows, results, &named);
+    for (int i = 0; i < named && e == CUBLAS_STATUS_SUCCESS; i++)
+        if (results[i].state == CUBLAS_STATUS_SUCCESS && !is_among(out, *n, &results[i].algo) &&
+            eligible(f->dev, f->shape, &results[i].algo)) {
+            out[*n] = (struct candidate){.algo = results[i].algo, .place = *n};
+            ++*n;
+        }
+    return e;
+}
+
+/* One round of one of them, counted with that weight; false when it does not run. */
+static bool time_once(const struct search *f, struct candidate *c, double weight, double *busy_ms) {
+    for (int i = 0; i < f->sizes; i++) {
+        const double ms = (double)time_of(f, &c->algo, f->rows[i]);
+        if (ms < 0) return false;
+        *busy_ms += ms * REPEATS;
+        if (i == 0) c->ms += weight * ms;
+        c->score += weight * ms * SEARCH_ROWS / f->rows[i];
     }
-    return found;
+    return true;
+}
+
+/* Those far slower than the fastest keep their times; those of the others are to be taken anew. */
+static void set_apart(struct candidate *c, int n) {
+    double best = INFINITY;
+    for (int i = 0; i < n; i++) best = fmin(best, c[i].score);
+    for (int i = 0; i < n; i++) {
+        c[i].far_off = c[i].score > FAR_OFF * best;
+        if (!c[i].far_off) c[i].ms = c[i].score = 0;
+    }
+}
+
+/* Times them in turn; returns how many ran: the others are gone. */
+static int time_candidates(const struct search *f, struct candidate *c, int n) {
+    double busy_ms = 0;
+    for (int warm = 0, round = 0; round < ROUNDS && n > 0;) {
+        const bool counts = busy_ms >= WARM_MS || warm >= WARM_ROUNDS;
+        for (int i = 0; i < n;) {
+            if (c[i].far_off || time_once(f, &c[i], counts ? 1.0 / ROUNDS : 1, &busy_ms))
+                i++;
+            else
+                c[i] = c[--n];
+        }
+        if (!counts) set_apart(c, n);
+        warm += !counts;
+        round += counts;
+    }
+    return n;
 }
 
 /* The first in that order whose rows keep their bits. */
@@ -282,7 +349,7 @@ static bool pick(const struct search *f, struct candidate *candidates, int n,
     for (int i = 0; i < n; i++) {
         if (!keeps_bits(f, &candidates[i].algo)) continue;
         choice->algo = candidates[i].algo;
-        choice->ms = (double)candidates[i].ms;
+        choice->ms = candidates[i].ms;
         return true;
     }
     return false;
@@ -301,30 +368,31 @@ static bool recall(struct device *dev, struct choice *choice) {
 static bool settle(const struct search *f, struct candidate *candidates, int n,
                    struct choice *choice) {
     const struct pinned_file *file = &library_of(f->dev)->file;
-    if (!pick(f, candidates, n, by_time, choice)) return false;
+    if (!pick(f, candidates, n, by_score, choice)) return false;
     pinned_write(file, choice->shape, &choice->algo, sizeof choice->algo, choice->ms);
     return recall(f->dev, choice) || pick(f, candidates, n, by_place, choice);
 }
 
 static enum status search(struct device *dev, struct choice *choice, struct error *err) {
-    cublasLtMatmulHeuristicResult_t results[CANDIDATES];
-    struct candidate candidates[CANDIDATES];
+    struct candidate candidates[2 * NAMED];
     struct search f;
     int n = 0;
-    memset(results, 0, sizeof results);
-    const cublasStatus_t e = ask(dev, choice->shape, results, &n);
-    if (e != CUBLAS_STATUS_SUCCESS) return failed(e, choice->shape, err);
     const enum status s = open_search(&f, dev, choice->shape, err);
     if (s != STATUS_OK) return s;
-    const int usable = time_candidates(&f, results, n, candidates);
-    const bool found = settle(&f, candidates, usable, choice);
+    cublasStatus_t e = CUBLAS_STATUS_SUCCESS;
+    for (int i = 0; i < f.sizes && e == CUBLAS_STATUS_SUCCESS; i++)
+        e = add_candidates(&f, f.rows[i], candidates, &n);
+    const int run = e == CUBLAS_STATUS_SUCCESS ? time_candidates(&f, candidates, n) : 0;
+    const bool found = settle(&f, candidates, run, choice);
     arena_close(f.arena);
     cudaGetLastError(); /* of candidates that did not run: no one else's */
     if (found) return STATUS_OK;
+    if (e != CUBLAS_STATUS_SUCCESS) return failed(e, choice->shape, err);
     return error_set(err, STATUS_UNSUPPORTED,
                      "cuBLASLt has no algorithm for a weight of %d x %d whose rows keep their "
-                     "bits: of %d that it names %d do not split K and serve all numbers of rows",
-                     (int)choice->shape.N, (int)choice->shape.K, n, usable);
+                     "bits: of those that it names %d do not split K and serve all numbers of "
+                     "rows, and of these %d ran",
+                     (int)choice->shape.N, (int)choice->shape.K, n, run);
 }
 
 /* ---- the library */

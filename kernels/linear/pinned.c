@@ -35,7 +35,7 @@ void pinned_open(struct pinned_file *f, const char *gpu, long long version) {
         name[n++] = isalnum((unsigned char)*gpu) ? (char)tolower((unsigned char)*gpu) : '-';
     name[n] = 0;
     if (folder(where, sizeof where - 100))
-        snprintf(f->path, sizeof f->path, "%s/cublaslt-%lld-%s.txt", where, version, name);
+        snprintf(f->path, sizeof f->path, "%s/linear-%lld-%s.txt", where, version, name);
 }
 
 static bool from_hex(const char *text, void *out, size_t bytes) {

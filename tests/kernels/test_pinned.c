@@ -27,7 +27,7 @@ static void the_file_is_named_by_gpu_and_version(void **state) {
     struct pinned_file f;
     char expected[200];
     open_here(&f);
-    snprintf(expected, sizeof expected, "%s/chunkbench/cublaslt-130000-nvidia-h200.txt", dir);
+    snprintf(expected, sizeof expected, "%s/chunkbench/linear-130000-nvidia-h200.txt", dir);
     assert_string_equal(f.path, expected);
 }
 
