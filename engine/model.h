@@ -7,6 +7,7 @@
 #define ENGINE_MODEL_H
 
 #include "engine/engine.h"
+#include "kernels/random_matrix.h"
 
 /* name as in a Hugging Face checkpoint; %d is the layer */
 #define TENSOR_TABLE(X)                                                                            \
@@ -41,6 +42,9 @@ struct model_source {
                         int64_t rows, int64_t col, int64_t cols, enum dtype dtype, void *out,
                         int64_t ld, struct error *err);
     void (*close)(struct model_source *s);
+    /* Where every tensor is such a matrix: which. A device makes them itself. Or NULL. */
+    void (*matrix)(struct model_source *s, enum tensor tensor, int layer,
+                   struct random_matrix *out);
 };
 
 /* Opens the source that `model` names (engine_opts.model). seed: random weights. */

@@ -5,13 +5,9 @@
  * Weights are almost normal with variance 1 / fan_in, biases 0.1, norm gains 1 + 0.1 of it; an
  * embedding row is looked up, not summed over, so its fan_in is 1 unless it is also the head. */
 #include "engine/model.h"
-#include "kernels/bf16.h"
-#include "kernels/random.h"
 
 #include <assert.h>
 #include <math.h>
-#include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,88 +162,25 @@ static struct distribution distribution_of(const struct model_config *m, enum te
     return (struct distribution){0, per_C, C};
 }
 
-struct rectangle {
-    uint64_t seed, stream;
-    struct distribution distribution;
-    int64_t row, rows, col, cols;
-    enum dtype dtype;
-    char *out;
-    int64_t ld;
-};
-
-enum { BLOCK = 256 }; /* values made at a time, a multiple of the four of one draw */
-
-static void make_block(const struct rectangle *r, int64_t first, int64_t n, bf16 out[BLOCK]) {
-    const float mean = r->distribution.mean, deviation = r->distribution.deviation;
-    float z[BLOCK];
-    for (int64_t i = 0; i < n; i += 4)
-        random_normal4(r->seed, r->stream, (uint64_t)(first + i) / 4, z + i);
-    for (int64_t i = 0; i < n; i++) out[i] = f32_to_bf16(mean + deviation * z[i]);
-}
-
-/* Values [first, first + cols) of the tensor, in blocks that begin at multiples of four. */
-static void fill_row(const struct rectangle *r, int64_t row) {
-    const int64_t first = (r->row + row) * r->distribution.columns + r->col;
-    char *out = r->out + (size_t)(row * r->ld) * dtype_bytes(r->dtype);
-    bf16 block[BLOCK];
-    for (int64_t done = 0; done < r->cols;) {
-        const int64_t skip = (first + done) % 4, left = r->cols - done;
-        const int64_t n = left < BLOCK - skip ? left : BLOCK - skip;
-        make_block(r, first + done - skip, skip + n, block);
-        if (r->dtype == DTYPE_BF16)
-            memcpy((bf16 *)(void *)out + done, block + skip, (size_t)n * sizeof *block);
-        for (int64_t i = 0; r->dtype == DTYPE_F32 && i < n; i++)
-            ((float *)(void *)out)[done + i] = bf16_to_f32(block[skip + i]);
-        done += n;
-    }
-}
-
-static void *fill_rows(void *arg) {
-    const struct rectangle *r = arg;
-    for (int64_t i = 0; i < r->rows; i++) fill_row(r, i);
-    return NULL;
-}
-
-/* Large rectangles are cut by rows over the cores of this process; a thread that cannot be started
- * leaves its rows to this one. */
-static void fill(const struct rectangle *r) {
-    enum { MOST = 16, VALUES_PER_THREAD = 1 << 18 };
-    cpu_set_t cores;
-    pthread_t thread[MOST];
-    bool started[MOST] = {false};
-    struct rectangle part[MOST];
-    int n = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
-    if (n > MOST) n = MOST;
-    while (n > 1 && (r->rows < n || r->rows * r->cols / n < VALUES_PER_THREAD)) n--;
-    for (int i = n - 1; i >= 0; i--) {
-        const int64_t begin = r->rows * i / n;
-        part[i] = *r;
-        part[i].row += begin;
-        part[i].rows = r->rows * (i + 1) / n - begin;
-        part[i].out += (size_t)(begin * r->ld) * dtype_bytes(r->dtype);
-        started[i] = i > 0 && pthread_create(&thread[i], NULL, fill_rows, &part[i]) == 0;
-        if (!started[i]) fill_rows(&part[i]);
-    }
-    for (int i = 0; i < n; i++)
-        if (started[i]) pthread_join(thread[i], NULL);
+static void matrix_of(struct model_source *source, enum tensor tensor, int layer,
+                      struct random_matrix *out) {
+    const struct random_source *s = (const struct random_source *)source;
+    const struct distribution d = distribution_of(&source->config, tensor);
+    assert(tensor < TENSORS);
+    *out = (struct random_matrix){.seed = s->seed,
+                                  .stream = (uint64_t)layer << 8 | tensor,
+                                  .mean = d.mean,
+                                  .deviation = d.deviation,
+                                  .columns = d.columns};
 }
 
 static enum status read_rectangle(struct model_source *source, enum tensor tensor, int layer,
                                   int64_t row, int64_t rows, int64_t col, int64_t cols,
                                   enum dtype dtype, void *out, int64_t ld, struct error *err) {
-    const struct random_source *s = (const struct random_source *)source;
+    struct random_matrix m;
     (void)err; /* arithmetic cannot fail */
-    assert(tensor < TENSORS && row >= 0 && rows >= 0 && col >= 0 && cols >= 0);
-    fill(&(struct rectangle){.seed = s->seed,
-                             .stream = (uint64_t)layer << 8 | tensor,
-                             .distribution = distribution_of(&source->config, tensor),
-                             .row = row,
-                             .rows = rows,
-                             .col = col,
-                             .cols = cols,
-                             .dtype = dtype,
-                             .out = out,
-                             .ld = ld});
+    matrix_of(source, tensor, layer, &m);
+    random_matrix_write(&m, &(struct matrix_part){row, rows, col, cols}, dtype, out, ld);
     return STATUS_OK;
 }
 
@@ -263,7 +196,7 @@ enum status random_model_open(struct model_source **out, const char *preset, uin
         return error_set(err, STATUS_USAGE, "no random model of preset \"%s\"", preset);
     struct random_source *s = malloc(sizeof *s);
     if (!s) return error_set(err, STATUS_NO_MEMORY, "no memory for a random model");
-    *s = (struct random_source){{config, read_rectangle, close_source}, seed};
+    *s = (struct random_source){{config, read_rectangle, close_source, matrix_of}, seed};
     *out = &s->source;
     return STATUS_OK;
 }

@@ -1,7 +1,7 @@
 /* Loader: cuts tensors into shards, fuses and interleaves their rows, has the device pack them.
  * Before it: a model_source; after it: forward.c. One walk names every weight in order; without a
  * source it only adds up. Packing goes weight by weight through one staging buffer, so that no
- * model is ever held twice. */
+ * model is ever held twice; random numbers are made where they are to lie. */
 #include "engine/weights.h"
 
 #include <stdlib.h>
@@ -66,6 +66,7 @@ struct loader {
     struct layout *layout;
     struct weights *out;         /* NULL: only add up */
     struct model_source *source; /* borrowed */
+    bool made;                   /* on the device, not read */
     struct load_stops stops;
     char *staging; /* owned */
     size_t staging_bytes;
@@ -92,56 +93,96 @@ static bool stage(struct loader *l, size_t bytes) {
     return l->staging != NULL;
 }
 
-static void read_rows(struct loader *l, enum tensor tensor, int layer, const int64_t rectangle[4],
+/* Into the staging buffer. */
+static void read_rows(struct loader *l, enum tensor tensor, int layer, struct matrix_part part,
                       void *out, int64_t ld) {
     if (l->status == STATUS_OK)
-        l->status = l->source->read(l->source, tensor, layer, rectangle[0], rectangle[1],
-                                    rectangle[2], rectangle[3], l->dtype, out, ld, l->err);
+        l->status = l->source->read(l->source, tensor, layer, part.row, part.rows, part.col,
+                                    part.cols, l->dtype, out, ld, l->err);
 }
 
-static const struct weight *pack_linear(struct loader *l, const struct shard *s, int layer,
+/* Into memory of the device. */
+static void make_rows(struct loader *l, enum tensor tensor, int layer, struct matrix_part part,
+                      void *out, int64_t ld) {
+    struct random_matrix m;
+    l->source->matrix(l->source, tensor, layer, &m);
+    device_random_matrix(l->dev, &m, &part, l->dtype, out, ld);
+}
+
+typedef void rows_function(struct loader *l, enum tensor tensor, int layer, struct matrix_part part,
+                           void *out, int64_t ld);
+
+/* Puts a weight's tensors where its rows and bias are to lie. */
+static void put_pieces(struct loader *l, const struct recipe *r, int layer, rows_function *put,
+                       char *rows, char *bias) {
+    const size_t item = dtype_bytes(l->dtype);
+    int64_t begin = 0;
+    for (int i = 0; i < r->pieces; i++) {
+        const struct piece *p = &r->piece[i];
+        const int64_t first = r->alternate ? i : begin, every = r->alternate ? r->pieces : 1;
+        put(l, p->rows, layer, (struct matrix_part){p->row, p->n, p->col, r->K},
+            rows + (size_t)(first * r->K) * item, every * r->K);
+        if (p->bias != TENSORS)
+            put(l, p->bias, layer, (struct matrix_part){0, 1, p->row, p->n},
+                bias + (size_t)begin * item, p->n);
+        begin += p->n;
+    }
+}
+
+static const struct weight *read_linear(struct loader *l, const struct shard *s, int layer,
                                         enum linear linear) {
     const struct recipe r = recipe_of(l->m, s, linear);
     const struct weight_shape shape = linear_shape(l->m, s, linear, l->dtype);
     const size_t item = dtype_bytes(l->dtype), bias_at = (size_t)shape.N * (size_t)shape.K * item;
     const struct weight *packed = NULL;
     if (!stage(l, bias_at + (size_t)shape.N * item)) return NULL;
-    char *bias = l->staging + bias_at;
-    int64_t begin = 0;
-    for (int i = 0; i < r.pieces; i++) {
-        const struct piece *p = &r.piece[i];
-        const int64_t first = r.alternate ? i : begin, every = r.alternate ? r.pieces : 1;
-        read_rows(l, p->rows, layer, (int64_t[]){p->row, p->n, p->col, r.K},
-                  l->staging + (size_t)(first * r.K) * item, every * r.K);
-        if (shape.bias)
-            read_rows(l, p->bias, layer, (int64_t[]){0, 1, p->row, p->n},
-                      bias + (size_t)begin * item, p->n);
-        begin += p->n;
-    }
+    char *bias = shape.bias ? l->staging + bias_at : NULL;
+    put_pieces(l, &r, layer, read_rows, l->staging, bias);
     if (l->status == STATUS_OK)
-        l->status = device_weight_pack(l->dev, l->layout->arena, s->rank, shape, l->staging,
-                                       shape.bias ? bias : NULL, &packed, l->err);
+        l->status = device_weight_pack(l->dev, l->layout->arena, s->rank, shape, l->staging, bias,
+                                       &packed, l->err);
     return packed;
+}
+
+static const struct weight *make_linear(struct loader *l, const struct shard *s, int layer,
+                                        enum linear linear) {
+    const struct recipe r = recipe_of(l->m, s, linear);
+    const struct weight *w = NULL;
+    void *rows, *bias;
+    if (!stage(l, 0)) return NULL;
+    l->status = device_weight_pack(l->dev, l->layout->arena, s->rank,
+                                   linear_shape(l->m, s, linear, l->dtype), NULL, NULL, &w, l->err);
+    if (l->status != STATUS_OK) return NULL;
+    device_weight_place(w, &rows, &bias);
+    put_pieces(l, &r, layer, make_rows, rows, bias);
+    return w;
 }
 
 static const struct weight *take_linear(struct loader *l, const struct shard *s, int layer,
                                         enum linear linear) {
     layout_add(l->layout, s->rank,
                device_weight_bytes(l->dev, linear_shape(l->m, s, linear, l->dtype)));
-    return l->out ? pack_linear(l, s, layer, linear) : NULL;
+    if (!l->out) return NULL;
+    return l->made && device_weights_are_plain(l->dev) ? make_linear(l, s, layer, linear)
+                                                       : read_linear(l, s, layer, linear);
 }
 
-/* Plain rows, [n][cols], through the staging buffer some rows at a time. */
+/* Plain rows, [n][cols], made in place or through the staging buffer some rows at a time. */
 static const void *take_rows(struct loader *l, int rank, enum tensor tensor, int layer, int64_t row,
                              int64_t n, int64_t cols) {
     enum { STAGED_BYTES = 64 << 20 };
     const size_t row_bytes = (size_t)cols * dtype_bytes(l->dtype);
     const int64_t most = STAGED_BYTES / (int64_t)row_bytes + 1;
     char *at = layout_take(l->layout, rank, (size_t)n * row_bytes);
+    if (l->made) {
+        if (stage(l, 0))
+            make_rows(l, tensor, layer, (struct matrix_part){row, n, 0, cols}, at, cols);
+        return at;
+    }
     for (int64_t i = 0; l->out && l->status == STATUS_OK && i < n; i += most) {
         const int64_t rows = n - i < most ? n - i : most;
         if (!stage(l, (size_t)rows * row_bytes)) break;
-        read_rows(l, tensor, layer, (int64_t[]){row + i, rows, 0, cols}, l->staging, cols);
+        read_rows(l, tensor, layer, (struct matrix_part){row + i, rows, 0, cols}, l->staging, cols);
         if (l->status == STATUS_OK)
             device_write(l->dev, at + (size_t)i * row_bytes, l->staging, (size_t)rows * row_bytes);
     }
@@ -220,11 +261,12 @@ enum status weights_load(struct weights **out, struct device *dev, struct model_
                            .layout = &(struct layout){.arena = w->arena},
                            .out = w,
                            .source = source,
+                           .made = source->matrix != NULL,
                            .stops = stops,
                            .err = err};
         take_all(&l);
         free(l.staging);
-        s = l.status;
+        s = l.status == STATUS_OK ? device_sync(dev, err) : l.status;
     }
     if (s == STATUS_OK)
         *out = w;

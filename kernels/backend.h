@@ -154,6 +154,10 @@ size_t device_weight_bytes(struct device *dev, struct weight_shape shape);
 enum status device_weight_pack(struct device *dev, struct arena *arena, int rank,
                                struct weight_shape shape, const void *rows, const void *bias,
                                const struct weight **out, struct error *err);
+/* Whether a weight lies as its plain rows. Then it may be packed without rows and bias (zeros), and
+ * they be written to where device_weight_place() says: device memory. */
+bool device_weights_are_plain(struct device *dev);
+void device_weight_place(const struct weight *w, void **rows, void **bias);
 struct weight_shape weight_shape(const struct weight *w);
 /* What each packed weight is charged beside the arena: MEMORY_OTHER, shared. For predictions. */
 size_t device_weight_overhead_bytes(struct device *dev);

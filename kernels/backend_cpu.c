@@ -189,6 +189,13 @@ struct normal_filling {
 };
 enum { FILL_VALUES = 1 << 16 };
 
+static void cpu_random_matrix(struct device *dev, const struct random_matrix *m,
+                              const struct matrix_part *part, enum dtype dtype, void *out,
+                              int64_t ld) {
+    (void)dev; /* its memory is the host's */
+    random_matrix_write(m, part, dtype, out, ld);
+}
+
 static void fill_normal_item(void *ctx, int64_t item, int worker) {
     const struct normal_filling *f = ctx;
     const int64_t begin = item * FILL_VALUES, left = f->n - begin;
@@ -481,6 +488,7 @@ const struct backend backend_cpu = {
     .write = cpu_write,
     .read = cpu_read,
     .fill_normal = cpu_fill_normal,
+    .random_matrix = cpu_random_matrix,
     .sync = cpu_sync,
     .clock_begin = cpu_clock_begin,
     .clock_end = cpu_clock_end,

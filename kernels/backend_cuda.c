@@ -471,6 +471,7 @@ const struct backend backend_cuda = {
     .write = write,
     .read = read,
     .fill_normal = fill_normal,
+    .random_matrix = cuda_random_matrix,
     .sync = sync,
     .execute = execute,
     .clock_begin = clock_begin,

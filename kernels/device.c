@@ -304,6 +304,15 @@ size_t device_weight_bytes(struct device *dev, struct weight_shape shape) {
     return arena_bytes(layout->bytes(shape)) + bias_bytes(shape);
 }
 
+bool device_weights_are_plain(struct device *dev) {
+    return dev->chosen[OP_LINEAR]->weight_layout->plain;
+}
+
+void device_weight_place(const struct weight *w, void **rows, void **bias) {
+    *rows = w->data;
+    *bias = w->bias;
+}
+
 struct weight_shape weight_shape(const struct weight *w) {
     return w->shape;
 }

@@ -27,14 +27,16 @@ int device_threads(const struct device *dev);
 struct weight {
     struct weight_shape shape;
     const struct weight_layout *layout;
-    void *data;       /* layout->bytes(shape), 256-byte aligned, zeroed */
-    const void *bias; /* [N] of shape.dtype, or NULL */
-    void *library;    /* objects of a library, made by pack, freed by release; or NULL */
+    void *data;    /* layout->bytes(shape), 256-byte aligned, zeroed */
+    void *bias;    /* [N] of shape.dtype, or NULL */
+    void *library; /* objects of a library, made by pack, freed by release; or NULL */
 };
 struct weight_layout {
     const char *name;
+    bool plain; /* data is the rows as they are: may be packed without, and written to */
     size_t (*bytes)(struct weight_shape shape);
-    /* rows: plain [N][K] of shape.dtype. May use the device's threads. */
+    /* rows: plain [N][K] of shape.dtype; or NULL, of a plain layout. May use the device's
+     * threads. */
     enum status (*pack)(struct device *dev, struct weight *w, const void *rows, struct error *err);
     void (*release)(struct weight *w); /* NULL: nothing to free */
 };

@@ -10,6 +10,7 @@
 #include "kernels/activity/op_place.h"
 #include "kernels/device.h"
 #include "kernels/group.h"
+#include "kernels/random_matrix.h"
 
 #include <stdatomic.h>
 
@@ -84,6 +85,8 @@ struct backend {
     void (*write)(struct device *dev, void *dst, const void *src, size_t bytes);
     void (*read)(struct device *dev, void *dst, const void *src, size_t bytes);
     void (*fill_normal)(struct device *dev, void *dst, int64_t n, uint64_t seed);
+    void (*random_matrix)(struct device *dev, const struct random_matrix *m,
+                          const struct matrix_part *part, enum dtype dtype, void *out, int64_t ld);
     enum status (*sync)(struct device *dev, struct error *err);
 
     /* The device's own clock between two points of what was issued; clock_ns after a sync. */

@@ -56,6 +56,11 @@ void cuda_beat(struct device *dev);
 
 /* n standard normal values: the same bits as element_fill_normal()'s. */
 void cuda_fill_normal(struct device *dev, void *dst, int64_t n, enum dtype dtype, uint64_t seed);
+/* See random_matrix.h. */
+struct random_matrix;
+struct matrix_part;
+void cuda_random_matrix(struct device *dev, const struct random_matrix *m,
+                        const struct matrix_part *part, enum dtype dtype, void *out, int64_t ld);
 /* Synthetic keys and values at [begin, end) of all heads, layout rows: the same bits as the CPU
  * backend's. */
 void cuda_kv_fill(struct device *dev, const struct kv_view *view, int32_t begin, int32_t end,

@@ -1,9 +1,10 @@
-/* Normal numbers made on the GPU, the same bits as the CPU's: operands of benchmarks, and the keys
- * and values before a chunk of a sampled run. There each position of a head is a stream of its own,
- * keys in its even blocks of four, values in its odd. */
+/* Normal numbers made on the GPU, the same bits as the CPU's: operands of benchmarks, random
+ * weights, and the keys and values before a chunk of a sampled run. There each position of a head
+ * is a stream of its own, keys in its even blocks of four, values in its odd. */
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/random.h"
+#include "kernels/random_matrix.h"
 
 enum { THREADS = 256 };
 
@@ -44,6 +45,46 @@ void cuda_fill_normal(struct device *dev, void *dst, int64_t n, enum dtype dtype
     else
         fill_normal_kernel<<<blocks, THREADS, 0, stream>>>((float *)dst, n, seed);
     cuda_check(dev, cudaGetLastError(), "cuda_fill_normal");
+}
+
+/* A thread makes the values of one draw of four that lie in a row; `draws` of them reach over it.
+ */
+template <typename T>
+static __global__ void random_matrix_kernel(struct random_matrix m, struct matrix_part part,
+                                            int64_t draws, T *out, int64_t ld) {
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / draws;
+    if (row >= part.rows) return;
+    const int64_t first = (part.row + row) * m.columns + part.col;
+    const int64_t draw = first / 4 + i % draws;
+    const int64_t col = 4 * draw - first; /* of the first of the four: from -3 on */
+    float four[4];
+    if (col >= part.cols) return;
+    random_normal4(m.seed, m.stream, (uint64_t)draw, four);
+#pragma unroll
+    for (int k = 0; k < 4; k++) /* two roundings, as without contraction */
+        four[k] = round_to<__nv_bfloat16>(__fadd_rn(m.mean, __fmul_rn(m.deviation, four[k])));
+    T *at = out + row * ld + col;
+    if (col >= 0) {
+        store4(at, four, (int)min((int64_t)4, part.cols - col));
+        return;
+    }
+#pragma unroll
+    for (int k = 1; k < 4; k++)
+        if (col + k >= 0 && col + k < part.cols) at[k] = narrow<T>(four[k]);
+}
+
+void cuda_random_matrix(struct device *dev, const struct random_matrix *m,
+                        const struct matrix_part *part, enum dtype dtype, void *out, int64_t ld) {
+    if (part->rows <= 0 || part->cols <= 0) return;
+    const int64_t draws = part->cols / 4 + 2;
+    const unsigned int blocks = blocks_of((size_t)(part->rows * draws), THREADS);
+    cudaStream_t stream = cuda_device(dev)->stream;
+    if (dtype == DTYPE_BF16)
+        random_matrix_kernel<<<blocks, THREADS, 0, stream>>>(*m, *part, draws, (__nv_bfloat16 *)out,
+                                                             ld);
+    else
+        random_matrix_kernel<<<blocks, THREADS, 0, stream>>>(*m, *part, draws, (float *)out, ld);
+    cuda_check(dev, cudaGetLastError(), "cuda_random_matrix");
 }
 
 /* A thread makes four elements of a key and the same four of its value; blockIdx.y is the head. */

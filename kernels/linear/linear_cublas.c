@@ -466,11 +466,11 @@ static enum status pack(struct device *dev, struct weight *w, const void *rows, 
     const enum status s = choose(dev, w->shape, &choice, err);
     if (s != STATUS_OK) return s;
     w->library = (void *)choice;
-    device_write(dev, w->data, rows, plain_bytes(w->shape));
+    if (rows) device_write(dev, w->data, rows, plain_bytes(w->shape));
     return STATUS_OK;
 }
 
-const struct weight_layout weight_layout_cublas_rows = {"rows", plain_bytes, pack, NULL};
+const struct weight_layout weight_layout_cublas_rows = {"rows", true, plain_bytes, pack, NULL};
 
 static int32_t narrow_config_of(const cublasLtMatmulAlgo_t *algo,
                                 cublasLtMatmulAlgoConfigAttributes_t a) {

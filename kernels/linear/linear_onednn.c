@@ -361,7 +361,7 @@ static enum status onednn_pack(struct device *dev, struct weight *w, const void 
                      (int)s.K, (int)st);
 }
 
-const struct weight_layout weight_layout_onednn = {"onednn", onednn_bytes, onednn_pack,
+const struct weight_layout weight_layout_onednn = {"onednn", false, onednn_bytes, onednn_pack,
                                                    onednn_release};
 
 /* ---- running: one item is up to 256 rows of one slice */

@@ -62,7 +62,7 @@ static enum status panels_pack(struct device *dev, struct weight *w, const void 
     return STATUS_OK;
 }
 
-const struct weight_layout weight_layout_panels = {"panels", panels_bytes, panels_pack, NULL};
+const struct weight_layout weight_layout_panels = {"panels", false, panels_bytes, panels_pack, NULL};
 
 /* ---- running */
 

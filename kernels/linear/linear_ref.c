@@ -14,11 +14,11 @@ static enum status rows_pack(struct device *dev, struct weight *w, const void *r
                              struct error *err) {
     (void)dev;
     (void)err;
-    memcpy(w->data, rows, rows_bytes(w->shape));
+    if (rows) memcpy(w->data, rows, rows_bytes(w->shape));
     return STATUS_OK;
 }
 
-const struct weight_layout weight_layout_rows = {"rows", rows_bytes, rows_pack, NULL};
+const struct weight_layout weight_layout_rows = {"rows", true, rows_bytes, rows_pack, NULL};
 
 void linear_ref(struct device *dev, const void *args) {
     (void)dev;

@@ -14,7 +14,7 @@ layers = ["kernels", "engine", "harness"]
 # `bench kernels` runs ops alone, and sums over devices.
 doors = {
     "kernels": set(),
-    "engine": {f"kernels/{name}.h" for name in ("error", "types", "ops", "backend", "cost", "op_memory", "bf16", "random",
+    "engine": {f"kernels/{name}.h" for name in ("error", "types", "ops", "backend", "cost", "op_memory", "bf16", "random", "random_matrix",
                                         "rendezvous")},
     "harness": {"engine/engine.h", "engine/needle.h", "engine/sum_bench.h", "kernels/cpu_features.h", "kernels/gpu_list.h", "kernels/nvml.h",
                 "kernels/nvtx.h", "kernels/counters.h", "kernels/activity/activity.h", "kernels/activity/activity_log.h",

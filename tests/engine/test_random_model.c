@@ -12,6 +12,7 @@
 
 #include "engine/model.h"
 #include "engine/weights.h"
+#include "kernels/backend.h"
 #include "kernels/bf16.h"
 
 static struct model_source *open_source(const char *preset, uint64_t seed) {
@@ -186,6 +187,75 @@ static void tensors_layers_and_seeds_differ(void **state) {
     model_source_close(b);
 }
 
+/* ---- made where they are to lie */
+
+static struct weights *load(struct device *dev, struct model_source *s, struct ranks ranks,
+                            enum dtype dtype) {
+    struct weights *w;
+    struct error err = {""};
+    if (weights_load(&w, dev, s, ranks, dtype, (struct load_stops){NULL, NULL}, &err) != STATUS_OK)
+        fail_msg("%s", err.text);
+    return w;
+}
+
+static void assert_same_weight(const struct weight *a, const struct weight *b) {
+    void *rows[2], *bias[2];
+    assert_int_equal(a != NULL, b != NULL);
+    if (!a) return;
+    const struct weight_shape s = weight_shape(a);
+    device_weight_place(a, &rows[0], &bias[0]);
+    device_weight_place(b, &rows[1], &bias[1]);
+    assert_memory_equal(rows[0], rows[1], (size_t)s.N * (size_t)s.K * dtype_bytes(s.dtype));
+    assert_int_equal(bias[0] != NULL, s.bias);
+    if (s.bias) assert_memory_equal(bias[0], bias[1], (size_t)s.N * dtype_bytes(s.dtype));
+}
+
+/* linear: a kernel whose weights are plain rows, made in place, or one whose weights are packed. */
+static void compare_made(const char *linear, bool plain, enum dtype dtype, struct ranks ranks) {
+    struct model_source *made = open_source("2x64x8x4x16x96x250", 3);
+    struct model_source *read = open_source("2x64x8x4x16x96x250", 3);
+    struct device_opts o = device_opts_defaults();
+    struct device *dev;
+    o.linear = linear;
+    o.dtype = dtype;
+    o.head_dim = 16;
+    assert_int_equal(device_open(&dev, &o, NULL), STATUS_OK);
+    assert_int_equal(device_weights_are_plain(dev), plain);
+    assert_non_null(made->matrix);
+    read->matrix = NULL;
+    struct weights *a = load(dev, made, ranks, dtype), *b = load(dev, read, ranks, dtype);
+    const struct model_config *m = &made->config;
+    const size_t item = dtype_bytes(dtype), row = (size_t)m->C * item;
+    for (int r = ranks.begin; r < ranks.end; r++) {
+        const size_t V = (size_t)shard_of(m, ranks.tp, r).V;
+        for (int i = 0; plain && i < m->layers * LINEARS; i++)
+            assert_same_weight(a->rank[r].layer[i / LINEARS].linear[i % LINEARS],
+                               b->rank[r].layer[i / LINEARS].linear[i % LINEARS]);
+        assert_memory_equal(a->rank[r].embed, b->rank[r].embed, V * row);
+        assert_memory_equal(a->rank[r].head, b->rank[r].head, V * row);
+    }
+    for (int i = 0; i < m->layers; i++) {
+        assert_memory_equal(a->norms[i].input, b->norms[i].input, row);
+        assert_memory_equal(a->norms[i].post, b->norms[i].post, row);
+    }
+    assert_memory_equal(a->final_norm, b->final_norm, row);
+    weights_close(a);
+    weights_close(b);
+    device_close(dev);
+    model_source_close(made);
+    model_source_close(read);
+}
+
+static void weights_made_in_place_are_those_that_are_read(void **state) {
+    (void)state;
+    for (enum dtype dtype = DTYPE_BF16; dtype <= DTYPE_F32; dtype++) {
+        compare_made("ref", true, dtype, (struct ranks){1, 0, 1});
+        compare_made("ref", true, dtype, (struct ranks){2, 0, 2});
+        compare_made("ref", true, dtype, (struct ranks){4, 2, 4});
+    }
+    compare_made("avx2", false, DTYPE_F32, (struct ranks){2, 0, 2});
+}
+
 static void tokens_have_a_text(void **state) {
     (void)state;
     struct model_config needle, nano;
@@ -226,6 +296,7 @@ int main(void) {
         cmocka_unit_test(large_rectangles_cut_over_threads_hold_the_same_numbers),
         cmocka_unit_test(values_have_the_variance_of_their_fan_in),
         cmocka_unit_test(tensors_layers_and_seeds_differ),
+        cmocka_unit_test(weights_made_in_place_are_those_that_are_read),
         cmocka_unit_test(tokens_have_a_text),
         cmocka_unit_test(bytes_become_their_ids),
     };

@@ -66,7 +66,7 @@ static void *linear(struct gpu_test *t, const struct weight *w, const void *x, i
 
 static void *reference(struct gpu_test *t, struct weight_shape s, const void *rows,
                        const void *bias, const void *x, int32_t n) {
-    const struct weight w = {s, &weight_layout_rows, (void *)rows, bias, NULL};
+    const struct weight w = {s, &weight_layout_rows, (void *)rows, (void *)bias, NULL};
     void *y = make((size_t)n * (size_t)s.N, s.dtype);
     variant_named(DEVICE_CPU, OP_LINEAR, "ref")
         ->run(t->cpu, &(struct linear_args){&w, x, y, s.K, s.N, n});

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "gpu_array.h"
+#include "kernels/random_matrix.h"
 
 enum { ARENA = 32 << 20 };
 
@@ -226,11 +227,40 @@ static void synthetic_keys_and_values_have_the_cpu_s_bits(void **state) {
     }
 }
 
+/* ---- random weights */
+
+/* Parts of a matrix of odd width, at every place in a draw of four, side by side or apart. */
+static void random_matrices_have_the_host_s_bits(void **state) {
+    (void)state;
+    static const struct matrix_part parts[] = {{0, 61, 0, 203}, {0, 1, 1, 1},    {5, 3, 2, 9},
+                                               {7, 50, 3, 199}, {11, 9, 4, 128}, {2, 30, 201, 2}};
+    const struct random_matrix m = {
+        .seed = 5, .stream = 3 << 8 | 7, .mean = 1, .deviation = 0.1f, .columns = 203};
+    for (enum dtype dtype = DTYPE_BF16; dtype <= DTYPE_F32; dtype++) {
+        struct gpu_test t = open_test(dtype);
+        for (size_t i = 0; i < COUNT(parts) * 4; i++) {
+            const struct matrix_part *p = &parts[i / 4];
+            const int64_t ld = p->cols + (i % 2 ? 5 : 0);
+            const size_t n = (size_t)(p->rows * ld), offset = i / 2 % 2;
+            gpu_test_reset(&t, ARENA);
+            void *want = canaries(n, dtype), *at = gpu_guarded(&t, n, offset, dtype);
+            random_matrix_write(&m, p, dtype, want, ld);
+            device_random_matrix(t.gpu, &m, p, dtype, at, ld);
+            void *got = gpu_unguard(&t, at, n, dtype);
+            assert_same_bits(got, want, n, dtype, "part %zu", i);
+            free(got);
+            free(want);
+        }
+        gpu_test_close(&t);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(angles_are_the_reference_s),
         cmocka_unit_test(queries_keys_and_values_have_the_reference_s_bits),
         cmocka_unit_test(synthetic_keys_and_values_have_the_cpu_s_bits),
+        cmocka_unit_test(random_matrices_have_the_host_s_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

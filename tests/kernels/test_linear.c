@@ -19,7 +19,7 @@ enum { MOST_ROWS = 257 };
 
 static struct weight pack(struct device *dev, const struct variant *v, int32_t N, int32_t K,
                           enum dtype dtype, const void *rows, const void *bias) {
-    struct weight w = {{N, K, dtype, bias != NULL}, v->weight_layout, NULL, bias, NULL};
+    struct weight w = {{N, K, dtype, bias != NULL}, v->weight_layout, NULL, (void *)bias, NULL};
     w.data = make_aligned(w.layout->bytes(w.shape));
     struct error err = {""};
     if (w.layout->pack(dev, &w, rows, &err) != STATUS_OK) fail_msg("%s: %s", v->name, err.text);
