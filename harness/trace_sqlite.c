@@ -10,9 +10,10 @@
  * span does not know (grid, block, registers) is NULL. META_DATA_EXPORT says which it is, and how
  * many spans and records of CUPTI found no room. Columns of ours come last: chunk, layer (as the
  * result file numbers them), rank, op, flops. NVTX_EVENTS has the ranges case > chunk > layer > op
- * in the domain "bench", those of device D all of thread 1
- * + D of process 1, but for sums beside other ops (thread 1 + MAX_RANKS + D): the file does not say
- * under which numbers they ran. Times are nanoseconds since the first chunk began, as
+ * of the spans, in a domain of their own, those of device D all of thread 1 + D of process 1, but
+ * for sums beside other ops (thread 1 + MAX_RANKS + D): the file does not say under which numbers
+ * they ran. The ranges that the host marked and CUPTI saw are the worker's: a summary by name must
+ * not add the two. Times are nanoseconds since the first chunk began, as
  * TARGET_INFO_SESSION_START_TIME tells it; what was made before has negative ones. */
 #include "harness/kernel_view.h"
 
@@ -615,7 +616,8 @@ static const char owners[] =
     " UNION SELECT globalTid FROM PROFILER_OVERHEAD"
     " UNION SELECT globalTid FROM CUDA_GRAPH_NODE_EVENTS;"
     "INSERT INTO NVTX_EVENTS (start, eventType, text, globalTid, domainId)"
-    " SELECT 0, 75, 'bench', min(globalTid), 1 FROM NVTX_EVENTS GROUP BY globalTid >> 24;";
+    " SELECT 0, 75, iif(globalTid >> 24 = 1, 'bench spans', 'bench'), min(globalTid), 1"
+    " FROM NVTX_EVENTS GROUP BY globalTid >> 24;";
 static const char insert_processes[] =
     "INSERT INTO PROCESSES (globalPid, pid, name) SELECT pid << 24, pid,"
     " iif(pid = 1, ?1, ?1 || ' worker') || ' ' || ?2 FROM"

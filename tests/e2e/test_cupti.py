@@ -201,6 +201,39 @@ class Cupti(drive.BenchTest):
                          [[-1, -1, -1], [2, 1, 1], [0, 0, 1]])
         self.assertEqual(len(tables["CUDA_GRAPH_NODE_EVENTS"]), 0)  # an eager case has no graph
 
+    def test_a_summary_of_ranges_does_not_add_spans_and_what_the_host_marked(self):
+        self.record(run__warmup=1)
+        facts, tables = self.trace()
+        with h5py.File(self.file, "r+") as f:  # as if CUPTI had seen a range of an op: the fake sees none
+            group = f["case"][EAGER]["trace"]
+            mark = np.zeros(1, group["NVTX_EVENTS"].dtype)
+            thread = tables["CUPTI_ACTIVITY_KIND_RUNTIME"]["globalTid"][0]
+            text = [drive.text(v) for v in tables["StringIds"]["value"]]
+            strings = np.concatenate([group["StringIds"][:]] * 2)[:len(text) + 2]
+            for i, name in enumerate(("attention", "bench")):
+                strings["id"][len(text) + i], strings["value"][len(text) + i] = len(text) + i, name
+            for name, value in (("start", 5), ("end", 12), ("eventType", 59), ("textId", len(text)), ("globalTid", thread),
+                                ("domainNameId", len(text) + 1)):
+                mark[name] = value
+            for name, rows in (("NVTX_EVENTS", mark), ("StringIds", strings)):
+                attributes = dict(group[name].attrs)
+                del group[name]
+                group.create_dataset(name, data=rows)
+                group[name].attrs.update(attributes)
+            spans = f["case"][EAGER]["spans"]
+            ops = [drive.text(op) for op in spans["ops"]["op"]]
+            attention = sum(ops[i] == "attention" for i in spans["op_id"][:])
+        path = self.folder / "trace.sqlite"
+        result = self.bench("trace", self.file, "--case", EAGER, "--sqlite", path)
+        if result.code == 5 and "built without SQLite" in result.err:
+            self.skipTest("built without SQLite")
+        self.expect(result, 0)
+        db = sqlite3.connect(path)
+        self.addCleanup(db.close)
+        found = {row[0]: row[1:3] for row in db.execute(RANGE_SUMMARY)}
+        self.assertEqual(found["bench:attention"], (7, 1))
+        self.assertEqual(found["bench spans:attention"][1], attention)
+
     def test_streams_are_tracks_of_their_own(self):
         self.record(run__spans="none")
         path = self.folder / "trace.json"

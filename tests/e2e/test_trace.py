@@ -308,9 +308,9 @@ class Views:
         devices = len(s.devices)
         self.assertNotIn(None, found)
         self.assertEqual(list(db.execute("SELECT globalPid, pid FROM PROCESSES")), [(1 << 24, 1)])
-        self.assertEqual(found[f"bench:case {self.case}"][1], devices)
+        self.assertEqual(found[f"bench spans:case {self.case}"][1], devices)
         for i, chunk in enumerate(s.chunks["chunk"]):
-            self.assertEqual(found[f"bench:chunk {chunk + 1}"][:2], (devices * s.chunks["latency_ns"][i], devices))
+            self.assertEqual(found[f"bench spans:chunk {chunk + 1}"][:2], (devices * s.chunks["latency_ns"][i], devices))
         threads = db.execute("SELECT globalTid & 0xffffff, count(*) FROM NVTX_EVENTS WHERE textId IN"
                              " (SELECT shortName FROM CUPTI_ACTIVITY_KIND_KERNEL) GROUP BY 1")
         expected = {1 + device: (~self.aside() & (s.device == device)).sum() for device in s.devices}
@@ -319,9 +319,9 @@ class Views:
         self.assertEqual(dict(threads), expected)
         for name in set(s.names):
             mine = np.isin(s.op_id, [i for i, other in enumerate(s.names) if other == name])
-            self.assertEqual(found[f"bench:{name}"][:2], (s.ns[mine].sum(), mine.sum()))
+            self.assertEqual(found[f"bench spans:{name}"][:2], (s.ns[mine].sum(), mine.sum()))
         for layer in set(s.layer) - {-1}:
-            self.assertGreaterEqual(found[f"bench:layer {layer + 1}"][0], s.ns[s.layer == layer].sum())
+            self.assertGreaterEqual(found[f"bench spans:layer {layer + 1}"][0], s.ns[s.layer == layer].sum())
 
     def test_the_session_of_an_export_began_with_the_first_chunk(self):
         db = self.sqlite()
