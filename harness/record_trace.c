@@ -7,6 +7,8 @@
  */
 #include "harness/record_schema.h"
 
+#include "kernels/gpu_list.h"
+
 #include <stdlib.h>
 #include <time.h>
 
@@ -15,10 +17,12 @@
 struct kernel_record {
     struct activity_kernel k;
     int32_t op_id;
+    uint64_t process; /* as NVIDIA numbers it: a thread's number of it, without the thread */
 };
 struct copy_record {
     struct activity_copy c;
     int32_t op_id;
+    uint64_t process;
 };
 struct call_record {
     struct activity_call c;
@@ -28,7 +32,7 @@ struct call_record {
 struct range_record {
     struct activity_range r;
     uint64_t thread;
-    int32_t event_type;
+    int32_t event_type, domain;
 };
 struct overhead_record {
     struct activity_overhead o;
@@ -42,7 +46,7 @@ struct node_record {
 };
 struct memory_record {
     struct activity_memory m;
-    uint64_t process; /* as NVIDIA numbers it */
+    uint64_t process;
     int32_t kind, operation;
 };
 struct string_record {
@@ -51,6 +55,11 @@ struct string_record {
 };
 struct session_record {
     int64_t utc_ns;
+};
+struct gpu_record {
+    int32_t id, major, minor;
+    int64_t memory_bytes;
+    char name[96], bus_id[32], uuid[96];
 };
 
 enum { PUSH_POP_RANGE = 59 };
@@ -98,6 +107,7 @@ static const struct column kernel_columns[] = {
     BYTES(kernel_record, "sharedMemoryExecuted", k.shared_executed),
     N(kernel_record, "graphNodeId", UNSIGNED, k.graph_node),
     OURS(kernel_record, k.head),
+    N(kernel_record, "globalPid", UNSIGNED, process),
 };
 
 #define COPY_HEAD                                                                                  \
@@ -113,12 +123,14 @@ static const struct column copy_columns[] = {
     {"srcKind", UNSIGNED, FIELD(copy_record, c.from), "", "CUPTI's number"},
     {"dstKind", UNSIGNED, FIELD(copy_record, c.to), "", "CUPTI's number"},
     OURS(copy_record, c.head),
+    N(copy_record, "globalPid", UNSIGNED, process),
 };
 static const struct column fill_columns[] = {
     COPY_HEAD,
     N(copy_record, "value", UNSIGNED, c.value),
     {"memKind", UNSIGNED, FIELD(copy_record, c.to), "", "CUPTI's number"},
     OURS(copy_record, c.head),
+    N(copy_record, "globalPid", UNSIGNED, process),
 };
 static const struct column call_columns[] = {
     TIMES(call_record, c.head),
@@ -136,6 +148,7 @@ static const struct column range_columns[] = {
     N(range_record, "textId", SIGNED, r.name),
     N(range_record, "domainNameId", SIGNED, r.domain),
     CHUNK(range_record, r.head),
+    {"domainId", SIGNED, FIELD(range_record, domain), "", "the string of its name, too"},
 };
 static const struct column overhead_columns[] = {
     TIMES(overhead_record, o.head),
@@ -174,6 +187,15 @@ static const struct column string_columns[] = {
 static const struct column session_columns[] = {
     {"utcEpochNs", SIGNED, FIELD(session_record, utc_ns), "ns", "since 1970"},
 };
+static const struct column target_gpu_columns[] = {
+    N(gpu_record, "id", SIGNED, id),
+    N(gpu_record, "name", TEXT, name),
+    N(gpu_record, "busLocation", TEXT, bus_id),
+    N(gpu_record, "uuid", TEXT, uuid),
+    BYTES(gpu_record, "totalMemory", memory_bytes),
+    N(gpu_record, "computeMajor", SIGNED, major),
+    N(gpu_record, "computeMinor", SIGNED, minor),
+};
 static const struct column trace_facts[] = {
     N(case_result, "note", TEXT, kernel_trace.note),
     N(case_result, "cupti_version", UNSIGNED, kernel_trace.cupti_version),
@@ -202,12 +224,17 @@ static uint64_t thread_of(uint32_t process, uint32_t thread) {
     return (uint64_t)process << 24 | (thread & 0xffffff);
 }
 
+/* The one that recorded. */
+static uint64_t process_of(const struct activity_log *log) {
+    return log->n_calls > 0 ? thread_of(log->calls[0].process, 0) : 0;
+}
+
 static void write_kernels(struct trace_writer *w) {
     const int64_t n = w->log->n_kernels;
     struct kernel_record *rows = calloc((size_t)n + 1, sizeof *rows);
     for (int64_t i = 0; h5_check_memory(w->h, rows, "kernels") && i < n; i++)
-        rows[i] =
-            (struct kernel_record){w->log->kernels[i], op_id(w, w->log->kernels[i].head.place)};
+        rows[i] = (struct kernel_record){
+            w->log->kernels[i], op_id(w, w->log->kernels[i].head.place), process_of(w->log)};
     WRITE_ROWS(w->h, w->g, "CUPTI_ACTIVITY_KIND_KERNEL", kernel_columns, rows, n,
                "kernels of the GPU, each with the op that it belongs to");
     free(rows);
@@ -219,7 +246,8 @@ static void write_copies(struct trace_writer *w, bool set) {
     int64_t n = 0;
     for (int64_t i = 0; h5_check_memory(w->h, rows, "copies") && i < w->log->n_copies; i++) {
         const struct activity_copy *c = &w->log->copies[i];
-        if (c->set == set) rows[n++] = (struct copy_record){*c, op_id(w, c->head.place)};
+        if (c->set == set)
+            rows[n++] = (struct copy_record){*c, op_id(w, c->head.place), process_of(w->log)};
     }
     if (set)
         WRITE_ROWS(w->h, w->g, "CUPTI_ACTIVITY_KIND_MEMSET", fill_columns, rows, n,
@@ -248,7 +276,8 @@ static void write_ranges(struct trace_writer *w) {
     struct range_record *rows = calloc((size_t)n + 1, sizeof *rows);
     for (int64_t i = 0; h5_check_memory(w->h, rows, "ranges") && i < n; i++) {
         const struct activity_range *r = &w->log->ranges[i];
-        rows[i] = (struct range_record){*r, thread_of(r->process, r->thread), PUSH_POP_RANGE};
+        rows[i] =
+            (struct range_record){*r, thread_of(r->process, r->thread), PUSH_POP_RANGE, r->domain};
     }
     WRITE_ROWS(w->h, w->g, "NVTX_EVENTS", range_columns, rows, n, "NVTX ranges, by the host");
     free(rows);
@@ -292,6 +321,32 @@ static void write_overheads(struct trace_writer *w, const int32_t *names) {
     WRITE_ROWS(w->h, w->g, "PROFILER_OVERHEAD", overhead_columns, rows, n,
                "what tracing cost, and what the driver does once");
     free(rows);
+}
+
+/* Nanoseconds that recording took of the host while the chunks ran. */
+static void write_overhead(struct trace_writer *w) {
+    int64_t ns = 0;
+    for (int64_t i = 0; i < w->log->n_overheads; i++) {
+        const struct activity_overhead *o = &w->log->overheads[i];
+        if (o->head.chunk >= 0 && activity_overhead_of_recording(o->kind))
+            ns += o->head.end_ns - o->head.begin_ns;
+    }
+    h5_write_int_attribute(w->h, w->g, "overhead", ns);
+}
+
+static void write_gpus(struct trace_writer *w) {
+    const struct gpu_list *gpus = gpu_list_machine();
+    struct gpu_record rows[GPU_LIST_MOST + 1] = {0};
+    for (int i = 0; i < gpus->n; i++) {
+        const struct nvml_gpu *g = &gpus->gpu[i];
+        rows[i] = (struct gpu_record){
+            i, g->capability / 10, g->capability % 10, g->memory_bytes, "", "", ""};
+        record_copy_text(rows[i].name, sizeof rows->name, g->name);
+        record_copy_text(rows[i].bus_id, sizeof rows->bus_id, g->bus_id);
+        record_copy_text(rows[i].uuid, sizeof rows->uuid, g->uuid);
+    }
+    WRITE_ROWS(w->h, w->g, "TARGET_INFO_GPU", target_gpu_columns, rows, gpus->n,
+               "the machine's GPUs, by NVML's numbers");
 }
 
 /* Names of overheads stand behind the log's own strings, one for each row; behind those that of
@@ -341,6 +396,8 @@ static void write_tables(struct trace_writer *w) {
         write_calls(w);
         write_ranges(w);
         write_overheads(w, names);
+        write_overhead(w);
+        write_gpus(w);
         write_nodes(w, node_name);
         write_memory(w);
         write_session(w);
@@ -378,6 +435,9 @@ struct trace_reader {
 
 #define READ_COMPOUND(t, name, columns, type, n)                                                   \
     h5_read_compound((t)->h, (t)->g, name, columns, COLUMNS(columns), sizeof(type), n)
+/* Without the last column, which older files lack and nothing here needs. */
+#define READ_BUT_LAST(t, name, columns, type, n)                                                   \
+    h5_read_compound((t)->h, (t)->g, name, columns, COLUMNS(columns) - 1, sizeof(type), n)
 
 static void failed(struct trace_reader *t, enum status s) {
     if (s != STATUS_OK) h5_check_memory(t->h, NULL, TRACE_GROUP);
@@ -421,7 +481,7 @@ static void read_strings(struct trace_reader *t) {
 static void read_kernels(struct trace_reader *t) {
     int64_t n;
     struct kernel_record *rows =
-        READ_COMPOUND(t, "CUPTI_ACTIVITY_KIND_KERNEL", kernel_columns, struct kernel_record, &n);
+        READ_BUT_LAST(t, "CUPTI_ACTIVITY_KIND_KERNEL", kernel_columns, struct kernel_record, &n);
     for (int64_t i = 0; rows && i < n && t->h->status == STATUS_OK; i++) {
         struct activity_kernel *k = &rows[i].k;
         if (!read_head(t, &k->head, rows[i].op_id)) break;
@@ -436,8 +496,8 @@ static void read_kernels(struct trace_reader *t) {
 static void read_copies(struct trace_reader *t, bool set) {
     int64_t n;
     struct copy_record *rows =
-        set ? READ_COMPOUND(t, "CUPTI_ACTIVITY_KIND_MEMSET", fill_columns, struct copy_record, &n)
-            : READ_COMPOUND(t, "CUPTI_ACTIVITY_KIND_MEMCPY", copy_columns, struct copy_record, &n);
+        set ? READ_BUT_LAST(t, "CUPTI_ACTIVITY_KIND_MEMSET", fill_columns, struct copy_record, &n)
+            : READ_BUT_LAST(t, "CUPTI_ACTIVITY_KIND_MEMCPY", copy_columns, struct copy_record, &n);
     for (int64_t i = 0; rows && i < n && t->h->status == STATUS_OK; i++) {
         if (!read_head(t, &rows[i].c.head, rows[i].op_id)) break;
         rows[i].c.set = set;
@@ -463,7 +523,7 @@ static void read_calls(struct trace_reader *t) {
 static void read_ranges(struct trace_reader *t) {
     int64_t n;
     struct range_record *rows =
-        READ_COMPOUND(t, "NVTX_EVENTS", range_columns, struct range_record, &n);
+        READ_BUT_LAST(t, "NVTX_EVENTS", range_columns, struct range_record, &n);
     for (int64_t i = 0; rows && i < n && t->h->status == STATUS_OK; i++) {
         struct activity_range *r = &rows[i].r;
         if (!read_head(t, &r->head, -1)) break;

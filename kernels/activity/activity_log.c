@@ -122,6 +122,11 @@ const char *activity_overhead_name(int32_t kind) {
     return of_cupti[i];
 }
 
+bool activity_overhead_of_recording(int32_t kind) {
+    enum { FLUSH = 1 << 16, INSTRUMENTATION = 2 << 16, RESOURCES = 3 << 16, REQUEST = 7 << 16 };
+    return kind == FLUSH || kind == INSTRUMENTATION || kind == RESOURCES || kind == REQUEST;
+}
+
 int32_t activity_memory_kind(uint8_t of_cupti) {
     return of_cupti > 0 && of_cupti <= ACTIVITY_UNKNOWN_MEMORY ? of_cupti - 1
                                                                : ACTIVITY_UNKNOWN_MEMORY;

@@ -116,6 +116,8 @@ const char *activity_log_text(const struct activity_log *log, int32_t string);
 
 /* "lazy function loading" */
 const char *activity_overhead_name(int32_t kind);
+/* Whether recording costs that: not what the driver does anyway, such as loading and waiting. */
+bool activity_overhead_of_recording(int32_t kind);
 /* A kind of memory as NVIDIA's tools number it, from 0 (pageable) to 7 (unknown), of CUPTI's
  * number, which begins at 1. */
 enum { ACTIVITY_UNKNOWN_MEMORY = 7 };

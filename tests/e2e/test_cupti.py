@@ -200,6 +200,13 @@ class Cupti(drive.BenchTest):
         self.assertEqual([list(memory[c]) for c in ("chunk", "memKind", "memoryOperationType")],
                          [[-1, -1, -1], [2, 1, 1], [0, 0, 1]])
         self.assertEqual(len(tables["CUDA_GRAPH_NODE_EVENTS"]), 0)  # an eager case has no graph
+        # the tables of the result itself have an export's fields, too
+        (process,) = {int(t) >> 24 << 24 for t in tables["CUPTI_ACTIVITY_KIND_RUNTIME"]["globalTid"]}
+        for kind in ("KERNEL", "MEMCPY", "MEMSET"):
+            self.assertLessEqual(set(tables["CUPTI_ACTIVITY_KIND_" + kind]["globalPid"].tolist()), {process}, kind)
+        self.assertEqual(facts["overhead"], 0)  # the fake tells of none
+        self.assertIn("domainId", tables["NVTX_EVENTS"].dtype.names)
+        self.assertIn("busLocation", tables["TARGET_INFO_GPU"].dtype.names)
 
     def test_a_summary_of_ranges_does_not_add_spans_and_what_the_host_marked(self):
         self.record(run__warmup=1)

@@ -430,6 +430,10 @@ static void ranges_are_made_of_their_two_ends(void **state) {
     assert_int_equal(log.n_overheads, 1);
     assert_string_equal(activity_overhead_name(log.overheads[0].kind), "lazy function loading");
     assert_string_equal(activity_overhead_name(99 << 16), "other");
+    for (int kind = 0; kind < 10; kind++)
+        assert_int_equal(activity_overhead_of_recording(kind << 16),
+                         kind == 1 || kind == 2 || kind == 3 || kind == 7);
+    assert_false(activity_overhead_of_recording(1)); /* compilation */
     assert_string_equal(activity_copy_name(2), "DtoH");
     assert_string_equal(activity_copy_name(99), "?");
     activity_log_free(&log);

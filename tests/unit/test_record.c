@@ -166,7 +166,9 @@ static void add_kernels(struct case_result *r) {
     activity_log_string(log, "bench", &range.domain, NULL);
     assert_int_equal(activity_log_add_call(log, &call, NULL), STATUS_OK);
     assert_int_equal(activity_log_add_range(log, &range, NULL), STATUS_OK);
+    const struct activity_overhead flush = {.head = head, .kind = 1 << 16};
     assert_int_equal(activity_log_add_overhead(log, &overhead, NULL), STATUS_OK);
+    assert_int_equal(activity_log_add_overhead(log, &flush, NULL), STATUS_OK);
     for (int i = 0; i < 2; i++) {
         const struct activity_node node = {
             .head = {4000000, 4000000, -1, -1, i ? down : op_place_unknown()},
@@ -559,6 +561,17 @@ static void updated_checks_change_nothing_else(void **state) {
     result_free(&r);
 }
 
+/* What loading took is not recording's. */
+static void assert_overhead(const char *path, int64_t ns) {
+    struct h5 h = {.path = path};
+    const h5_id file = h5_open(&h), cases = h5_open_group(&h, file, "case");
+    const h5_id one = h5_open_group(&h, cases, "one"), trace = h5_open_group(&h, one, "trace");
+    assert_int_equal(h5_read_int_attribute(&h, trace, "overhead"), ns);
+    h5_close_group(trace), h5_close_group(one), h5_close_group(cases);
+    h5_close(&h, file);
+    assert_int_equal(h.status, STATUS_OK);
+}
+
 /* Into a fragment that is there; a second time in the place of the first. */
 static void kernels_that_come_later_change_nothing_else(void **state) {
     struct case_result r, only_kernels = {.tp = RANKS}, back;
@@ -579,6 +592,7 @@ static void kernels_that_come_later_change_nothing_else(void **state) {
         assert_same_kernels(&only_kernels, &back);
         result_free(&back);
     }
+    assert_overhead(path, 10);
     assert_int_equal(record_read_case(path, "one", false, &back, NULL), STATUS_OK);
     assert_true(back.kernel_trace.wanted); /* its facts alone */
     assert_int_equal(back.kernel_trace.log.n_kernels, 0);
