@@ -154,8 +154,9 @@ static enum status no_kernels(const struct case_result *r, int chunk, struct err
             trace_chunk_list(list, &t->chunks[0].chunk, sizeof *t->chunks, t->n_chunks));
     return error_set(err, STATUS_INVALID, "%s has no kernels: %s", r->id,
                      t->note[0]   ? kernel_view_why(r)
-                     : !t->wanted ? "nobody asked for them; `--set trace.cupti=last` records those "
-                                    "of its last chunk on a GPU"
+                     : !t->wanted ? "none were recorded; `--set trace.cupti=last` records those of "
+                                    "its last chunk on a GPU, and `--resume` those that an "
+                                    "interrupted run left"
                                   : "none ran in the chunks that were recorded");
 }
 

@@ -141,42 +141,60 @@ struct counting {
     int64_t last[MEMORY_CATEGORIES];
 };
 
-/* A point of a category's curve where what an op has in use differs from what the last one had. */
-static void put_counters(void *ctx, const struct span_row *op, const int64_t *bytes) {
+static void put_counter(const struct counting *c, int category, int64_t at_ns, int64_t bytes) {
     static const char *const names[] = {
 #define X(name, text) text,
         MEMORY_CATEGORY_TABLE(X)
 #undef X
     };
+    fprintf(c->out, "{\"ph\":\"C\",\"pid\":%d,\"cat\":\"memory\",\"name\":\"memory: %s\"",
+            PROCESS + c->device, names[category]);
+    put_us(c->out, "ts", at_ns - c->t->origin_ns);
+    fprintf(c->out, ",\"args\":{\"bytes\":%lld}},\n", (long long)bytes);
+}
+
+/* A point of a category's curve where what an op has in use differs from what the last one had. */
+static void put_counters(void *ctx, const struct span_row *op, const int64_t *bytes) {
     struct counting *c = ctx;
     int64_t now[MEMORY_CATEGORIES] = {0};
     for (int64_t i = 0; i < c->t->r->n_buffers; i++)
         if (c->t->r->buffers[i].device == c->device)
             now[c->t->r->buffers[i].buffer.category] += bytes[i];
-    for (int k = 0; k < MEMORY_CATEGORIES; k++) {
-        if (now[k] == c->last[k]) continue;
-        fprintf(c->out, "{\"ph\":\"C\",\"pid\":%d,\"cat\":\"memory\",\"name\":\"memory: %s\"",
-                PROCESS + c->device, names[k]);
-        put_us(c->out, "ts", op->span.begin_ns - c->t->origin_ns);
-        fprintf(c->out, ",\"args\":{\"bytes\":%lld}},\n", (long long)now[k]);
-    }
+    for (int k = 0; k < MEMORY_CATEGORIES; k++)
+        if (now[k] != c->last[k]) put_counter(c, k, op->span.begin_ns, now[k]);
     memcpy(c->last, now, sizeof now);
 }
 
-static bool is_shown(const struct trace *t, const struct timeline_part *p) {
+/* NULL: that chunk is not shown. */
+static const struct trace_chunk *chunk_shown(const struct trace *t, int32_t repeat, int32_t chunk) {
     for (int i = 0; i < t->n_chunks; i++)
-        if (t->chunks[i].repeat == p->repeat && t->chunks[i].chunk == p->chunk) return true;
+        if (t->chunks[i].repeat == repeat && t->chunks[i].chunk == chunk) return &t->chunks[i];
+    return NULL;
+}
+
+static bool has_part(const struct timeline *tl, const struct timeline_part *of, int32_t chunk) {
+    for (int i = 0; i < tl->n_parts; i++)
+        if (tl->parts[i].repeat == of->repeat && tl->parts[i].chunk == chunk &&
+            tl->parts[i].device == of->device)
+            return true;
     return false;
 }
 
-/* Of the chunks that have a timeline. */
+/* Of the chunks that have a timeline. A curve keeps its last value: before a chunk of which nothing
+ * is known it falls to 0. */
 static void put_memory(FILE *out, const struct trace *t) {
     struct timeline tl;
     if (timeline_open(&tl, t->r, -1, NULL) != STATUS_OK) return;
     for (int i = 0; i < tl.n_parts; i++) {
-        struct counting c = {.out = out, .t = t, .device = tl.parts[i].device};
+        const struct timeline_part *p = &tl.parts[i];
+        const struct trace_chunk *chunk = chunk_shown(t, p->repeat, p->chunk);
+        struct counting c = {.out = out, .t = t, .device = p->device};
         memset(c.last, -1, sizeof c.last);
-        if (is_shown(t, &tl.parts[i])) timeline_walk(&tl, &tl.parts[i], put_counters, &c);
+        if (!chunk) continue;
+        timeline_walk(&tl, p, put_counters, &c);
+        if (chunk_shown(t, p->repeat, p->chunk + 1) && has_part(&tl, p, p->chunk + 1)) continue;
+        for (int k = 0; k < MEMORY_CATEGORIES; k++)
+            if (c.last[k] > 0) put_counter(&c, k, chunk->end_ns, 0);
     }
     timeline_close(&tl);
 }

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import unittest
 from pathlib import Path
@@ -308,6 +309,17 @@ class Cupti(drive.BenchTest):
         self.wait_for_line(process, "recording kernels")
         os.kill(process.pid, 9)
         self.finish(process)
+        self.record("--resume", engine__enforce_eager="true", words=("recording kernels of 1 case",))
+        self.assertEqual(len(self.trace()[1]["chunks"]["chunk"]), 4)
+
+    def test_what_an_interrupted_run_has_not_recorded_is_told_of(self):
+        process = self.start("run", self.write_config(engine__enforce_eager="true", trace__cupti="all"), "-o", self.file,
+                             program=drive.faulty, BENCH_TEST_CUPTI=str(fake), FAKE_CUPTI="works",
+                             BENCH_TEST_FAULT="slow_traced:2")
+        self.wait_for_line(process, "recording kernels")
+        os.kill(process.pid, signal.SIGINT)
+        self.expect(self.finish(process), 130, "all cases ran, but kernels are left to be recorded", "--resume")
+        self.expect(self.bench("trace", self.file, "--case", EAGER, "--kernels"), 4, "none were recorded", "--resume")
         self.record("--resume", engine__enforce_eager="true", words=("recording kernels of 1 case",))
         self.assertEqual(len(self.trace()[1]["chunks"]["chunk"]), 4)
 

@@ -39,6 +39,8 @@ class Once(drive.BenchTest):
         self.assertNotIn("attention auto", shown)
         self.assertIn("not checked", shown)
         self.assertNotRegex(shown, r"spot ok|~\d")
+        traced = self.expect(self.bench("trace", self.file, "--case", EAGER), 4, "has no spans", "chunk 2 of 4 alone, once")
+        self.assertNotIn("run.spans", traced.err)  # would not help
         summary = json.loads(self.expect(self.bench("show", self.file, "--json"), 0).out)
         case = summary["cases"][0]
         self.assertIsNone(case.get("ttft_median_ns") or None)

@@ -143,7 +143,16 @@ class MemoryViews:
                     if last.get(key) != now:
                         expected[(m.on[i], f"memory: {category}", begin[i] - origin)] = now
                     last[key] = now
+            # before a chunk without a timeline, and after the last, nothing is known: the curves fall to 0
+            with h5py.File(self.path, "r") as f:
+                table = {name: values[:] for name, values in f["case"][self.case]["spans"]["chunks"].items()}
+            shown = sorted({chunk for _, chunk, _ in last})
+            ends = {int(c): int(b + n) - origin for c, b, n in zip(table["chunk"], table["begin_ns"], table["latency_ns"])}
+            for (device, chunk, category), now in last.items():
+                if chunk + 1 not in shown and now > 0:
+                    expected[(device, f"memory: {category}", ends[chunk])] = 0
             self.assertEqual(drawn, expected)
+            self.assertIn(0, drawn.values())
 
     def test_a_chunk_can_be_looked_at_alone(self):
         rows = self.table("at the peak of each traced chunk", "--memory", "--chunk", "2")

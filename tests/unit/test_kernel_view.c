@@ -140,7 +140,7 @@ static void a_case_without_kernels_says_why(void **state) {
     struct kernel_view v;
     struct error err = {""};
     assert_int_equal(kernel_view_open(&v, &r, -1, &err), STATUS_INVALID);
-    assert_non_null(strstr(err.text, "nobody asked for them"));
+    assert_non_null(strstr(err.text, "none were recorded; `--set"));
     r.kernel_trace.wanted = true;
     assert_int_equal(kernel_view_open(&v, &r, -1, &err), STATUS_INVALID);
     assert_non_null(strstr(err.text, "none ran"));
