@@ -43,7 +43,8 @@ static enum status fetch_prompts(struct run *r, struct error *err) {
 }
 
 static enum status make_plan(struct run *r, struct error *err) {
-    enum status s = plan_make(&r->plan, &r->config, &r->config_errors);
+    r->config.only = r->only;
+    const enum status s = plan_make(&r->plan, &r->config, &r->config_errors);
     return s == STATUS_OK ? s : error_set(err, s, "%s cannot be planned", r->config_path);
 }
 
