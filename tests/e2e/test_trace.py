@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
 import tempfile
 import unittest
 from pathlib import Path
@@ -268,13 +267,6 @@ class Views:
                                 for e in ops),
                          sorted(zip(s.begin_ns, s.ns, s.device, (s.names[i] for i in s.op_id))))
         self.assertEqual(sum(e["cat"] == "chunk" for e in slices), len(s.devices) * len(s.chunks["chunk"]))
-
-    @unittest.skipUnless(shutil.which("trace_processor_shell"), "Perfetto's trace_processor_shell is not on PATH")
-    def test_perfetto_loads_it(self):
-        query = self.folder / "query.sql"
-        query.write_text("select count(*) as n, sum(dur) as ns from slice where category = 'op';")
-        shown = subprocess.run(["trace_processor_shell", "-q", query, self.perfetto()], capture_output=True, text=True)
-        self.assertEqual(shown.stdout.splitlines()[-1], f"{len(self.spans.ns)},{self.spans.ns.sum()}", shown)
 
     def sqlite(self):
         path = self.folder / "trace.sqlite"
