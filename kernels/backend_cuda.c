@@ -95,6 +95,7 @@ static void memory_driver(struct device *dev, int64_t *bytes, int64_t *high_wate
     struct cuda *c = cuda_of(dev);
     use(dev);
     *bytes = used_bytes(NULL) - c->others_bytes;
+    if (*bytes < 0) *bytes = 0; /* the driver does not tell any more, or others gave theirs back */
     if (*bytes > c->peak_bytes) c->peak_bytes = *bytes;
     if (high_water) *high_water = c->peak_bytes;
 }

@@ -500,8 +500,8 @@ void linear_cublas(struct device *dev, const void *args) {
     cublasStatus_t e = describe(&p, a->w->shape, a->rows, a->ldx, a->ldy, a->w->bias);
     if (e == CUBLAS_STATUS_SUCCESS) e = multiply(dev, &p, &choice->algo, a->w->data, a->x, a->y);
     if (e != CUBLAS_STATUS_SUCCESS) {
-        char what[64];
-        snprintf(what, sizeof what, "cuBLASLt, %d x %d x %d: %.20s", (int)a->rows,
+        char what[96];
+        snprintf(what, sizeof what, "cuBLASLt, %d x %d x %d: %.40s", (int)a->rows,
                  (int)a->w->shape.N, (int)a->w->shape.K, cublasLtGetStatusName(e));
         cuda_check(dev, cudaErrorUnknown, what);
     }

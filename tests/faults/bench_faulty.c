@@ -12,6 +12,9 @@
 
 #include "fault.h"
 
+#ifdef HAVE_CUDA
+#include <cuda_runtime_api.h>
+#endif
 #include <fnmatch.h>
 #include <pthread.h>
 #include <signal.h>
@@ -64,23 +67,31 @@ static void very_slow(void) {
     for (int i = 0; i < 5; i++) slow();
 }
 
+/* Not a death either: takes what is left of the GPU's memory, as another program may at any time,
+ * so that what is opened next finds none. */
+static void hog(void) {
+#ifdef HAVE_CUDA
+    enum { STEP = 64 << 20 };
+    size_t left = 0, all = 0;
+    void *taken = NULL;
+    if (cudaMemGetInfo(&left, &all) != cudaSuccess) return;
+    while (left > STEP && cudaMalloc(&taken, left) != cudaSuccess) left -= STEP;
+    cudaGetLastError();
+#endif
+}
+
 static const struct {
     const char *name;
     void (*act)(void);
     bool feed;   /* whether the chunk is fed after it */
     bool probed; /* only while a probe watches the chunk */
 } faults[] = {
-    {"abort", die_abort, true, false},
-    {"segv", die_segv, true, false},
-    {"hang", die_hang, true, false},
-    {"exit", die_exit, true, false},
-    {"oom", die_oom, true, false},
-    {"kill", die_kill, true, false},
-    {"slow", slow, true, false},
-    {"drop", NULL, false, false},
-    {"abort_traced", die_abort, true, true},
-    {"slow_traced", slow, true, true},
-    {"very_slow_traced", very_slow, true, true},
+    {"abort", die_abort, true, false}, {"segv", die_segv, true, false},
+    {"hang", die_hang, true, false},   {"exit", die_exit, true, false},
+    {"oom", die_oom, true, false},     {"kill", die_kill, true, false},
+    {"slow", slow, true, false},       {"hog", hog, true, false},
+    {"drop", NULL, false, false},      {"abort_traced", die_abort, true, true},
+    {"slow_traced", slow, true, true}, {"very_slow_traced", very_slow, true, true},
 };
 
 struct broken {
