@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { SKIPPED = 77 };
 
@@ -176,4 +177,10 @@ double gpu_time_ns(struct gpu_test *t, const struct variant *v, const void *args
     free(events);
     free(spans_ns);
     return result;
+}
+
+double gpu_test_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }

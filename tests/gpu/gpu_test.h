@@ -35,6 +35,7 @@ const struct variant *variant_named(enum device_kind kind, enum op op, const cha
 const char *exchange_kernel(int i, int gpus);
 /* Runs a CUDA variant and waits; the test fails on an error. args: the op's argument struct. */
 void gpu_run(struct gpu_test *t, const struct variant *v, const void *args);
+double gpu_test_seconds(void); /* of CLOCK_MONOTONIC */
 /* Median time of `repeats` runs after one, each between two events. */
 double gpu_time_ns(struct gpu_test *t, const struct variant *v, const void *args, int repeats);
 

@@ -56,19 +56,13 @@ static int64_t used_bytes(void) {
     return g.memory_used_bytes;
 }
 
-static double now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static void planning_leaves_nothing_on_the_gpu(void **state) {
     struct fixture *f = *state;
     const int64_t before = used_bytes();
-    const double begin = now_s();
+    const double begin = gpu_test_seconds();
     if (plan_make(&f->plan, &f->config, &f->errors) != STATUS_OK)
         fail_msg("%s", f->errors.e[0].text);
-    const double took = now_s() - begin;
+    const double took = gpu_test_seconds() - begin;
     assert_true(used_bytes() - before < 64 << 20); /* a context is several times that */
     assert_int_equal(f->plan.device, DEVICE_CUDA);
     assert_int_equal(f->plan.n, 2);
@@ -87,17 +81,17 @@ static double keep_busy(struct engine *e, const struct session_opts *opts, doubl
     static int32_t tokens[CHUNK];
     struct session *s;
     struct error err = {""};
-    const double begin = now_s();
+    const double begin = gpu_test_seconds();
     engine_random_tokens(1, 256, CHUNK, tokens);
     if (session_open(&s, e, opts, &err) != STATUS_OK) fail_msg("%s", err.text);
-    while (now_s() - begin < seconds) {
+    while (gpu_test_seconds() - begin < seconds) {
         struct chunk_result r;
         if (session_reset(s, &err) != STATUS_OK ||
             session_prefill(s, tokens, opts->prompt_tokens, &r, &err) != STATUS_OK)
             fail_msg("%s", err.text);
     }
     session_close(s);
-    return now_s() - begin;
+    return gpu_test_seconds() - begin;
 }
 
 static void a_chunk_has_clocks_and_an_energy_that_is_its_power_times_its_time(void **state) {

@@ -297,7 +297,9 @@ static void spans_leave_no_trace(void **state) {
 /* Eager, as a graph, with spans before. What is tried is said first: it might not end. */
 static void compare_gpus(struct forwarding f, const struct answer *one) {
     struct answer several;
+    const double began = gpu_test_seconds();
     struct engine *e = open_engine(&f);
+    print_message("opened in %.2f s\n", gpu_test_seconds() - began);
     for (int mode = 0; mode < 3; mode++) {
         char what[120];
         f.graph = mode == 1, f.traced = mode == 2;
@@ -307,7 +309,9 @@ static void compare_gpus(struct forwarding f, const struct answer *one) {
                  : f.traced ? "after spans"
                             : "eager");
         print_message("%s\n", what);
+        const double ran = gpu_test_seconds();
         run_on(e, &f, &several);
+        print_message("ran for %.2f s\n", gpu_test_seconds() - ran);
         assert_same_bits(&several, one, what);
         free(several.logits);
     }
