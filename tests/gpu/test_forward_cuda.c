@@ -229,6 +229,7 @@ static void bf16_is_as_near_to_float32_as_the_cpu_s(void **state) {
         compare_bf16(large_heads, 1 + i % 2, 1500, kernel);
     for (int i = 0; (kernel = attention_kernel(i, 32, 0)); i++)
         compare_bf16(small, 4, 1000, kernel);
+    compare_bf16(small, 8, 1000, "auto"); /* two ranks a kv head */
 }
 
 static void bits_do_not_depend_on_chunks_modes_or_pruning(const char *model, const char *attention,
