@@ -81,8 +81,8 @@ struct config {
     int64_t watchdog_s;          /* no progress for so long: the worker is killed */
     char output[PATH_MAX_BYTES]; /* result file; "": results/raw/NAME-TIME.h5 */
     char spans[8];               /* "auto", "all", "none": which chunks record op spans */
-    const char
-        *only; /* no key: the command's pattern of ids that the time is for. Borrowed; NULL: all */
+    const char *only;            /* no key: the command's ids that time goes to first, a pattern;
+                                    borrowed; NULL: all alike */
 
     /* [trace] */
     char nvtx[8];           /* "off", "case", "chunk", "op" */

@@ -709,17 +709,8 @@ static void explain_sampled(const struct making *m, int i, const struct budget_c
              format_seconds(t2, b->left_s), format_seconds(t3, usable_budget(m->p)));
 }
 
-static bool is_wanted(const struct plan *p, int i) {
-    return !p->config.only || fnmatch(p->config.only, p->cases[i].id, 0) == 0;
-}
-
 static void take_decision(struct making *m, int i, const struct budget_case *b) {
     struct case_plan *c = &m->p->cases[i];
-    if (!is_wanted(m->p, i)) {
-        c->coverage = COVER_SKIPPED;
-        snprintf(c->reason, sizeof c->reason, "not asked for: --only %s", m->p->config.only);
-        return;
-    }
     c->coverage = b->chosen < 0 ? COVER_SKIPPED : b->form[b->chosen].coverage;
     if (c->coverage == COVER_SKIPPED) {
         explain_skipped(m, i, b);
@@ -736,16 +727,27 @@ static void take_decision(struct making *m, int i, const struct budget_case *b) 
     m->p->total_s += c->predicted_total_s;
 }
 
-static bool launch_is_wanted(const struct plan *p, int launch) {
-    for (int i = 0; i < p->n; i++)
-        if (p->cases[i].launch == launch && is_wanted(p, i)) return true;
-    return false;
-}
-
 static bool launch_runs(const struct plan *p, int launch) {
     for (int i = 0; i < p->n; i++)
         if (p->cases[i].launch == launch && p->cases[i].coverage != COVER_SKIPPED) return true;
     return false;
+}
+
+static bool is_wanted(const struct plan *p, int i) {
+    return !p->config.only || fnmatch(p->config.only, p->cases[i].id, 0) == 0;
+}
+
+/* For the cases that were asked for, or for the others; returns what is left of the budget. */
+static double decide(struct making *m, struct budget_case *offers, bool wanted, double budget) {
+    struct plan *p = m->p;
+    for (int i = 0; i < p->n; i++) {
+        offers[i] = (struct budget_case){.group = prompt_number(p, &p->cases[i])};
+        if (is_wanted(p, i) == wanted) offers[i] = offer_of(m, i);
+    }
+    const double left = budget - budget_decide(offers, p->n, budget);
+    for (int i = 0; i < p->n; i++)
+        if (is_wanted(p, i) == wanted) take_decision(m, i, &offers[i]);
+    return left;
 }
 
 /* Loading is paid first, for every launch that may run: the budget of the cases is what it leaves.
@@ -755,17 +757,14 @@ static void decide_coverage(struct making *m) {
     struct budget_case *offers = calloc((size_t)p->n, sizeof *offers);
     const int threads = p->device_info.threads > 0 ? p->device_info.threads : machine_cores();
     const double load = predict_load_s(&p->model, p->device, threads);
-    int launches = 0;
-    for (int i = 0; i < p->launches; i++) launches += launch_is_wanted(p, i);
-    const double budget = p->config.time_budget_s ? usable_budget(p) - launches * load : INFINITY;
+    const double budget =
+        p->config.time_budget_s ? usable_budget(p) - p->launches * load : INFINITY;
     if (!offers) {
         finding(m, STATUS_NO_MEMORY, "run", "time_budget", "no memory for the plan");
         return;
     }
-    for (int i = 0; i < p->n; i++)
-        if (is_wanted(p, i)) offers[i] = offer_of(m, i);
-    budget_decide(offers, p->n, budget);
-    for (int i = 0; i < p->n; i++) take_decision(m, i, &offers[i]);
+    const double left = decide(m, offers, true, budget);
+    decide(m, offers, false, left);
     for (int i = 0; i < p->launches; i++)
         if (launch_runs(p, i)) p->load_s += load;
     p->total_s += p->load_s;

@@ -25,10 +25,10 @@
 /* WIDER: elements between rows that are further apart than they are wide. */
 enum { SEARCH_ROWS = 8192, LONG_ROWS = 32768, LONG_BYTES = 1 << 30, ALIGNMENT = 16, WIDER = 64 };
 /* NAMED: algorithms that the library is asked for, for each number of rows. A time is the mean of
- * ROUNDS rounds of REPEATS runs after the warm-up, whose rounds run for so many milliseconds, or
- * are so many where products are short. */
-enum { NAMED = 32, REPEATS = 4, ROUNDS = 5, WARM_MS = 500, WARM_ROUNDS = 20 };
-static const double FAR_OFF = 1.25; /* times the fastest: no more rounds */
+ * up to ROUNDS rounds of REPEATS runs, no more than fit in MOST_MS, after a warm-up of WARM_MS, or
+ * of WARM_ROUNDS where products are short. */
+enum { NAMED = 32, REPEATS = 4, ROUNDS = 5, WARM_MS = 500, WARM_ROUNDS = 20, MOST_MS = 2500 };
+static const double FAR_OFF = 1.25; /* times the fastest: timed no more */
 
 /* The numbers of rows for which an algorithm must exist: one, primes, tiles, chunks. */
 static const int32_t row_numbers[] = {1, 7, 128, 1000, 8192, 32768, 131072};
@@ -188,13 +188,12 @@ static size_t matrix(struct weight_shape s, int32_t rows, int32_t cols) {
 
 /* Whether a chunk's operands take much memory: such products are made in blocks of rows. */
 static bool wide(struct weight_shape s) {
-    return matrix(s, LONG_ROWS, s.K) + matrix(s, LONG_ROWS, s.N) > LONG_BYTES;
+    return matrix(s, LONG_ROWS, s.K) + matrix(s, LONG_ROWS, s.N) >= LONG_BYTES;
 }
 
-static enum status open_search(struct search *f, struct device *dev, struct weight_shape s,
-                               struct error *err) {
-    *f = (struct search){
-        .dev = dev, .shape = s, .rows = {SEARCH_ROWS, LONG_ROWS}, .sizes = wide(s) ? 1 : 2};
+static enum status open_sized(struct search *f, struct device *dev, struct weight_shape s,
+                              int sizes, struct error *err) {
+    *f = (struct search){.dev = dev, .shape = s, .rows = {SEARCH_ROWS, LONG_ROWS}, .sizes = sizes};
     const int32_t most = f->rows[f->sizes - 1];
     const size_t bytes = arena_bytes(matrix(s, s.N, s.K)) + arena_bytes(matrix(s, most, s.K)) +
                          arena_bytes(matrix(s, most, s.N)) +
@@ -212,6 +211,13 @@ static enum status open_search(struct search *f, struct device *dev, struct weig
     return STATUS_OK;
 }
 
+/* For a chunk's rows only where there is memory for them. */
+static enum status open_search(struct search *f, struct device *dev, struct weight_shape s,
+                               struct error *err) {
+    if (!wide(s) && open_sized(f, dev, s, 2, NULL) == STATUS_OK) return STATUS_OK;
+    return open_sized(f, dev, s, 1, err);
+}
+
 /* Rows [begin, begin + rows) of x into y. */
 static cublasStatus_t some_rows(const struct search *f, const cublasLtMatmulAlgo_t *algo,
                                 int32_t begin, int32_t rows, void *y) {
@@ -223,15 +229,16 @@ static cublasStatus_t some_rows(const struct search *f, const cublasLtMatmulAlgo
                     (char *)y + matrix(s, begin, s.N));
 }
 
-/* Milliseconds of one product; negative when it fails. */
-static float time_of(const struct search *f, const cublasLtMatmulAlgo_t *algo, int32_t rows) {
+/* Milliseconds of one product, the mean of so many; negative when it fails. */
+static float time_of(const struct search *f, const cublasLtMatmulAlgo_t *algo, int32_t rows,
+                     int repeats) {
     cudaStream_t stream = cuda_device(f->dev)->stream;
     cudaEvent_t begin = NULL, end = NULL;
     float ms = -1;
     bool ok = cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess &&
               some_rows(f, algo, 0, rows, f->y) == CUBLAS_STATUS_SUCCESS &&
               cudaEventRecord(begin, stream) == cudaSuccess;
-    for (int i = 0; i < REPEATS && ok; i++)
+    for (int i = 0; i < repeats && ok; i++)
         ok = some_rows(f, algo, 0, rows, f->y) == CUBLAS_STATUS_SUCCESS;
     if (!ok || cudaEventRecord(end, stream) != cudaSuccess ||
         cudaEventSynchronize(end) != cudaSuccess ||
@@ -239,7 +246,7 @@ static float time_of(const struct search *f, const cublasLtMatmulAlgo_t *algo, i
         ms = -1;
     if (begin) cudaEventDestroy(begin);
     if (end) cudaEventDestroy(end);
-    return ms < 0 ? ms : ms / REPEATS;
+    return ms < 0 ? ms : ms / (float)repeats;
 }
 
 /* Whether rows have the same bits in products of other sizes as in the one of all rows. */
@@ -266,14 +273,15 @@ static bool keeps_bits(const struct search *f, const cublasLtMatmulAlgo_t *algo)
 struct candidate {
     cublasLtMatmulAlgo_t algo;
     double ms;    /* of SEARCH_ROWS rows */
-    double score; /* milliseconds for SEARCH_ROWS rows, summed over the numbers of rows */
+    double score; /* milliseconds for SEARCH_ROWS rows, the mean over the numbers of rows */
     int place;
     bool far_off;
 };
 
 static int by_score(const void *a, const void *b) {
-    const double x = ((const struct candidate *)a)->score, y = ((const struct candidate *)b)->score;
-    return (x > y) - (x < y);
+    const struct candidate *x = a, *y = b;
+    if (x->far_off != y->far_off) return x->far_off - y->far_off;
+    return (x->score > y->score) - (x->score < y->score);
 }
 
 static int by_place(const void *a, const void *b) {
@@ -302,43 +310,60 @@ static cublasStatus_t add_candidates(const struct search *f, int32_t rows, struc
     return e;
 }
 
-/* One round of one of them, counted with that weight; false when it does not run. */
-static bool time_once(const struct search *f, struct candidate *c, double weight, double *busy_ms) {
-    for (int i = 0; i < f->sizes; i++) {
-        const double ms = (double)time_of(f, &c->algo, f->rows[i]);
+/* Adds to the times of one of them; false when it does not run. */
+static bool time_once(const struct search *f, struct candidate *c, int sizes, int repeats,
+                      double *busy_ms) {
+    for (int i = 0; i < sizes; i++) {
+        const double ms = (double)time_of(f, &c->algo, f->rows[i], repeats);
         if (ms < 0) return false;
-        *busy_ms += ms * REPEATS;
-        if (i == 0) c->ms += weight * ms;
-        c->score += weight * ms * SEARCH_ROWS / f->rows[i];
+        *busy_ms += ms * (repeats + 1);
+        if (i == 0) c->ms += ms;
+        c->score += ms * SEARCH_ROWS / f->rows[i] / sizes;
     }
     return true;
 }
 
-/* Those far slower than the fastest keep their times; those of the others are to be taken anew. */
-static void set_apart(struct candidate *c, int n) {
-    double best = INFINITY;
-    for (int i = 0; i < n; i++) best = fmin(best, c[i].score);
-    for (int i = 0; i < n; i++) {
-        c[i].far_off = c[i].score > FAR_OFF * best;
-        if (!c[i].far_off) c[i].ms = c[i].score = 0;
+/* One round of those that are not far off; returns how many are left: what did not run is gone. */
+static int time_all(const struct search *f, struct candidate *c, int n, int sizes, int repeats,
+                    double *busy_ms) {
+    for (int i = 0; i < n;) {
+        if (c[i].far_off || time_once(f, &c[i], sizes, repeats, busy_ms))
+            i++;
+        else
+            c[i] = c[--n];
     }
+    return n;
 }
 
-/* Times them in turn; returns how many ran: the others are gone. */
+static void forget_times(struct candidate *c, int n) {
+    for (int i = 0; i < n; i++)
+        if (!c[i].far_off) c[i].ms = c[i].score = 0;
+}
+
+/* Until the card's clocks are those of a long run; the last round says which are worth more. */
+static int warm_up(const struct search *f, struct candidate *c, int n, double *busy_ms) {
+    double best = INFINITY;
+    for (int round = 0; n > 0 && round < WARM_ROUNDS && *busy_ms < WARM_MS; round++) {
+        forget_times(c, n);
+        n = time_all(f, c, n, 1, 1, busy_ms);
+    }
+    for (int i = 0; i < n; i++) best = fmin(best, c[i].score);
+    for (int i = 0; i < n; i++) c[i].far_off = c[i].score > FAR_OFF * best;
+    forget_times(c, n);
+    return n;
+}
+
+/* Times them in turn; returns how many ran. */
 static int time_candidates(const struct search *f, struct candidate *c, int n) {
     double busy_ms = 0;
-    for (int warm = 0, round = 0; round < ROUNDS && n > 0;) {
-        const bool counts = busy_ms >= WARM_MS || warm >= WARM_ROUNDS;
-        for (int i = 0; i < n;) {
-            if (c[i].far_off || time_once(f, &c[i], counts ? 1.0 / ROUNDS : 1, &busy_ms))
-                i++;
-            else
-                c[i] = c[--n];
-        }
-        if (!counts) set_apart(c, n);
-        warm += !counts;
-        round += counts;
+    int rounds = 0;
+    n = warm_up(f, c, n, &busy_ms);
+    while (n > 0 && rounds < ROUNDS && (rounds == 0 || busy_ms < MOST_MS)) {
+        n = time_all(f, c, n, f->sizes, REPEATS, &busy_ms);
+        rounds++;
     }
+    for (int i = 0; i < n; i++)
+        if (!c[i].far_off) c[i].ms /= rounds, c[i].score /= rounds;
     return n;
 }
 

@@ -49,6 +49,14 @@ class Interrupt(drive.BenchTest):
         self.assertEqual({status for status, _ in self.cases().values()}, {"ok"})
         self.assertFalse(self.partial.exists())
 
+    def test_what_was_not_asked_for_at_first_runs_when_it_is_resumed(self):
+        process = self.begin("slow:1", "--only", "*_eager_*")
+        os.kill(process.pid, signal.SIGINT)
+        self.expect(self.finish(process), 130)
+        self.assertTrue(all("_eager_" in name for name in self.cases()))
+        self.resume()
+        self.assertEqual(len(self.cases()), 2)
+
     def test_a_chunk_alone_leaves_nothing_to_go_on_with(self):
         # one chunk that takes many seconds
         config = self.write_config(prompt__source="needle:64k", engine__max_num_batched_tokens="131072")

@@ -67,14 +67,15 @@ static void very_slow(void) {
     for (int i = 0; i < 5; i++) slow();
 }
 
-/* Not a death either: takes what is left of the GPU's memory, as another program may at any time,
- * so that what is opened next finds none. */
+/* Not a death either: takes the GPU's memory, as another program may at any time, but for what
+ * loading a kernel needs: what is opened next finds none. */
 static void hog(void) {
 #ifdef HAVE_CUDA
     enum { STEP = 64 << 20 };
     size_t left = 0, all = 0;
     void *taken = NULL;
-    if (cudaMemGetInfo(&left, &all) != cudaSuccess) return;
+    if (cudaMemGetInfo(&left, &all) != cudaSuccess || left < 4 * (size_t)STEP) return;
+    left -= 3 * (size_t)STEP;
     while (left > STEP && cudaMalloc(&taken, left) != cudaSuccess) left -= STEP;
     cudaGetLastError();
 #endif
