@@ -210,7 +210,7 @@ static enum status draw_traces(struct drawing *d, const struct record_run *run, 
     if (s == STATUS_OK && d->drawn == 0)
         s = error_set(err, STATUS_INVALID,
                       "%s: no case has spans or kernels to draw; `bench run --set run.spans=all` "
-                      "records spans",
+                      "records spans, but not with --once",
                       d->o->path);
     return s;
 }

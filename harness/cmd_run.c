@@ -52,7 +52,8 @@ static int parse(struct run *r, int argc, char **argv) {
     const struct argument arguments[] = {
         {"--set", ARGUMENT_LIST, &r->sets, "SECTION.KEY=VALUE", "override a key; may be repeated"},
         {"-o", ARGUMENT_VALUE, &r->output, "FILE", "result file; default results/raw/NAME-TIME.h5"},
-        {"--only", ARGUMENT_VALUE, &r->only, "ID", "only cases with this id, with the time budget theirs first; * and ? match"},
+        {"--only", ARGUMENT_VALUE, &r->only, "ID",
+         "only cases with this id, with the time budget theirs first; * and ? match"},
         {"--chunk", ARGUMENT_VALUE, &r->chunk, "N",
          "with --once: this chunk alone, counted from 1, or last"},
         {"--once", ARGUMENT_FLAG, &r->once, NULL,

@@ -160,8 +160,7 @@ static const struct library_question questions[] = {
      "ranks on GPUs that do not reach each other's memory",
      "install libnccl2"},
     {"CUPTI",
-     {"libcupti.so.13", "libcupti.so.12",
-      "/usr/local/cuda/extras/CUPTI/lib64/libcupti.so.13"},
+     {"libcupti.so.13", "libcupti.so.12", "/usr/local/cuda/extras/CUPTI/lib64/libcupti.so.13"},
      "cuptiGetVersion",
      VERSION_STORED,
      10000,
@@ -200,8 +199,9 @@ void doctor_look_at_gpu_libraries(struct doctor_findings *f, const struct gpu_li
         bool there = false;
         jsondoc_get_bool(one, "there", &there);
         doctor_add(f, questions[i].name, there || !needed ? LEVEL_OK : LEVEL_WARNING,
-                   there || !needed ? "" : questions[i].fix, "%s%s%s%.300s", there ? "" : "not there, so no ",
-                   there ? "" : questions[i].used_for, there ? "" : ": ", text ? text : "");
+                   there || !needed ? "" : questions[i].fix, "%s%s%s%.300s",
+                   there ? "" : "not there, so no ", there ? "" : questions[i].used_for,
+                   there ? "" : ": ", text ? text : "");
     }
     jsondoc_close(answer);
 }

@@ -152,6 +152,8 @@ static enum status no_kernels(const struct case_result *r, int chunk, struct err
             "records those of every one",
             chunk + 1, r->id,
             trace_chunk_list(list, &t->chunks[0].chunk, sizeof *t->chunks, t->n_chunks));
+    if (!t->wanted && result_is_once(r))
+        return error_set(err, STATUS_INVALID, "%s has no kernels: %s", r->id, r->reason);
     return error_set(err, STATUS_INVALID, "%s has no kernels: %s", r->id,
                      t->note[0]   ? kernel_view_why(r)
                      : !t->wanted ? "none were recorded; `--set trace.cupti=last` records those of "

@@ -737,6 +737,12 @@ static bool is_wanted(const struct plan *p, int i) {
     return !p->config.only || fnmatch(p->config.only, p->cases[i].id, 0) == 0;
 }
 
+static bool launch_is_wanted(const struct plan *p, int launch) {
+    for (int i = 0; i < p->n; i++)
+        if (p->cases[i].launch == launch && is_wanted(p, i)) return true;
+    return false;
+}
+
 /* For the cases that were asked for, or for the others; returns what is left of the budget. */
 static double decide(struct making *m, struct budget_case *offers, bool wanted, double budget) {
     struct plan *p = m->p;
@@ -757,14 +763,15 @@ static void decide_coverage(struct making *m) {
     struct budget_case *offers = calloc((size_t)p->n, sizeof *offers);
     const int threads = p->device_info.threads > 0 ? p->device_info.threads : machine_cores();
     const double load = predict_load_s(&p->model, p->device, threads);
-    const double budget =
-        p->config.time_budget_s ? usable_budget(p) - p->launches * load : INFINITY;
+    int asked_for = 0;
+    for (int i = 0; i < p->launches; i++) asked_for += launch_is_wanted(p, i);
+    const double budget = p->config.time_budget_s ? usable_budget(p) - asked_for * load : INFINITY;
     if (!offers) {
         finding(m, STATUS_NO_MEMORY, "run", "time_budget", "no memory for the plan");
         return;
     }
     const double left = decide(m, offers, true, budget);
-    decide(m, offers, false, left);
+    decide(m, offers, false, left - (p->launches - asked_for) * load);
     for (int i = 0; i < p->launches; i++)
         if (launch_runs(p, i)) p->load_s += load;
     p->total_s += p->load_s;

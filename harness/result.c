@@ -259,6 +259,10 @@ const char *result_kernel_name(const struct case_result *r, int op, int variant)
     return foreign < r->n_foreign ? r->foreign_kernel[foreign] : variant_name((enum op)op, variant);
 }
 
+bool result_is_once(const struct case_result *r) {
+    return r->coverage == COVER_SAMPLED && !r->ttft_estimated;
+}
+
 int result_memories(const struct case_result *r) {
     const bool host = strcmp(r->device, device_kind_name(DEVICE_CPU)) == 0;
     if (r->memories > 0) return r->memories;

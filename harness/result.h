@@ -250,6 +250,8 @@ struct case_summary {
 int result_memories(const struct case_result *r);
 /* Name of the kernel of a span. */
 const char *result_kernel_name(const struct case_result *r, int op, int variant);
+/* Whether a chunk of it ran alone (bench run --once), which `reason` tells. */
+bool result_is_once(const struct case_result *r);
 void result_summary(const struct case_result *r, struct case_summary *out);
 
 #endif

@@ -216,7 +216,7 @@ static enum status no_spans(const struct case_result *r, int chunk, struct error
             "chunk %d of %s was not traced; traced: %s; `--set run.spans=all` traces every one",
             chunk + 1, r->id,
             trace_chunk_list(list, &r->spans[0].chunk, sizeof *r->spans, r->n_spans));
-    if (r->coverage == COVER_SAMPLED && !r->ttft_estimated)
+    if (result_is_once(r))
         return error_set(err, STATUS_INVALID, "%s has no spans: %s", r->id, r->reason);
     return error_set(err, STATUS_INVALID,
                      "%s has no spans: it had no warm-up pass to record, and no chunk short enough "

@@ -317,22 +317,22 @@ static void add_op_names(struct writer *w) {
 
 /* ---- ranges and kernels ---- */
 
-static void add_range_of(struct writer *w, int64_t thread, int64_t begin_ns, int64_t end_ns,
-                         int64_t name) {
+static void add_range_of(struct writer *w, int64_t domain, int64_t thread, int64_t begin_ns,
+                         int64_t end_ns, int64_t name) {
     if (w->code != SQLITE_OK) return;
     check(w, sqlite3_bind_int64(w->range, 1, begin_ns - w->origin_ns));
     check(w, sqlite3_bind_int64(w->range, 2, end_ns - w->origin_ns));
     check(w, sqlite3_bind_int(w->range, 3, RANGE));
     check(w, sqlite3_bind_int64(w->range, 5, thread));
     check(w, sqlite3_bind_int64(w->range, 6, name));
-    check(w, sqlite3_bind_int(w->range, 7, DOMAIN));
+    check(w, sqlite3_bind_int64(w->range, 7, domain));
     step(w, w->range);
 }
 
 /* Of a thread of the process that stands for spans. */
 static void add_range(struct writer *w, int thread, int64_t begin_ns, int64_t end_ns,
                       int64_t name) {
-    add_range_of(w, THREAD + thread, begin_ns, end_ns, name);
+    add_range_of(w, DOMAIN, THREAD + thread, begin_ns, end_ns, name);
 }
 
 static void add_span(struct writer *w, const struct span_row *row) {
@@ -513,8 +513,8 @@ static void add_recorded_ranges(struct writer *w) {
     for (int64_t i = 0; w->code == SQLITE_OK && i < log->n_ranges; i++) {
         const struct activity_range *r = &log->ranges[i];
         if (kernel_view_has(w->t->kernels, &r->head))
-            add_range_of(w, log_thread(r->process, r->thread), r->head.begin_ns, r->head.end_ns,
-                         text_id(w, r->name));
+            add_range_of(w, text_id(w, r->domain), log_thread(r->process, r->thread),
+                         r->head.begin_ns, r->head.end_ns, text_id(w, r->name));
     }
 }
 
@@ -608,7 +608,8 @@ static void add_recorded(struct writer *w) {
 
 /* ---- whose they are ---- */
 
-/* An export's queries join ranges with the domain of their process, and records with the names of
+/* A domain's number is that of its name; that of spans is 1, in process 1 alone.
+ * An export's queries join ranges with the domain of their process, and records with the names of
  * processes and threads: each process of a record has all three. Process 1 stands for spans. */
 static const char owners[] =
     "CREATE TEMP VIEW threads AS SELECT globalTid AS tid FROM NVTX_EVENTS"
@@ -616,8 +617,8 @@ static const char owners[] =
     " UNION SELECT globalTid FROM PROFILER_OVERHEAD"
     " UNION SELECT globalTid FROM CUDA_GRAPH_NODE_EVENTS;"
     "INSERT INTO NVTX_EVENTS (start, eventType, text, globalTid, domainId)"
-    " SELECT 0, 75, iif(globalTid >> 24 = 1, 'bench spans', 'bench'), min(globalTid), 1"
-    " FROM NVTX_EVENTS GROUP BY globalTid >> 24;";
+    " SELECT 0, 75, iif(globalTid >> 24 = 1, 'bench spans', value), min(globalTid), domainId"
+    " FROM NVTX_EVENTS LEFT JOIN StringIds ON id = domainId GROUP BY globalTid >> 24, domainId;";
 static const char insert_processes[] =
     "INSERT INTO PROCESSES (globalPid, pid, name) SELECT pid << 24, pid,"
     " iif(pid = 1, ?1, ?1 || ' worker') || ' ' || ?2 FROM"

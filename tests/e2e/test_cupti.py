@@ -212,17 +212,19 @@ class Cupti(drive.BenchTest):
     def test_a_summary_of_ranges_does_not_add_spans_and_what_the_host_marked(self):
         self.record(run__warmup=1)
         facts, tables = self.trace()
-        with h5py.File(self.file, "r+") as f:  # as if CUPTI had seen a range of an op: the fake sees none
+        with h5py.File(self.file, "r+") as f:  # as if CUPTI had seen a range of an op, and one of a library: the fake sees none
             group = f["case"][EAGER]["trace"]
-            mark = np.zeros(1, group["NVTX_EVENTS"].dtype)
+            mark = np.zeros(2, group["NVTX_EVENTS"].dtype)
             thread = tables["CUPTI_ACTIVITY_KIND_RUNTIME"]["globalTid"][0]
             text = [drive.text(v) for v in tables["StringIds"]["value"]]
-            strings = np.concatenate([group["StringIds"][:]] * 2)[:len(text) + 2]
-            for i, name in enumerate(("attention", "bench")):
+            strings = np.concatenate([group["StringIds"][:]] * 2)[:len(text) + 3]
+            for i, name in enumerate(("attention", "bench", "NCCL")):
                 strings["id"][len(text) + i], strings["value"][len(text) + i] = len(text) + i, name
             for name, value in (("start", 5), ("end", 12), ("eventType", 59), ("textId", len(text)), ("globalTid", thread),
                                 ("domainNameId", len(text) + 1)):
                 mark[name] = value
+            mark["domainNameId"][1] += 1
+            mark["end"][1] = 25
             for name, rows in (("NVTX_EVENTS", mark), ("StringIds", strings)):
                 attributes = dict(group[name].attrs)
                 del group[name]
@@ -240,6 +242,7 @@ class Cupti(drive.BenchTest):
         self.addCleanup(db.close)
         found = {row[0]: row[1:3] for row in db.execute(RANGE_SUMMARY)}
         self.assertEqual(found["bench:attention"], (7, 1))
+        self.assertEqual(found["NCCL:attention"], (20, 1))
         self.assertEqual(found["bench spans:attention"][1], attention)
 
     def test_streams_are_tracks_of_their_own(self):

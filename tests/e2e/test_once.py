@@ -41,6 +41,7 @@ class Once(drive.BenchTest):
         self.assertNotRegex(shown, r"spot ok|~\d")
         traced = self.expect(self.bench("trace", self.file, "--case", EAGER), 4, "has no spans", "chunk 2 of 4 alone, once")
         self.assertNotIn("run.spans", traced.err)  # would not help
+        traced = self.expect(self.bench("trace", self.file, "--case", EAGER, "--kernels"), 4, "has no kernels", "chunk 2 of 4 alone, once")
         summary = json.loads(self.expect(self.bench("show", self.file, "--json"), 0).out)
         case = summary["cases"][0]
         self.assertIsNone(case.get("ttft_median_ns") or None)

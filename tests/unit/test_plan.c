@@ -573,6 +573,18 @@ static void cases_that_are_asked_for_have_the_time_first(void **state) {
         if (i != 5 && f->plan.cases[i].coverage != COVER_FULL)
             assert_has(f->plan.cases[i].reason, "time: ");
     assert_true(f->plan.total_s <= (double)f->config.time_budget_s);
+
+    /* a launch that is not asked for is not loaded: time for one case and one loading is enough */
+    const char *const ranks = "engine.tensor_parallel_size=1,2,4", *one = "*_tp1_*";
+    const char *const model = "model.path=random:half-b", *prompt = "prompt.source=random:2k";
+    make_ok(f, SETS(model, prompt, ranks, eager, "run.time_budget=0", "run.coverage=full"));
+    snprintf(budget, sizeof budget, "run.time_budget=%.0f",
+             ceil((f->plan.cases[0].predicted_total_s + 1.5 * f->plan.load_s / 3) / 0.9));
+    load(f, SETS(model, prompt, ranks, eager, budget, "run.coverage=full"));
+    plan_free(&f->plan);
+    f->config.only = one;
+    assert_int_equal(plan_make(&f->plan, &f->config, &f->errors), STATUS_OK);
+    assert_int_equal(f->plan.cases[0].coverage, COVER_FULL);
     plan_free(&f->plan);
 }
 
