@@ -90,7 +90,7 @@ static const struct {
     {"abort", die_abort, true, false}, {"segv", die_segv, true, false},
     {"hang", die_hang, true, false},   {"exit", die_exit, true, false},
     {"oom", die_oom, true, false},     {"kill", die_kill, true, false},
-    {"slow", slow, true, false},       {"hog", hog, true, false},
+    {"slow", slow, true, false},       {"hog", hog, true, false}, /* of a GPU */
     {"drop", NULL, false, false},      {"abort_traced", die_abort, true, true},
     {"slow_traced", slow, true, true}, {"very_slow_traced", very_slow, true, true},
 };
