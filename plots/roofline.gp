@@ -29,7 +29,7 @@ set ylabel 'speed' offset 1, 0
 set lmargin 15
 set rmargin 3
 
-set label 110 rate(sprintf('%.3g', ROOF) + 0) at HIGH_X / 1.1, ROOF * 1.35 right boxed font SMALL textcolor rgb INK
+set label 110 rate(sprintf('%.2e', ROOF) + 0) at HIGH_X / 1.1, ROOF * 1.35 right boxed font SMALL textcolor rgb INK
 set label 111 memory(COPY).' copied' at SLOPE / 1.2, ceiling(SLOPE) * 1.5 right boxed font SMALL textcolor rgb INK
 set label 112 'size of a point: share of the time; small: single chunks; caches beat the slanted ceiling' \
     at graph 0.02, graph 0.955 left boxed font SMALL textcolor rgb FAINT

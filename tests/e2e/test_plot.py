@@ -425,6 +425,16 @@ class TracePlot(drive.BenchTest):
         self.assertIn("memory_in_use is left out: the file has no memory timeline", result.err)
 
     @needs_gnuplot
+    def test_ceilings_of_any_number_of_digits_are_drawn(self):
+        copy = self.folder / "round.h5"
+        for roof in (3e12, 2.5e11, 299792458000.0, 7e8):  # 3e+12 as a text is no number to gnuplot
+            shutil.copy(self.path, copy)
+            with h5py.File(copy, "r+") as f:
+                for case in self.cases:
+                    f["case"][case].attrs["measured_roof_flops"] = np.float64(roof)
+            self.expect(self.bench("plot", copy, "--trace", "--case", self.cases[0], "-o", self.out), 0)
+
+    @needs_gnuplot
     def test_pictures_of_a_trace_with_drops_say_so(self):
         copy = self.folder / "dropped.h5"
         shutil.copy(self.path, copy)
