@@ -150,6 +150,13 @@ static void put_depths(FILE *out, struct view *v) {
     }
 }
 
+/* Chunks that have a bar. */
+static int depths_of(const struct view *v) {
+    int n = 0;
+    for (int i = 0; i < v->t.n_parts; i++) n += v->t.parts[i].device == v->fullest->device;
+    return n;
+}
+
 /* Where layers begin: their first op; about ten of them. */
 static void put_layers(FILE *out, const struct view *v) {
     enum { TICKS = 10 };
@@ -187,7 +194,11 @@ void plot_memory_in_use(const struct plot *p, struct plot_files *f) {
     for (int64_t i = 0; i < r->n_buffers; i++)
         if (r->buffers[i].device == v.fullest->device) seen[r->buffers[i].buffer.category] = true;
     put_categories(f, seen);
-    put_note(f, &v, "");
+    char of_all[64] = "";
+    const int recorded = depths_of(&v);
+    if (recorded < trace_chunks_of(r))
+        snprintf(of_all, sizeof of_all, "; %d of them have a memory timeline", recorded);
+    put_note(f, &v, of_all);
     plot_set_number(f, "RESERVED", (double)v.peak.reserved);
     plot_set_number(f, "TOKENS", r->prompt_tokens);
     plot_set_number(f, "OPS", (double)(v.fullest->end_span - v.fullest->first_span));

@@ -425,6 +425,26 @@ class TracePlot(drive.BenchTest):
         self.assertIn("memory_in_use is left out: the file has no memory timeline", result.err)
 
     @needs_gnuplot
+    def test_a_chunk_without_a_timeline_is_missed_by_name(self):
+        copy = self.folder / "some.h5"
+        shutil.copy(self.path, copy)
+        with h5py.File(copy, "r+") as f:
+            spans = f["case"][self.cases[0]]["spans"]
+            memory = spans["memory"]
+            kept = spans["chunk"][:][memory["span"][:]] != 1
+            for name in list(memory):
+                rows = memory[name][:][kept]
+                del memory[name]
+                memory[name] = rows
+            memory.attrs["rows"] = np.int64(kept.sum())
+        for path, said in ((self.path, False), (copy, True)):
+            self.expect(self.bench("plot", path, "--trace", "--case", self.cases[0], "-o", self.out, "--keep-data"), 0)
+            self.assertEqual(len({row[0] for row in self.data("memory_in_use", "depth.dat")}), 3 if said else 4)
+            note = (self.out / f"{self.cases[0]}-memory_in_use-data" / "settings.gp").read_text()
+            self.assertEqual("; 3 of them have a memory timeline" in note, said)
+            self.assertEqual("have a memory timeline" in note, said)
+
+    @needs_gnuplot
     def test_ceilings_of_any_number_of_digits_are_drawn(self):
         copy = self.folder / "round.h5"
         for roof in (3e12, 2.5e11, 299792458000.0, 7e8):  # 3e+12 as a text is no number to gnuplot
