@@ -219,9 +219,9 @@ static enum status issue_chunk(struct part *p, const struct chunk *c, struct err
 }
 
 enum status part_prefill(struct part *p, const struct chunk *c, struct error *err) {
-    device_clock_begin(p->dev);
+    device_mark(p->dev, MARK_CHUNK_BEGIN);
     const enum status s = issue_chunk(p, c, err);
-    device_clock_end(p->dev);
+    device_mark(p->dev, MARK_CHUNK_END);
     p->issued_ns = now_ns();
     return s == STATUS_OK ? device_sync(p->dev, err) : s;
 }

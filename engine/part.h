@@ -34,7 +34,9 @@ enum status part_open(struct part *p, const struct engine *e, int device,
 enum status part_get_ready(struct part *p, struct error *err);
 void part_close(struct part *p);
 
-/* All parts together, and waited for. */
+/* Marks of its device. */
+enum part_mark { MARK_CHUNK_BEGIN, MARK_CHUNK_END };
+/* All parts together, and waited for. The chunk is between the marks. */
 enum status part_prefill(struct part *p, const struct chunk *c, struct error *err);
 /* The first token is sampled from the logits that the prompt left; later ones (step not NULL) run
  * the one before through the model. */

@@ -318,7 +318,8 @@ enum status session_prefill(struct session *s, const int32_t *tokens, int32_t n,
     for (int i = 0; i < d->n; i++) {
         const int64_t host_ns = s->part[i].issued_ns - begin;
         if (host_ns > out->host_ns) out->host_ns = host_ns;
-        out->device_latency_ns[d->first + i] = device_clock_ns(s->part[i].dev);
+        out->device_latency_ns[d->first + i] =
+            device_mark_ns(s->part[i].dev, MARK_CHUNK_BEGIN, MARK_CHUNK_END);
         part_count(&s->part[i], &c, &out->flops, &out->bytes);
     }
     for (int i = 0; i < d->total && !team_follows(d->team); i++)

@@ -124,11 +124,11 @@ static enum status run_batch(void *ctx, int i, struct error *err) {
     struct sum_bench *b = ctx;
     struct device *dev = b->devices.dev[i];
     enum status s = STATUS_OK;
-    device_clock_begin(dev);
+    device_mark(dev, 0);
     for (int k = 0; k < b->batch && s == STATUS_OK; k++) s = sum_once(b, i, err);
-    device_clock_end(dev);
+    device_mark(dev, 1);
     if (s == STATUS_OK) s = device_sync(dev, err);
-    b->of[i].ns = s == STATUS_OK ? device_clock_ns(dev) : 0;
+    b->of[i].ns = s == STATUS_OK ? device_mark_ns(dev, 0, 1) : 0;
     return s;
 }
 

@@ -90,24 +90,24 @@ static bool start_thread(struct clocks *c) {
 
 /* ---- opening and closing */
 
-static void find_gpus(struct clocks *c, const struct engine_info *info) {
-    for (int i = 0; i < info->devices && i < MAX_RANKS; i++) {
-        const char *id = info->device[i].bus_id;
+static void find_gpus(struct clocks *c, const struct device_info *devices, int n) {
+    for (int i = 0; i < n && i < MAX_RANKS; i++) {
+        const char *id = devices[i].bus_id;
         const int gpu = id[0] ? nvml_find(c->nvml, id) : -1;
         if (gpu >= 0) c->of[c->n++] = (struct sums){.device = i, .gpu = gpu};
     }
 }
 
-static bool is_gpu(const struct engine_info *info) {
-    for (int i = 0; i < info->devices; i++)
-        if (info->device[i].bus_id[0]) return true;
+static bool is_gpu(const struct device_info *devices, int n) {
+    for (int i = 0; i < n; i++)
+        if (devices[i].bus_id[0]) return true;
     return false;
 }
 
-struct clocks *clocks_open(const struct engine_info *info, const char *library) {
-    struct clocks *c = is_gpu(info) ? calloc(1, sizeof *c) : NULL;
+struct clocks *clocks_open(const struct device_info *devices, int n, const char *library) {
+    struct clocks *c = is_gpu(devices, n) ? calloc(1, sizeof *c) : NULL;
     if (!c) return NULL;
-    if (nvml_open(&c->nvml, library, NULL) == STATUS_OK) find_gpus(c, info);
+    if (nvml_open(&c->nvml, library, NULL) == STATUS_OK) find_gpus(c, devices, n);
     if (c->n > 0 && start_thread(c)) return c;
     nvml_close(c->nvml);
     free(c);
@@ -134,11 +134,9 @@ void clocks_begin(struct clocks *c) {
     pthread_mutex_lock(&c->lock);
     for (int i = 0; i < c->n; i++) {
         struct sums *s = &c->of[i];
-        struct nvml_sample before;
-        nvml_sample(c->nvml, s->gpu, &before);
         *s = (struct sums){.device = s->device,
                            .gpu = s->gpu,
-                           .energy_before_mj = before.energy_mj,
+                           .energy_before_mj = nvml_energy(c->nvml, s->gpu),
                            .sm_min_mhz = -1,
                            .reasons_seen = -1};
     }

@@ -11,12 +11,13 @@
 enum { CLOCKS_PERIOD_MS = 100 };
 
 struct clocks;
-/* For the engine's devices that are GPUs, found by their PCI bus ids. NULL where there is none of
+/* For those of n devices that are GPUs, found by their PCI bus ids. NULL where there is none of
  * them, or no NVML, or no thread: then nothing is recorded. library: see nvml_open. */
-struct clocks *clocks_open(const struct engine_info *info, const char *library);
+struct clocks *clocks_open(const struct device_info *devices, int n, const char *library);
 void clocks_close(struct clocks *c); /* NULL is legal, here and below: nothing happens */
 
-/* Around a chunk, outside what is timed: both take some calls of the driver. */
+/* Around a chunk, outside what is timed: a call of the driver, and six of them, in all some
+ * milliseconds. */
 void clocks_begin(struct clocks *c);
 void clocks_end(struct clocks *c);
 /* What the i-th GPU did between the two; false: there is none. Leaves repeat and chunk at 0. */

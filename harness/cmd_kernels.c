@@ -3,12 +3,12 @@
  * process; no model, no session. */
 #include "harness/arguments.h"
 #include "harness/bench.h"
+#include "harness/clocks.h"
 #include "harness/jsondoc.h"
 #include "harness/sum_rates.h"
 #include "harness/table.h"
 
-#include "kernels/nvml.h"
-#include "kernels/op_bench.h"
+#include "kernels/op_runs.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -16,7 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { MOST_RUNS = 100000, MOST_SHAPES = 32, CLOCK_SAMPLES_MS = 100 };
+enum { MOST_RUNS = 100000, MOST_SHAPES = 32 };
 
 struct request {
     const char *op, *kernel, *device, *devices, *dtype, *warmup, *seconds;
@@ -33,16 +33,11 @@ struct kernel_time {
     int runs;
 };
 
-struct bench_gpu {
-    struct nvml *nvml; /* NULL: no GPU, or it does not tell */
-    int index;
-};
-
 struct measuring {
     const struct request *request;
     struct device *dev;
     struct device_info info;
-    struct bench_gpu gpu;
+    struct clocks *clocks;            /* NULL: no GPU, or it does not tell */
     double product_flops, copy_bytes; /* the machine's ceilings */
     struct table *table;              /* one of the two, owned */
     struct jsondoc *json, *rows;
@@ -56,94 +51,85 @@ static double now_s(void) {
 
 /* ---- one shape ---- */
 
+/* What ran in some time, at least one; the first `room` of them have their times kept. */
+struct series {
+    double *times; /* [room] */
+    int room, kept;
+    int64_t n;
+    double sum_s; /* of all n, by the device's clock */
+};
+
+static enum status run_for(struct op_runs *r, double seconds, struct series *out, struct error *err) {
+    const double begin = now_s();
+    out->n = out->kept = 0, out->sum_s = 0;
+    do {
+        double t;
+        const enum status s = op_runs_next(r, &t, err);
+        if (s != STATUS_OK) return s;
+        if (out->kept < out->room) out->times[out->kept++] = t;
+        out->n++, out->sum_s += t;
+    } while (now_s() < begin + seconds);
+    return STATUS_OK;
+}
+
 static int by_value(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
-}
-
-static enum status time_once(struct measuring *m, struct op_bench *b, double *seconds,
-                             struct error *err) {
-    device_clock_begin(m->dev);
-    enum status s = op_bench_issue(b, err);
-    device_clock_end(m->dev);
-    if (s == STATUS_OK) s = device_sync(m->dev, err);
-    *seconds = s == STATUS_OK ? (double)device_clock_ns(m->dev) * 1e-9 : 0;
-    return s;
-}
-
-static struct nvml_sample sample(const struct measuring *m) {
-    struct nvml_sample s = {.sm_clock_mhz = -1, .energy_mj = -1};
-    if (m->gpu.nvml) nvml_sample(m->gpu.nvml, m->gpu.index, &s);
-    return s;
-}
-
-/* Runs for so long, keeping times where there is room for them; the SM clock is looked at now and
- * then, between runs. */
-static enum status run_for(struct measuring *m, struct op_bench *b, double seconds, double *times,
-                           int room, int *n, double *sm_mhz, struct error *err) {
-    const double begin = now_s();
-    double looked = begin, sum_mhz = 0;
-    int looks = 0;
-    *n = 0;
-    do {
-        double t;
-        const enum status s = time_once(m, b, &t, err);
-        if (s != STATUS_OK) return s;
-        if (*n < room) times[(*n)++] = t;
-        if (!m->gpu.nvml || now_s() < looked + CLOCK_SAMPLES_MS * 1e-3) continue;
-        looked = now_s();
-        sum_mhz += sample(m).sm_clock_mhz;
-        looks++;
-    } while (now_s() < begin + seconds);
-    *sm_mhz = looks > 0 ? sum_mhz / looks : (double)NAN;
-    return STATUS_OK;
 }
 
 static bool is_product(enum op op) {
     return op == OP_LINEAR || op == OP_ATTENTION;
 }
 
-static void evaluate(struct measuring *m, enum op op, struct cost cost, double *times, int n,
-                     double elapsed_s, int64_t energy_mj, struct kernel_time *out) {
-    qsort(times, (size_t)n, sizeof *times, by_value);
-    out->runs = n;
-    out->min_s = times[0];
-    out->max_s = times[n - 1];
-    out->median_s = (times[(n - 1) / 2] + times[n / 2]) / 2;
+static void evaluate(const struct measuring *m, enum op op, struct cost cost, struct series *all,
+                     struct kernel_time *out) {
+    const int n = all->kept;
+    qsort(all->times, (size_t)n, sizeof *all->times, by_value);
+    out->runs = (int)all->n;
+    out->min_s = all->times[0];
+    out->max_s = all->times[n - 1];
+    out->median_s = (all->times[(n - 1) / 2] + all->times[n / 2]) / 2;
     out->flops_per_s = (double)cost.flops / out->median_s;
     out->bytes_per_s = (double)cost.bytes / out->median_s;
     out->ceiling =
         is_product(op) ? out->flops_per_s / m->product_flops : out->bytes_per_s / m->copy_bytes;
-    out->power_w = energy_mj >= 0 ? (double)energy_mj * 1e-3 / elapsed_s : (double)NAN;
-    /* joules of the whole time, idle gaps between runs included */
-    out->joules_per_flop =
-        energy_mj >= 0 ? (double)energy_mj * 1e-3 / ((double)cost.flops * n) : (double)NAN;
+}
+
+/* Joules of so many seconds by the host's clock, in which the device did nothing but run. */
+static void add_clocks(const struct measuring *m, double elapsed_s, struct cost cost,
+                       const struct series *all, struct kernel_time *out) {
+    struct clock_row row;
+    out->sm_mhz = out->power_w = out->joules_per_flop = (double)NAN;
+    if (!clocks_row(m->clocks, 0, &row)) return;
+    out->sm_mhz = row.sm_clock_mean_mhz;
+    if (row.energy_mj < 0) return;
+    out->power_w = (double)row.energy_mj * 1e-3 / elapsed_s;
+    out->joules_per_flop = out->power_w * all->sum_s / ((double)cost.flops * (double)all->n);
 }
 
 static enum status measure(struct measuring *m, const struct op_shape *shape,
                            struct kernel_time *out, struct error *err) {
     struct op_bench *b = NULL;
-    double unused, sm_mhz = 0;
-    int n = 0;
-    double *times = malloc(MOST_RUNS * sizeof *times);
-    if (!times) return error_set(err, STATUS_NO_MEMORY, "no memory for times");
+    struct series warmup = {.room = 0}, all = {.room = MOST_RUNS};
+    all.times = malloc(MOST_RUNS * sizeof *all.times);
+    if (!all.times) return error_set(err, STATUS_NO_MEMORY, "no memory for times");
     enum status s = op_bench_open(&b, m->dev, shape, err);
-    if (s == STATUS_OK) s = run_for(m, b, m->request->warmup_s, times, 0, &n, &unused, err);
-    const struct nvml_sample before = sample(m);
-    const double begin = now_s();
-    if (s == STATUS_OK)
-        s = run_for(m, b, m->request->measured_s, times, MOST_RUNS, &n, &sm_mhz, err);
-    const double elapsed = now_s() - begin;
-    const struct nvml_sample after = sample(m);
-    const bool joules =
-        before.energy_mj >= 0 && after.energy_mj >= before.energy_mj && n < MOST_RUNS;
     if (s == STATUS_OK) {
-        evaluate(m, shape->op, op_bench_cost(b), times, n, elapsed,
-                 joules ? after.energy_mj - before.energy_mj : -1, out);
-        out->sm_mhz = sm_mhz;
+        struct op_runs runs = op_runs_begin(b);
+        s = run_for(&runs, m->request->warmup_s, &warmup, err);
+        clocks_begin(m->clocks);
+        const double begin = now_s();
+        if (s == STATUS_OK) s = run_for(&runs, m->request->measured_s, &all, err);
+        clocks_end(m->clocks);
+        const double elapsed = now_s() - begin;
+        if (s == STATUS_OK) {
+            evaluate(m, shape->op, op_bench_cost(b), &all, out);
+            add_clocks(m, elapsed, op_bench_cost(b), &all, out);
+        }
+        if (s == STATUS_OK) s = op_runs_end(&runs, err);
     }
     op_bench_close(b);
-    free(times);
+    free(all.times);
     return s;
 }
 
@@ -217,7 +203,7 @@ static void tell_begin(struct measuring *m) {
         m->info.name, m->info.isa, m->product_flops * 1e-12, m->copy_bytes * 1e-9,
         m->request->warmup_s, m->request->measured_s);
     m->table = table_open(columns, COLUMNS);
-    for (int i = 8; i < 11; i++) columns[i].hidden = !m->gpu.nvml;
+    for (int i = 8; i < 11; i++) columns[i].hidden = !m->clocks;
 }
 
 static void tell_end(struct measuring *m) {
@@ -370,12 +356,7 @@ static enum status open_device(struct measuring *m, struct error *err) {
     enum status s = device_open(&m->dev, &opts, err);
     if (s != STATUS_OK) return s;
     device_info(m->dev, &m->info);
-    if (opts.kind == DEVICE_CUDA && nvml_open(&m->gpu.nvml, NULL, NULL) == STATUS_OK)
-        m->gpu.index = nvml_find(m->gpu.nvml, m->info.bus_id);
-    if (m->gpu.nvml && m->gpu.index < 0) {
-        nvml_close(m->gpu.nvml);
-        m->gpu.nvml = NULL;
-    }
+    m->clocks = clocks_open(&m->info, 1, NULL);
     s = device_ceilings(m->dev, &rates, err);
     m->product_flops = rates.roof_flops;
     m->copy_bytes = rates.copy_bytes;
@@ -402,8 +383,8 @@ static enum status measure_ops(const struct request *r, struct error *err) {
         s = measure_all(&m, err);
         tell_end(&m);
     }
+    clocks_close(m.clocks);
     device_close(m.dev);
-    nvml_close(m.gpu.nvml);
     return s;
 }
 

@@ -306,7 +306,8 @@ static enum status load_and_run(struct worker *w, struct error *err) {
     send_kind(w, EVENT_LOADED, 0);
     atomic_store(&w->beating, w->engine);
     if (w->place.process > 0) return engine_follow(w->engine, err);
-    w->clocks = clocks_open(engine_info(w->engine), NULL);
+    const struct engine_info *info = engine_info(w->engine);
+    w->clocks = clocks_open(info->device, info->devices, NULL);
     s = run_cases(w, err);
     return s;
 }

@@ -132,11 +132,14 @@ void device_read(struct device *dev, void *dst, const void *src, size_t bytes); 
 void device_fill_normal(struct device *dev, void *dst, int64_t n, uint64_t seed);
 /* Waits for everything issued; returns the first error of any op since the last call. */
 enum status device_sync(struct device *dev, struct error *err);
-/* Time by the device's own clock between the points where _begin and _end were issued; _ns only
- * after a device_sync. One interval at a time. */
-void device_clock_begin(struct device *dev);
-void device_clock_end(struct device *dev);
-int64_t device_clock_ns(struct device *dev);
+/* Marks between the things that are issued, for times by the device's own clock. A mark from 0 to
+ * DEVICE_MARKS - 1 may be issued again and again; what counts is its last place. _wait returns when
+ * the device has come to it, with the first error that is known of an op before it; _ns is the time
+ * from one mark to another, both of which were waited for, or after a device_sync. */
+enum { DEVICE_MARKS = 64 };
+void device_mark(struct device *dev, int mark);
+enum status device_mark_wait(struct device *dev, int mark, struct error *err);
+int64_t device_mark_ns(struct device *dev, int from, int to);
 
 /* ---- weights of linears
  * --------------------------------------------------------------------------- The linear variant

@@ -36,7 +36,7 @@ struct cpu {
     struct host_self self;
     bool peak_resets;      /* the kernel lets us reset VmHWM */
     int64_t sampled_bytes; /* otherwise: most that was seen since the reset */
-    int64_t clock_begin_ns, clock_end_ns;
+    int64_t mark_ns[DEVICE_MARKS];
     struct counters *counters; /* read around ops where spans are counted, else NULL */
 };
 
@@ -247,17 +247,19 @@ static enum status cpu_spans_count(struct device *dev, const struct counter_sour
     return source ? counters_open(&c->counters, c->pool, source, err) : STATUS_OK;
 }
 
-static void cpu_clock_begin(struct device *dev) {
-    ((struct cpu *)dev->state)->clock_begin_ns = monotonic_ns();
+/* An op has run when it was issued. */
+static void cpu_mark(struct device *dev, int mark) {
+    ((struct cpu *)dev->state)->mark_ns[mark] = monotonic_ns();
 }
 
-static void cpu_clock_end(struct device *dev) {
-    ((struct cpu *)dev->state)->clock_end_ns = monotonic_ns();
+static enum status cpu_mark_wait(struct device *dev, int mark, struct error *err) {
+    (void)dev, (void)mark, (void)err;
+    return STATUS_OK;
 }
 
-static int64_t cpu_clock_ns(struct device *dev) {
+static int64_t cpu_mark_ns(struct device *dev, int from, int to) {
     const struct cpu *c = dev->state;
-    return c->clock_end_ns - c->clock_begin_ns;
+    return c->mark_ns[to] - c->mark_ns[from];
 }
 
 static uint64_t cpu_progress(const struct device *dev) {
@@ -490,9 +492,9 @@ const struct backend backend_cpu = {
     .fill_normal = cpu_fill_normal,
     .random_matrix = cpu_random_matrix,
     .sync = cpu_sync,
-    .clock_begin = cpu_clock_begin,
-    .clock_end = cpu_clock_end,
-    .clock_ns = cpu_clock_ns,
+    .mark = cpu_mark,
+    .mark_wait = cpu_mark_wait,
+    .mark_ns = cpu_mark_ns,
     .execute = cpu_execute,
     .spans_count = cpu_spans_count,
     .kv_fill = cpu_kv_fill,

@@ -228,18 +228,21 @@ static uint64_t progress(const struct device *dev) {
     return *cuda_of(dev)->heartbeat;
 }
 
-static void clock_begin(struct device *dev) {
-    cuda_check(dev, cudaEventRecord(cuda_of(dev)->clock_begin, cuda_of(dev)->gpu.stream), "clock");
+static void mark(struct device *dev, int number) {
+    struct cuda *c = cuda_of(dev);
+    cuda_check(dev, cudaEventRecord(c->mark[number], c->gpu.stream), "mark");
 }
 
-static void clock_end(struct device *dev) {
-    cuda_check(dev, cudaEventRecord(cuda_of(dev)->clock_end, cuda_of(dev)->gpu.stream), "clock");
+static enum status mark_wait(struct device *dev, int number, struct error *err) {
+    struct cuda *c = cuda_of(dev);
+    cuda_check(dev, cudaEventSynchronize(c->mark[number]), "mark");
+    return c->error == cudaSuccess ? STATUS_OK : cuda_take_error(dev, err);
 }
 
-static int64_t clock_ns(struct device *dev) {
+static int64_t mark_ns(struct device *dev, int from, int to) {
+    struct cuda *c = cuda_of(dev);
     float ms = 0;
-    cuda_check(dev, cudaEventElapsedTime(&ms, cuda_of(dev)->clock_begin, cuda_of(dev)->clock_end),
-               "clock");
+    cuda_check(dev, cudaEventElapsedTime(&ms, c->mark[from], c->mark[to]), "mark");
     return (int64_t)((double)ms * 1e6);
 }
 
@@ -378,8 +381,7 @@ static void close_lane(struct lane *lane) {
 static enum status open_streams(struct cuda *c, struct error *err) {
     cudaError_t e = cudaStreamCreateWithFlags(&c->gpu.stream, cudaStreamNonBlocking);
     if (e == cudaSuccess) e = open_lane(&c->lane);
-    if (e == cudaSuccess) e = cudaEventCreate(&c->clock_begin);
-    if (e == cudaSuccess) e = cudaEventCreate(&c->clock_end);
+    for (int i = 0; i < DEVICE_MARKS && e == cudaSuccess; i++) e = cudaEventCreate(&c->mark[i]);
     if (e == cudaSuccess) e = cudaEventCreate(&c->origin);
     for (int i = 0; i < STAGING_SLOTS && e == cudaSuccess; i++)
         e = cudaEventCreateWithFlags(&c->staging.done[i], cudaEventDisableTiming);
@@ -449,8 +451,8 @@ static void backend_close(struct device *dev) {
     if (c->heartbeat) cudaFreeHost((void *)c->heartbeat);
     for (int i = 0; i < STAGING_SLOTS; i++)
         if (c->staging.done[i]) cudaEventDestroy(c->staging.done[i]);
-    if (c->clock_begin) cudaEventDestroy(c->clock_begin);
-    if (c->clock_end) cudaEventDestroy(c->clock_end);
+    for (int i = 0; i < DEVICE_MARKS; i++)
+        if (c->mark[i]) cudaEventDestroy(c->mark[i]);
     if (c->origin) cudaEventDestroy(c->origin);
     close_lane(&c->lane);
     if (c->gpu.stream) cudaStreamDestroy(c->gpu.stream);
@@ -475,9 +477,9 @@ const struct backend backend_cuda = {
     .random_matrix = cuda_random_matrix,
     .sync = sync,
     .execute = execute,
-    .clock_begin = clock_begin,
-    .clock_end = clock_end,
-    .clock_ns = clock_ns,
+    .mark = mark,
+    .mark_wait = mark_wait,
+    .mark_ns = mark_ns,
     .spans_open = cuda_spans_open,
     .spans_begin = cuda_spans_begin,
     .graph_open = cuda_graph_open,

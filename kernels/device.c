@@ -280,17 +280,17 @@ enum status device_sync(struct device *dev, struct error *err) {
     return or_stopped(dev, dev->backend->sync(dev, err), err);
 }
 
-void device_clock_begin(struct device *dev) {
-    dev->backend->clock_begin(dev);
-}
-
-void device_clock_end(struct device *dev) {
-    dev->backend->clock_end(dev);
+void device_mark(struct device *dev, int mark) {
+    dev->backend->mark(dev, mark);
     nvtx_end(dev->nvtx, NVTX_LAYER); /* waiting for the device belongs to no layer */
 }
 
-int64_t device_clock_ns(struct device *dev) {
-    return dev->backend->clock_ns(dev);
+enum status device_mark_wait(struct device *dev, int mark, struct error *err) {
+    return or_stopped(dev, dev->backend->mark_wait(dev, mark, err), err);
+}
+
+int64_t device_mark_ns(struct device *dev, int from, int to) {
+    return dev->backend->mark_ns(dev, from, to);
 }
 
 /* ---- weights */

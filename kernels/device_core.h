@@ -89,10 +89,9 @@ struct backend {
                           const struct matrix_part *part, enum dtype dtype, void *out, int64_t ld);
     enum status (*sync)(struct device *dev, struct error *err);
 
-    /* The device's own clock between two points of what was issued; clock_ns after a sync. */
-    void (*clock_begin)(struct device *dev);
-    void (*clock_end)(struct device *dev);
-    int64_t (*clock_ns)(struct device *dev);
+    void (*mark)(struct device *dev, int mark);
+    enum status (*mark_wait)(struct device *dev, int mark, struct error *err);
+    int64_t (*mark_ns)(struct device *dev, int from, int to);
 
     /* Issues a call with the chosen variant; adds its span where spans are kept, at the latest when
      * the device is next synchronised. */

@@ -268,10 +268,20 @@ bool nvml_gpu(const struct nvml *n, int i, struct nvml_gpu *out) {
 
 /* ---- what moves */
 
+static bool is_there(const struct nvml *n, int i) {
+    return i >= 0 && i < n->n && n->device[i];
+}
+
+int64_t nvml_energy(const struct nvml *n, int i) {
+    unsigned long long value;
+    if (!is_there(n, i) || !n->energy || n->energy(n->device[i], &value) != NVML_SUCCESS) return -1;
+    return (int64_t)value;
+}
+
 void nvml_sample(const struct nvml *n, int i, struct nvml_sample *out) {
     unsigned long long value;
     *out = (struct nvml_sample){-1, -1, -1, (double)NAN, -1, -1};
-    if (i < 0 || i >= n->n || !n->device[i]) return;
+    if (!is_there(n, i)) return;
     const device_t d = n->device[i];
     out->sm_clock_mhz = clock_of(n->clock, d, NVML_CLOCK_SM);
     out->memory_clock_mhz = clock_of(n->clock, d, NVML_CLOCK_MEM);
@@ -280,7 +290,7 @@ void nvml_sample(const struct nvml *n, int i, struct nvml_sample *out) {
     if ((n->reasons && n->reasons(d, &value) == NVML_SUCCESS) ||
         (n->reasons_before_535 && n->reasons_before_535(d, &value) == NVML_SUCCESS))
         out->reasons = (int64_t)(value & INT64_MAX);
-    if (n->energy && n->energy(d, &value) == NVML_SUCCESS) out->energy_mj = (int64_t)value;
+    out->energy_mj = nvml_energy(n, i);
 }
 
 char *nvml_reasons_text(int64_t reasons, char *out, int size) {

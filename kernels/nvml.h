@@ -53,6 +53,8 @@ struct nvml_sample {
     int64_t energy_mj; /* used since the driver was loaded */
 };
 void nvml_sample(const struct nvml *n, int i, struct nvml_sample *out);
+/* energy_mj alone, in one call of the driver. */
+int64_t nvml_energy(const struct nvml *n, int i);
 
 /* The GPU with this UUID or PCI bus id; -1: none. CUDA's ordinals are not NVML's. The domain of a
  * bus id may have four digits (CUDA) or eight (NVML). */

@@ -379,6 +379,10 @@ struct cost op_bench_cost(const struct op_bench *b) {
     return op_cost(&b->call, &b->host_step);
 }
 
+struct device *op_bench_device(const struct op_bench *b) {
+    return b->dev;
+}
+
 enum status op_bench_issue(struct op_bench *b, struct error *err) {
     return device_execute(b->dev, &b->call, err);
 }

@@ -36,6 +36,7 @@ void op_bench_set_rows(struct op_bench *b, int32_t rows);
 /* Has a kernel that is made of a library make what this many rows need; opening did so. */
 enum status op_bench_prepare(struct op_bench *b, struct error *err);
 struct cost op_bench_cost(const struct op_bench *b);
+struct device *op_bench_device(const struct op_bench *b);
 /* Issues it once; does not wait. */
 enum status op_bench_issue(struct op_bench *b, struct error *err);
 

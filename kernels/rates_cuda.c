@@ -16,14 +16,14 @@ static enum status rate_of(struct device *dev, double seconds, double work,
         e = fn(dev, ctx);
         if (e == cudaSuccess) e = cudaStreamSynchronize(c->gpu.stream);
     }
-    if (e == cudaSuccess) e = cudaEventRecord(c->clock_begin, c->gpu.stream);
+    if (e == cudaSuccess) e = cudaEventRecord(c->mark[0], c->gpu.stream);
     do {
         if (e == cudaSuccess) e = fn(dev, ctx);
-        if (e == cudaSuccess) e = cudaEventRecord(c->clock_end, c->gpu.stream);
-        if (e == cudaSuccess) e = cudaEventSynchronize(c->clock_end);
+        if (e == cudaSuccess) e = cudaEventRecord(c->mark[1], c->gpu.stream);
+        if (e == cudaSuccess) e = cudaEventSynchronize(c->mark[1]);
         runs++;
     } while (e == cudaSuccess && monotonic_ns() < begin_ns + 2 * half_ns);
-    if (e == cudaSuccess) e = cudaEventElapsedTime(&ms, c->clock_begin, c->clock_end);
+    if (e == cudaSuccess) e = cudaEventElapsedTime(&ms, c->mark[0], c->mark[1]);
     *out = ms > 0 ? work * (double)runs / ((double)ms * 1e-3) : 0;
     return cuda_status(e, "measuring the GPU", err);
 }

@@ -46,7 +46,7 @@ struct cuda {
     struct step_copy steps[STEP_COPIES];
     int next_step;
     volatile uint64_t *heartbeat; /* the host's address of gpu.heartbeat */
-    cudaEvent_t clock_begin, clock_end;
+    cudaEvent_t mark[DEVICE_MARKS];
     int64_t context_bytes;    /* held by the driver for this process before any arena */
     int64_t others_bytes;     /* held by other processes when the device was opened */
     int64_t peak_bytes;       /* most that the driver was seen to hold since the reset */

@@ -18,7 +18,7 @@ doors = {
                                         "rendezvous")},
     "harness": {"engine/engine.h", "engine/needle.h", "engine/sum_bench.h", "kernels/cpu_features.h", "kernels/gpu_list.h", "kernels/nvml.h",
                 "kernels/nvtx.h", "kernels/counters.h", "kernels/activity/activity.h", "kernels/activity/activity_log.h",
-                "kernels/activity/op_place.h", "kernels/op_bench.h"},
+                "kernels/activity/op_place.h", "kernels/op_bench.h", "kernels/op_runs.h"},
 }
 # Headers that are not ours: who may include them. One home each.
 homes = {

@@ -4,6 +4,7 @@
 #include "gpu_test.h"
 #include "harness/clocks.h"
 #include "kernels/gpu_list.h"
+#include "kernels/op_runs.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -106,7 +107,7 @@ static void a_chunk_has_clocks_and_an_energy_that_is_its_power_times_its_time(vo
     eo.device = DEVICE_CUDA;
     so.prompt_tokens = so.chunk_tokens = 8192;
     if (engine_open(&e, &eo, &err) != STATUS_OK) fail_msg("%s", err.text);
-    struct clocks *c = clocks_open(engine_info(e), NULL);
+    struct clocks *c = clocks_open(engine_info(e)->device, 1, NULL);
     assert_non_null(c);
     clocks_begin(c);
     const double seconds = keep_busy(e, &so, 2);
@@ -128,9 +129,40 @@ static void a_chunk_has_clocks_and_an_energy_that_is_its_power_times_its_time(vo
     assert_true(watts > 0.4 * row.power_mean_w && watts < 2.5 * row.power_mean_w);
 }
 
+/* What a benchmark reads between runs must not let the card rest: a run whose predecessor had ended
+ * long before would last as long as the host was away. */
+static void runs_leave_no_gap_while_the_host_is_away(void **state) {
+    (void)state;
+    enum { RUNS = 200, WARMUP = 20 };
+    struct gpu_test t;
+    struct op_bench *b;
+    struct op_shape shape;
+    struct error err = {""};
+    double longest = 0, sum = 0;
+    gpu_test_open(&t, DTYPE_BF16, 128, "auto", 1 << 20);
+    assert_true(op_shape_parse(OP_LINEAR, "M=8192,N=8192,K=8192", &shape));
+    if (op_bench_open(&b, t.gpu, &shape, &err) != STATUS_OK) fail_msg("%s", err.text);
+    struct op_runs r = op_runs_begin(b);
+    for (int i = 0; i < WARMUP + RUNS; i++) {
+        double seconds;
+        if (op_runs_next(&r, &seconds, &err) != STATUS_OK) fail_msg("%s", err.text);
+        assert_true(r.issued > r.passed);
+        if (i % 10 == 9) nanosleep(&(struct timespec){.tv_nsec = 6000000}, NULL);
+        if (i < WARMUP) continue;
+        longest = fmax(longest, seconds), sum += seconds;
+    }
+    assert_int_equal(op_runs_end(&r, &err), STATUS_OK);
+    if (longest > 2 * sum / RUNS)
+        fail_msg("the longest of %d runs lasted %g ms, on average %g", RUNS, longest * 1e3,
+                 sum / RUNS * 1e3);
+    op_bench_close(b);
+    gpu_test_close(&t);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(planning_leaves_nothing_on_the_gpu, set_up, tear_down),
+        cmocka_unit_test(runs_leave_no_gap_while_the_host_is_away),
         cmocka_unit_test(a_chunk_has_clocks_and_an_energy_that_is_its_power_times_its_time),
     };
     if (gpu_list_machine()->why_sm80[0]) {

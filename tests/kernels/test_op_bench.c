@@ -7,7 +7,8 @@
 #include <cmocka.h>
 
 #include "kernel_test.h"
-#include "kernels/op_bench.h"
+#include "kernels/device_core.h"
+#include "kernels/op_runs.h"
 
 static void a_shape_is_its_text(void **state) {
     (void)state;
@@ -93,6 +94,31 @@ static void an_op_without_a_benchmark_says_so(void **state) {
     device_close(dev);
 }
 
+static void runs_follow_one_another_and_their_times_add_up(void **state) {
+    (void)state;
+    enum { RUNS = 3 * DEVICE_MARKS };
+    struct device *dev = test_device(2, DTYPE_F32);
+    struct op_bench *b;
+    struct op_shape s;
+    struct error err = {""};
+    assert_true(op_shape_parse(OP_LINEAR, "M=64,N=128,K=128", &s));
+    if (op_bench_open(&b, dev, &s, &err) != STATUS_OK) fail_msg("%s", err.text);
+    double sum = 0;
+    const int64_t begin_ns = monotonic_ns();
+    struct op_runs r = op_runs_begin(b);
+    for (int i = 0; i < RUNS; i++) {
+        double seconds = -1;
+        assert_int_equal(op_runs_next(&r, &seconds, &err), STATUS_OK);
+        assert_true(seconds >= 0 && r.passed == i + 1 && r.issued == r.passed);
+        sum += seconds;
+    }
+    const double elapsed = (double)(monotonic_ns() - begin_ns) * 1e-9;
+    assert_int_equal(op_runs_end(&r, &err), STATUS_OK);
+    assert_true(sum > elapsed / 2 && sum <= elapsed);
+    op_bench_close(b);
+    device_close(dev);
+}
+
 static void normal_values_are_a_function_of_their_place(void **state) {
     (void)state;
     enum { N = 200001 };
@@ -119,6 +145,7 @@ int main(void) {
         cmocka_unit_test(every_usual_shape_is_one),
         cmocka_unit_test(every_op_runs_and_costs_by_its_rows),
         cmocka_unit_test(an_op_without_a_benchmark_says_so),
+        cmocka_unit_test(runs_follow_one_another_and_their_times_add_up),
         cmocka_unit_test(normal_values_are_a_function_of_their_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

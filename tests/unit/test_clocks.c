@@ -44,7 +44,7 @@ static void pause_ms(long ms) {
 static void a_short_chunk_has_its_end_and_its_energy(void **state) {
     (void)state;
     const struct engine_info info = info_of(1, "0000:0a:00.0", "");
-    struct clocks *c = clocks_open(&info, FAKE_NVML);
+    struct clocks *c = clocks_open(info.device, info.devices, FAKE_NVML);
     struct clock_row row;
     assert_non_null(c);
     clocks_begin(c);
@@ -65,16 +65,14 @@ static void a_short_chunk_has_its_end_and_its_energy(void **state) {
     clocks_close(c);
 }
 
-/* The clock falls in the middle, and is back at the end. The first sample is that of the begin,
- * which counts for the energy alone. */
+/* The clock falls in the middle, and is back at the end. The begin reads the energy alone. */
 static void a_long_chunk_has_means_and_the_least(void **state) {
     (void)state;
     const struct engine_info info = info_of(1, "00000000:07:00.0", "");
-    struct clocks *c = clocks_open(&info, FAKE_NVML);
+    struct clocks *c = clocks_open(info.device, info.devices, FAKE_NVML);
     struct clock_row row;
     assert_non_null(c);
-    fake->sm_mhz_of[0] = 200;
-    fake->sm_mhz_of[1] = 1000;
+    fake->sm_mhz_of[0] = 1000;
     fake->gpu[0].reasons = 0x20;
     clocks_begin(c);
     pause_ms(4 * CLOCKS_PERIOD_MS);
@@ -98,7 +96,7 @@ static void a_long_chunk_has_means_and_the_least(void **state) {
 static void every_gpu_of_the_engine_has_a_row(void **state) {
     (void)state;
     const struct engine_info info = info_of(2, "0000:0a:00.0", "0000:07:00.0");
-    struct clocks *c = clocks_open(&info, FAKE_NVML);
+    struct clocks *c = clocks_open(info.device, info.devices, FAKE_NVML);
     struct clock_row a, b;
     assert_non_null(c);
     fake->gpu[0].temperature = 70;
@@ -114,14 +112,14 @@ static void what_the_driver_does_not_tell_is_absent(void **state) {
     (void)state;
     const struct engine_info info = info_of(1, "0000:07:00.0", "");
     struct clock_row row;
-    struct clocks *c = clocks_open(&info, FAKE_NVML_OLD); /* knows no energy */
+    struct clocks *c = clocks_open(info.device, info.devices, FAKE_NVML_OLD); /* knows no energy */
     assert_non_null(c);
     clocks_begin(c);
     clocks_end(c);
     assert_true(clocks_row(c, 0, &row));
     assert_true(row.energy_mj == -1 && row.temperature_c == -1 && row.sm_clock_mhz == 1980);
     clocks_close(c);
-    c = clocks_open(&info, FAKE_NVML);
+    c = clocks_open(info.device, info.devices, FAKE_NVML);
     assert_non_null(c);
     clocks_begin(c);
     fake->gpu_result = 15; /* the GPU is lost in the middle of the chunk */
@@ -138,9 +136,9 @@ static void without_a_gpu_or_a_driver_nothing_is_recorded(void **state) {
     struct clock_row row;
     const struct engine_info cpu = info_of(1, "", ""), gpu = info_of(1, "0000:07:00.0", "");
     const struct engine_info other = info_of(1, "0000:99:00.0", "");
-    assert_null(clocks_open(&cpu, FAKE_NVML));
-    assert_null(clocks_open(&gpu, "/nowhere/libnvidia-ml.so.1"));
-    assert_null(clocks_open(&other, FAKE_NVML));
+    assert_null(clocks_open(cpu.device, cpu.devices, FAKE_NVML));
+    assert_null(clocks_open(gpu.device, gpu.devices, "/nowhere/libnvidia-ml.so.1"));
+    assert_null(clocks_open(other.device, other.devices, FAKE_NVML));
     clocks_begin(NULL);
     clocks_end(NULL);
     assert_false(clocks_row(NULL, 0, &row));

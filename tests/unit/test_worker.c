@@ -115,7 +115,7 @@ static void every_measured_chunk_has_its_clocks(void **state) {
     struct engine_info gpu = {.devices = 1};
     strcpy(gpu.device[0].bus_id, "0000:07:00.0");
     assert_non_null(fake_nvml_open(FAKE_NVML, &handle));
-    struct case_env env = {.clocks = clocks_open(&gpu, FAKE_NVML)};
+    struct case_env env = {.clocks = clocks_open(gpu.device, gpu.devices, FAKE_NVML)};
     assert_non_null(env.clocks);
     f->plan.config.warmup = 1;
     enum status s = worker_run_case(f->engine, &f->plan, &f->plan.cases[0], &env, &r, NULL);
