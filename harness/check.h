@@ -24,11 +24,13 @@ void check_logits_finish(struct check_logits *c, struct check_result *out); /* c
 void check_finite_row(struct check_result *out, const float *logits, int32_t V, int row);
 
 /* The spot check. Samples `count` (layer, head, row) points, deterministically from the seed, rows
- * spread over the chunks that run; the worker taps their rows and calls check_spot_chunk after each
- * chunk. Recomputes attention in float64 from the cached K and V and the row's unrotated query over
- * its full context, by an independent plain loop (RoPE phases and dual chunk ranges from their
- * definition), and compares. So that a wrong key is not taken as given, the row's own cached key
- * and value are compared with what they were before the rotation. */
+ * spread over the chunks that run; the worker taps their rows, has what was tapped kept after each
+ * chunk, and checks after the pass, while its cache is still there: the host's loops would let a
+ * GPU cool between chunks that are timed. Recomputes attention in float64 from the cached K and V
+ * and the row's unrotated query over its full context, by an independent plain loop (RoPE phases
+ * and dual chunk ranges from their definition), and compares. So that a wrong key is not taken as
+ * given, the row's own cached key and value are compared with what they were before the rotation.
+ */
 struct check_spot;
 enum status check_spot_open(struct check_spot **out, const struct engine_info *info,
                             const struct case_plan *c, const int *chunks, int n_chunks,
@@ -37,8 +39,10 @@ enum status check_spot_open(struct check_spot **out, const struct engine_info *i
  * number. */
 int check_spot_rows(const struct check_spot *c, int32_t start, int32_t n,
                     int32_t positions[TAP_ROWS]);
-enum status check_spot_chunk(struct check_spot *c, struct session *s, int32_t start, int32_t n,
-                             struct error *err);
+enum status check_spot_keep(struct check_spot *c, struct session *s, int32_t start, int32_t n,
+                            struct error *err);
+/* All that was kept, of one pass, before the session is reset. */
+enum status check_spot_run(struct check_spot *c, struct session *s, struct error *err);
 void check_spot_finish(struct check_spot *c,
                        struct check_result *out); /* closes c; NULL: "not checked" */
 

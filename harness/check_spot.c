@@ -3,8 +3,8 @@
  * and the cached key and value of the point's own row, from what they were before the rotation.
  * Nothing of the engine's arithmetic is used: phases and factors come from the definition of dual
  * chunk attention (Qwen2.5-1M report, 3.1), the kv head from the model's global mapping.
- * Before it: worker_case.c taps the rows and calls it after each chunk; owns its points and a row
- * of scores.
+ * Before it: worker_case.c taps the rows, and calls it after each chunk and after the pass; owns
+ * its points, what was tapped of them, and a row of scores.
  *
  * Tolerance of a key, per element of factor * (a cos - b sin), v = 2^-24 (half a unit of f32):
  *  - f32 arithmetic: cosine and sine stored (v), products (v), their difference (v), the factor
@@ -37,8 +37,12 @@ struct point {
     int layer, head;
     int32_t row;    /* its attention, key and value */
     int32_t kv_row; /* a row that has a key and a value, but maybe nothing else; mostly the same */
-    bool row_done, kv_row_done;
+    bool row_kept, kv_row_kept;
 };
+
+/* Vectors that were tapped of a point: of its row, and the key and value of its kv_row where that
+ * is another one. */
+enum kept { KEPT_QUERY, KEPT_OUTPUT, KEPT_KEY, KEPT_VALUE, KEPT_KV_KEY, KEPT_KV_VALUE, KEPT };
 
 struct check_spot {
     struct model_config m;
@@ -48,6 +52,7 @@ struct check_spot {
     enum dtype dtype;
     int n, done;
     struct point *points; /* [n], owned */
+    float *kept;          /* [n][KEPT][D], owned */
     double *score;        /* [prompt_tokens], owned; then probabilities */
     float *error;         /* [prompt_tokens], owned: relative, of a probability */
     float *block;         /* [KEY_BLOCK][D], owned */
@@ -108,10 +113,11 @@ static void choose_points(struct check_spot *c, const struct choice *k, int coun
 
 static enum status allocate(struct check_spot *c, int count, int32_t S, struct error *err) {
     c->points = calloc((size_t)count, sizeof *c->points);
+    c->kept = malloc((size_t)count * KEPT * (size_t)c->m.D * sizeof *c->kept);
     c->score = malloc((size_t)S * sizeof *c->score);
     c->error = malloc((size_t)S * sizeof *c->error);
     c->block = malloc((size_t)KEY_BLOCK * (size_t)c->m.D * sizeof *c->block);
-    if (c->points && c->score && c->error && c->block) return STATUS_OK;
+    if (c->points && c->kept && c->score && c->error && c->block) return STATUS_OK;
     return error_set(err, STATUS_NO_MEMORY, "no memory for the spot check of %d tokens", S);
 }
 
@@ -391,59 +397,83 @@ static void compare_value(struct check_spot *c, const struct point *p, int32_t r
     }
 }
 
-/* Key and value of a row as the cache has them, against what they were before the rotation. */
+static float *kept_of(const struct check_spot *c, const struct point *p, enum kept kept) {
+    return c->kept + ((size_t)(p - c->points) * KEPT + kept) * (size_t)c->m.D;
+}
+
+/* Key and value of a row as the cache has them, against what they were before the rotation; key: of
+ * the two that were kept. */
 static enum status check_cached(struct check_spot *c, struct session *s, const struct point *p,
-                                int32_t row, struct error *err) {
-    float key[HEAD_DIM_MAX], value[HEAD_DIM_MAX], cached[2][HEAD_DIM_MAX];
-    const int rank = rank_of(c, p), kv_head = kv_head_of(c, p);
-    enum status status = session_tap_read_kv(s, p->layer, rank, kv_head, row, key, value, err);
-    if (status == STATUS_OK)
-        status = session_kv_read(s, p->layer, rank, kv_head, row, 1, cached[0], cached[1], err);
+                                int32_t row, enum kept key, struct error *err) {
+    float cached[2][HEAD_DIM_MAX];
+    const enum status status = session_kv_read(s, p->layer, rank_of(c, p), kv_head_of(c, p), row, 1,
+                                               cached[0], cached[1], err);
     if (status != STATUS_OK) return status;
-    compare_key(c, p, row, key, cached[0]);
-    compare_value(c, p, row, value, cached[1]);
+    compare_key(c, p, row, kept_of(c, p, key), cached[0]);
+    compare_value(c, p, row, kept_of(c, p, key + 1), cached[1]);
     return STATUS_OK;
 }
 
 static enum status check_attention(struct check_spot *c, struct session *s, const struct point *p,
                                    struct error *err) {
-    float query[HEAD_DIM_MAX], got[HEAD_DIM_MAX];
     struct rotated_query rotated;
     struct attended a;
     double sum;
-    enum status status = session_tap_read(s, p->layer, p->head, p->row, query, got, err);
-    if (status != STATUS_OK) return status;
-    rotate_query(c, query, p->row, &rotated);
-    status = score_keys(c, s, p, &rotated, &sum, err);
+    rotate_query(c, kept_of(c, p, KEPT_QUERY), p->row, &rotated);
+    enum status status = score_keys(c, s, p, &rotated, &sum, err);
     if (status == STATUS_OK) status = weigh_values(c, s, p, sum, &a, err);
     if (status != STATUS_OK) return status;
-    compare_output(c, p, &a, got);
+    compare_output(c, p, &a, kept_of(c, p, KEPT_OUTPUT));
     return STATUS_OK;
 }
 
 /* What of a point the chunk [start, start + n) has. */
-static enum status check_point(struct check_spot *c, struct session *s, struct point *p,
-                               int32_t start, int32_t n, struct error *err) {
-    const bool row = !p->row_done && lies_in(p->row, start, n);
-    const bool kv_row = !p->kv_row_done && lies_in(p->kv_row, start, n);
+static enum status keep_point(struct check_spot *c, struct session *s, struct point *p,
+                              int32_t start, int32_t n, struct error *err) {
+    const bool row = !p->row_kept && lies_in(p->row, start, n);
+    const bool kv_row = !p->kv_row_kept && lies_in(p->kv_row, start, n);
+    const int rank = rank_of(c, p), kv_head = kv_head_of(c, p);
     enum status status = STATUS_OK;
-    if (row) status = check_attention(c, s, p, err);
-    if (row && status == STATUS_OK) status = check_cached(c, s, p, p->row, err);
+    if (row)
+        status = session_tap_read(s, p->layer, p->head, p->row, kept_of(c, p, KEPT_QUERY),
+                                  kept_of(c, p, KEPT_OUTPUT), err);
+    if (row && status == STATUS_OK)
+        status = session_tap_read_kv(s, p->layer, rank, kv_head, p->row, kept_of(c, p, KEPT_KEY),
+                                     kept_of(c, p, KEPT_VALUE), err);
     if (kv_row && p->kv_row != p->row && status == STATUS_OK)
-        status = check_cached(c, s, p, p->kv_row, err);
+        status = session_tap_read_kv(s, p->layer, rank, kv_head, p->kv_row,
+                                     kept_of(c, p, KEPT_KV_KEY), kept_of(c, p, KEPT_KV_VALUE), err);
     if (status != STATUS_OK) return status;
-    p->row_done |= row;
-    p->kv_row_done |= kv_row;
-    c->done += (row || kv_row) && p->row_done && p->kv_row_done;
+    p->row_kept |= row;
+    p->kv_row_kept |= kv_row;
     return STATUS_OK;
 }
 
-enum status check_spot_chunk(struct check_spot *c, struct session *s, int32_t start, int32_t n,
-                             struct error *err) {
+enum status check_spot_keep(struct check_spot *c, struct session *s, int32_t start, int32_t n,
+                            struct error *err) {
     /* a prompt that lost a chunk has other rows here; that is the count check's to say */
     if (session_position(s) != start + n) return STATUS_OK;
     for (int i = 0; i < c->n; i++) {
-        const enum status status = check_point(c, s, &c->points[i], start, n, err);
+        const enum status status = keep_point(c, s, &c->points[i], start, n, err);
+        if (status != STATUS_OK) return error_prefix(err, status, "spot check");
+    }
+    return STATUS_OK;
+}
+
+static enum status check_point(struct check_spot *c, struct session *s, const struct point *p,
+                               struct error *err) {
+    enum status status = STATUS_OK;
+    if (p->row_kept) status = check_attention(c, s, p, err);
+    if (p->row_kept && status == STATUS_OK) status = check_cached(c, s, p, p->row, KEPT_KEY, err);
+    if (p->kv_row_kept && p->kv_row != p->row && status == STATUS_OK)
+        status = check_cached(c, s, p, p->kv_row, KEPT_KV_KEY, err);
+    c->done += status == STATUS_OK && p->row_kept && p->kv_row_kept;
+    return status;
+}
+
+enum status check_spot_run(struct check_spot *c, struct session *s, struct error *err) {
+    for (int i = 0; i < c->n; i++) {
+        const enum status status = check_point(c, s, &c->points[i], err);
         if (status != STATUS_OK) return error_prefix(err, status, "spot check");
     }
     return STATUS_OK;
@@ -473,6 +503,7 @@ void check_spot_finish(struct check_spot *c, struct check_result *out) {
     }
     if (!c) return;
     free(c->points);
+    free(c->kept);
     free(c->score);
     free(c->error);
     free(c->block);

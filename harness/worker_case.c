@@ -320,7 +320,7 @@ static enum status run_chunk(struct case_run *k, int pass, int i, bool spot, int
         session_spans_reset(k->session);
     }
     if (fed && spot) {
-        s = check_spot_chunk(k->spot, k->session, start, n, err);
+        s = check_spot_keep(k->spot, k->session, start, n, err);
         if (s != STATUS_OK) return s;
     }
     struct event e = {.kind = EVENT_CHUNK,
@@ -513,15 +513,16 @@ static enum status run_pass(struct case_run *k, int pass, struct stats_point *po
                             struct error *err) {
     int64_t prefill_ns, first_ns = 0;
     k->tracing = pass == -1 && traces_warm_up(k) && enable_spans(k, NULL) == STATUS_OK;
-    enum status s =
-        prefill(k, pass, k->spot && pass == -(int)k->plan->config.warmup, points, &prefill_ns, err);
+    const bool spot = k->spot && pass == -(int)k->plan->config.warmup;
+    enum status s = prefill(k, pass, spot, points, &prefill_ns, err);
     if (k->tracing) session_spans_enable(k->session, 0, NULL);
     k->tracing = false;
-    if (s != STATUS_OK || pass < 0) return s;
-    bool whole = session_position(k->session) == k->prompt.length;
-    if (k->c->coverage == COVER_FULL && whole) s = generate(k, pass, &first_ns, err);
-    if (s == STATUS_OK) add_ttft(k, points, prefill_ns + first_ns);
-    return s;
+    const bool whole = session_position(k->session) == k->prompt.length;
+    if (s == STATUS_OK && pass >= 0) {
+        if (k->c->coverage == COVER_FULL && whole) s = generate(k, pass, &first_ns, err);
+        if (s == STATUS_OK) add_ttft(k, points, prefill_ns + first_ns);
+    }
+    return s == STATUS_OK && spot ? check_spot_run(k->spot, k->session, err) : s;
 }
 
 /* Whether a pass as long as the last one would end after the time is up. */

@@ -235,8 +235,9 @@ static struct check_result run(struct session s, int count) {
         int32_t rows[TAP_ROWS];
         s.position = (i + 1) * CHUNK;
         assert_true(check_spot_rows(spot, i * CHUNK, CHUNK, rows) <= TAP_ROWS);
-        assert_int_equal(check_spot_chunk(spot, &s, i * CHUNK, CHUNK, NULL), STATUS_OK);
+        assert_int_equal(check_spot_keep(spot, &s, i * CHUNK, CHUNK, NULL), STATUS_OK);
     }
+    assert_int_equal(check_spot_run(spot, &s, NULL), STATUS_OK);
     check_spot_finish(spot, &result);
     return result;
 }
@@ -345,8 +346,9 @@ static void the_pruned_layer_has_keys_of_all_chunks(void **state) {
         assert_int_equal(check_spot_open(&spot, &info, &c, all_chunks, 5, 10, 9, NULL), STATUS_OK);
         for (int i = 0; i < 5; i++) {
             s.position = (i + 1) * CHUNK;
-            assert_int_equal(check_spot_chunk(spot, &s, i * CHUNK, CHUNK, NULL), STATUS_OK);
+            assert_int_equal(check_spot_keep(spot, &s, i * CHUNK, CHUNK, NULL), STATUS_OK);
         }
+        assert_int_equal(check_spot_run(spot, &s, NULL), STATUS_OK);
         check_spot_finish(spot, &r);
         assert_int_equal(r.verdict, wrong ? VERDICT_FAILED : VERDICT_OK);
         if (wrong) assert_non_null(strstr(r.detail, "key of layer 0, head "));
@@ -397,11 +399,13 @@ static void rows_that_were_not_seen_are_not_called_right(void **state) {
     struct check_result r = {0};
     assert_int_equal(check_spot_open(&spot, &info, &c, all_chunks, 5, 10, 9, NULL), STATUS_OK);
     s.position = CHUNK;
-    assert_int_equal(check_spot_chunk(spot, &s, 0, CHUNK, NULL), STATUS_OK);
+    assert_int_equal(check_spot_keep(spot, &s, 0, CHUNK, NULL), STATUS_OK);
     /* the session has lost a chunk: its rows are others than planned */
-    assert_int_equal(check_spot_chunk(spot, &s, CHUNK, CHUNK, NULL), STATUS_OK);
+    assert_int_equal(check_spot_keep(spot, &s, CHUNK, CHUNK, NULL), STATUS_OK);
+    assert_int_equal(check_spot_run(spot, &s, NULL), STATUS_OK);
     check_spot_finish(spot, &r);
     assert_int_equal(r.verdict, VERDICT_NOT_CHECKED);
+    assert_null(strstr(r.detail, "0 of 10 rows"));
     assert_non_null(strstr(r.detail, "of 10 rows"));
     check_spot_finish(NULL, &r);
     assert_int_equal(r.verdict, VERDICT_NOT_CHECKED);
