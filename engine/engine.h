@@ -220,9 +220,10 @@ enum status session_logits(struct session *s, float *out, struct error *err);
 /* Logits at opts.logits_at[i], once its chunk has been prefilled. */
 enum status session_logits_at(struct session *s, int32_t i, float *out, struct error *err);
 
+/* Of all devices together; chunk_nodes: of the graphs of a chunk, without those of a decode step. */
 struct graph_info {
     int graphs;
-    int64_t nodes, bytes, capture_ns, instantiate_ns, upload_ns;
+    int64_t nodes, chunk_nodes, bytes, capture_ns, instantiate_ns, upload_ns;
 };
 /* Whether the exchanges of whole chunks run beside other ops. */
 bool session_overlaps(const struct session *s);

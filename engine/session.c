@@ -450,8 +450,11 @@ bool session_overlaps(const struct session *s) {
 void session_graph_info(const struct session *s, struct graph_info *out) {
     *out = (struct graph_info){0};
     for (int i = 0; i < s->e->devices.n; i++) {
+        struct graph_info chunk = {0};
+        add_graph(&chunk, s->part[i].body_graph);
         add_graph(out, s->part[i].body_graph);
         add_graph(out, s->part[i].decode_graph);
+        out->chunk_nodes += chunk.nodes;
     }
     const struct devices *d = &s->e->devices;
     for (int i = 0; i < d->total && !team_follows(d->team); i++) {
@@ -459,6 +462,7 @@ void session_graph_info(const struct session *s, struct graph_info *out) {
         const struct graph_info *theirs = &team_facts(d->team, i)->graphs;
         out->graphs += theirs->graphs;
         out->nodes += theirs->nodes;
+        out->chunk_nodes += theirs->chunk_nodes;
         out->bytes += theirs->bytes;
         out->capture_ns += theirs->capture_ns;
         out->instantiate_ns += theirs->instantiate_ns;

@@ -276,6 +276,7 @@ static const char *const added_attributes[] = {
     "attention_note",
     "exchange_overlap",
     "counters_note",
+    "graph_chunk_nodes",
 };
 
 /* What a case's group says beside its row. */
@@ -291,6 +292,7 @@ static const struct column case_facts[] = {
     FACT("fit_points", SIGNED, fit.n),
     FACT("graphs", SIGNED, graph_info.graphs),
     FACT("graph_nodes", SIGNED, graph_info.nodes),
+    FACT("graph_chunk_nodes", SIGNED, graph_info.chunk_nodes),
     FACT("graph_bytes", SIGNED, graph_info.bytes),
     FACT("graph_capture_ns", SIGNED, graph_info.capture_ns),
     FACT("graph_instantiate_ns", SIGNED, graph_info.instantiate_ns),

@@ -61,10 +61,13 @@ static void print_prompt(FILE *out, const struct case_result *r, const struct sh
 static void print_graphs(FILE *out, const struct case_result *r, const struct show_style *style) {
     const struct graph_info *g = &r->graph_info;
     char text[LINE_BYTES], bytes[FORMAT_BYTES], a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
+    char chunk[40] = ""; /* older files do not say */
     if (g->graphs == 0) return;
+    if (g->chunk_nodes > 0)
+        snprintf(chunk, sizeof chunk, " (%lld of a chunk)", (long long)g->chunk_nodes);
     const int used =
-        snprintf(text, sizeof text, "%d, %lld nodes, %s, captured in %s, instantiated in %s",
-                 g->graphs, (long long)g->nodes, format_bytes(bytes, g->bytes),
+        snprintf(text, sizeof text, "%d, %lld nodes%s, %s, captured in %s, instantiated in %s",
+                 g->graphs, (long long)g->nodes, chunk, format_bytes(bytes, g->bytes),
                  format_ns(a, g->capture_ns), format_ns(b, g->instantiate_ns));
     if (g->upload_ns > 0)
         snprintf(text + used, sizeof text - (size_t)used, ", uploaded in %s",

@@ -281,7 +281,7 @@ static void make_case(struct case_result *r, const char *id) {
     r->n_top = 2, r->logits_hash = 0xfedcba9876543210u;
     r->fit = (struct affine_fit){1.5, 2.5, 0.01, 5};
     r->ttft_error = 0.02, r->load_ns = 11, r->session_ns = 12, r->step_allocations = 3;
-    r->graph_info = (struct graph_info){2, 300, 4096, 55, 66, 77};
+    r->graph_info = (struct graph_info){2, 300, 200, 4096, 55, 66, 77};
     r->dropped_spans = 4;
     r->counted = true;
     snprintf(r->counters_note, sizeof r->counters_note, "not on Sundays");
