@@ -294,9 +294,9 @@ static void summarise_memory(const struct case_result *r, struct case_summary *o
 
 /* Power and clock are means over samples; the energy is only known where every chunk's is. */
 static void summarise_clocks(const struct case_result *r, struct case_summary *out) {
-    double energy_mj = 0, samples = 0, mhz = 0, watts = 0, tokens = 0;
+    double energy_mj = 0, samples = 0, mhz = 0, watts = 0, tokens = 0, ns = 0;
     int32_t repeats = 0;
-    out->energy_j = out->energy_j_per_token = (double)NAN;
+    out->energy_j = out->energy_j_per_token = out->power_w = (double)NAN;
     out->sm_clock_mean_mhz = out->power_mean_w = (double)NAN;
     out->sm_clock_min_mhz = -1;
     out->throttle_reasons = -1;
@@ -316,6 +316,7 @@ static void summarise_clocks(const struct case_result *r, struct case_summary *o
     }
     for (int64_t i = 0; i < r->n_chunks; i++) {
         tokens += r->chunks[i].n_tokens;
+        ns += (double)r->chunks[i].latency_ns;
         if (r->chunks[i].repeat >= repeats && r->chunks[i].repeat < INT32_MAX)
             repeats = r->chunks[i].repeat + 1;
     }
@@ -323,6 +324,7 @@ static void summarise_clocks(const struct case_result *r, struct case_summary *o
     out->power_mean_w = watts / samples;
     out->energy_j = energy_mj / 1e3 / repeats;
     out->energy_j_per_token = energy_mj / 1e3 / tokens;
+    out->power_w = energy_mj * 1e6 / ns;
 }
 
 /* A sampled case has no answer, whatever its checks saw on the way: it can fail, not pass. */

@@ -47,6 +47,8 @@ enum column_number {
     COLUMN_PREFILL,
     COLUMN_DECODE,
     COLUMN_PEAK,
+    COLUMN_CLOCK,
+    COLUMN_POWER,
     COLUMN_RATIOS,
     COLUMN_OUTPUT,
     COLUMN_INVARIANCE,
@@ -154,6 +156,8 @@ static void add_case(struct table *t, const struct case_result *r, const struct 
     add_ttft(t, r, &s, u);
     add_rates(t, r, &s);
     table_add_number(t, s.peak_bytes_rank > 0 ? (double)s.peak_bytes_rank / u->bytes : (double)NAN);
+    table_add_number(t, s.sm_clock_mean_mhz);
+    table_add_number(t, s.power_w);
     add_ratios(t, r, &s);
     add_verdicts(t, r, &s);
 }
@@ -262,6 +266,7 @@ static void explain_columns(FILE *out, const struct table_column *columns) {
     } notes[] = {{COLUMN_TTFT, "TTFT: median of the repeats"},
                  {COLUMN_SPREAD, "spread: half of their range"},
                  {COLUMN_PEAK, "peak: accounted, own and shared, of the largest rank"},
+                 {COLUMN_POWER, "power: energy of the chunks over their latencies"},
                  {COLUMN_RATIOS, "of plan: measured over predicted"}};
     enum { MOST = 98 };
     size_t column = 0;
@@ -366,18 +371,16 @@ static void print_reasons(FILE *out, const struct record_run *run, bool color) {
 }
 
 static const char *const column_names[COLUMN_COUNT] = {
-    [COLUMN_DECODE] = "decode",
-    [COLUMN_RATIOS] = "of plan",
-    [COLUMN_PEAK] = "peak",
-    [COLUMN_SPREAD] = "spread",
+    [COLUMN_DECODE] = "decode",  [COLUMN_CLOCK] = "SM clock", [COLUMN_POWER] = "power",
+    [COLUMN_RATIOS] = "of plan", [COLUMN_PEAK] = "peak",      [COLUMN_SPREAD] = "spread",
 };
 
 /* Leaves out what there is no room for, the least needed first, and says which columns these were.
  * The first five are said elsewhere: by the id; coverage by "~" and the output. */
 static void fit(FILE *out, const struct table *t, struct table_column *columns, int width) {
-    static const int least[] = {COLUMN_PROMPT, COLUMN_CHUNK,    COLUMN_MODE,
-                                COLUMN_TP,     COLUMN_COVERAGE, COLUMN_DECODE,
-                                COLUMN_RATIOS, COLUMN_PEAK,     COLUMN_SPREAD};
+    static const int least[] = {COLUMN_PROMPT,   COLUMN_CHUNK,  COLUMN_MODE,  COLUMN_TP,
+                                COLUMN_COVERAGE, COLUMN_DECODE, COLUMN_CLOCK, COLUMN_RATIOS,
+                                COLUMN_PEAK,     COLUMN_POWER,  COLUMN_SPREAD};
     enum { SAID_ELSEWHERE = 5, LEAST = sizeof least / sizeof *least };
     bool were_hidden[COLUMN_COUNT];
     for (int i = 0; i < COLUMN_COUNT; i++) were_hidden[i] = columns[i].hidden;
@@ -411,6 +414,8 @@ void show_table(FILE *out, const struct record_run *run, const char *path,
         [COLUMN_PREFILL] = {"prefill", "tok/s", false, false},
         [COLUMN_DECODE] = {"decode", "tok/s", false, false},
         [COLUMN_PEAK] = {"peak/rank", u.memory, false, false},
+        [COLUMN_CLOCK] = {"SM clock", "MHz", false, false},
+        [COLUMN_POWER] = {"power", "W", false, false},
         [COLUMN_RATIOS] = {"of plan", "time/mem", false, false},
         [COLUMN_OUTPUT] = {"output", "", true, false},
         [COLUMN_INVARIANCE] = {"invariance", "", true, false},
@@ -426,6 +431,8 @@ void show_table(FILE *out, const struct record_run *run, const char *path,
         print_common(out, t, columns);
         hide_empty(columns, t, COLUMN_SPREAD);
         hide_empty(columns, t, COLUMN_DECODE);
+        hide_empty(columns, t, COLUMN_CLOCK);
+        hide_empty(columns, t, COLUMN_POWER);
         fit(out, t, columns, style->width);
     }
     table_print(out, t, "", 0, style->color);

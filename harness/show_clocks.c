@@ -108,11 +108,11 @@ static void print_bins(FILE *out, const struct bin *bins, int n, const struct sh
 static void print_sums(FILE *out, const struct case_result *r, const struct case_summary *s) {
     char energy[40], token[40], power[40], clock[40], reasons[200];
     fprintf(out,
-            "  %s: %s J, %s J a token, %s W and %s MHz on average (%d at least); held back "
+            "  %s: %s J, %s J a token, %s W, %s MHz on average (%d at least); held back "
             "by: %s\n",
             r->coverage == COVER_FULL ? "a prefill" : "the chunks that ran",
             table_number(energy, s->energy_j), table_number(token, s->energy_j_per_token),
-            table_number(power, s->power_mean_w), table_number(clock, s->sm_clock_mean_mhz),
+            table_number(power, s->power_w), table_number(clock, s->sm_clock_mean_mhz),
             s->sm_clock_min_mhz, nvml_reasons_text(s->throttle_reasons, reasons, sizeof reasons));
 }
 

@@ -44,6 +44,7 @@ static void put_clocks(struct jsondoc *d, const struct case_result *r,
     bool known = r->n_clocks > 0;
     jsondoc_put_real(c, "energy_j", s->energy_j);
     jsondoc_put_real(c, "energy_j_per_token", s->energy_j_per_token);
+    jsondoc_put_real(c, "power_w", s->power_w);
     jsondoc_put_real(c, "power_mean_w", s->power_mean_w);
     jsondoc_put_real(c, "sm_clock_mean_mhz", s->sm_clock_mean_mhz);
     put_known(c, "sm_clock_min_mhz", s->sm_clock_min_mhz, s->sm_clock_min_mhz >= 0);
