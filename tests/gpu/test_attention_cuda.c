@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "gpu_array.h"
-#include "kernels/op_bench.h"
+#include "kernels/op_runs.h"
 
 enum { MOST_PADDING = 3 };
 static const size_t arena_size = (size_t)256 << 20;
@@ -647,21 +647,24 @@ static void a_replayed_step_reads_its_place_from_memory(void **state) {
 
 /* ---- speed */
 
-static double best_ns(struct device *gpu, struct op_bench *b) {
-    enum { REPEATS = 5 };
+/* The median of a few runs that follow one another; the first ones load the kernel. */
+static double median_s(struct op_bench *b) {
+    enum { WARMUP = 3, RUNS = 9 };
     struct error err = {""};
-    double best = HUGE_VAL;
-    for (int i = 0; i <= REPEATS; i++) { /* the first loads the kernel */
-        device_mark(gpu, 0);
-        must(op_bench_issue(b, &err), &err);
-        device_mark(gpu, 1);
-        must(device_sync(gpu, &err), &err);
-        if (i > 0) best = fmin(best, (double)device_mark_ns(gpu, 0, 1));
-    }
-    return best;
+    double t[RUNS];
+    struct op_runs r = op_runs_begin(b);
+    for (int i = -WARMUP; i < RUNS; i++) must(op_runs_next(&r, &t[i < 0 ? 0 : i], &err), &err);
+    must(op_runs_end(&r, &err), &err);
+    for (int i = 1; i < RUNS; i++)
+        for (int k = i; k > 0 && t[k] < t[k - 1]; k--) {
+            const double other = t[k];
+            t[k] = t[k - 1], t[k - 1] = other;
+        }
+    return t[RUNS / 2];
 }
 
-static void bench_shape(const struct variant *v, enum dtype dtype, const struct op_shape *shape) {
+static void bench_shape(const struct variant *v, enum dtype dtype, const struct op_shape *shape,
+                        const struct device_rates *ceilings) {
     struct gpu_test t;
     struct op_bench *b;
     struct error err = {""};
@@ -669,12 +672,27 @@ static void bench_shape(const struct variant *v, enum dtype dtype, const struct 
     op_shape_text(shape, text, sizeof text);
     gpu_test_open(&t, dtype, shape->head_dim, v->name, KV_TILE);
     must(op_bench_open(&b, t.gpu, shape, &err), &err);
-    const double ns = best_ns(t.gpu, b), flops = (double)op_bench_cost(b).flops;
-    printf("%-6s %-9s %-34s %10.3f ms %7.1f TFLOP/s\n", v->name, dtype_name(dtype), text, ns * 1e-6,
-           flops / ns * 1e-3);
+    const struct cost cost = op_bench_cost(b);
+    const double s = median_s(b), flops = (double)cost.flops / s, bytes = (double)cost.bytes / s;
+    printf("%-6s %-9s %-34s %10.3f ms %7.1f TFLOP/s, %5.1f %% of a bfloat16 product, %6.0f GB/s, "
+           "%5.1f %% of a copy\n",
+           v->name, dtype_name(dtype), text, s * 1e3, flops * 1e-12,
+           100 * flops / ceilings->roof_flops, bytes * 1e-9, 100 * bytes / ceilings->copy_bytes);
     fflush(stdout);
     op_bench_close(b);
     gpu_test_close(&t);
+}
+
+static struct device_rates measured_ceilings(void) {
+    struct gpu_test t;
+    struct device_rates rates;
+    struct error err = {""};
+    gpu_test_open(&t, DTYPE_BF16, 128, "auto", KV_TILE);
+    must(device_ceilings(t.gpu, &rates, &err), &err);
+    printf("ceilings: %.1f TFLOP/s, %.0f GB/s\n", rates.roof_flops * 1e-12,
+           rates.copy_bytes * 1e-9);
+    gpu_test_close(&t);
+    return rates;
 }
 
 /* Long shapes are for kernels with matrix instructions alone. */
@@ -688,13 +706,15 @@ static int bench(void) {
         {"T=32768,N=32768,H=28,K=4,D=128", false}, {"T=8192,N=204800,H=28,K=4,D=128", false},
         {"T=8192,N=65536,H=7,K=1,D=128", false},   {"T=8192,N=65536,H=16,K=4,D=64", false},
         {"T=8192,N=65536,H=16,K=4,D=96", false},   {"T=8192,N=65536,H=16,K=4,D=32", false}};
+    const struct device_rates ceilings = measured_ceilings();
     for (size_t i = 0; i < COUNT(cases); i++)
         for (enum dtype dtype = DTYPE_BF16; dtype <= DTYPE_F32; dtype++) {
             struct op_shape shape;
             const struct variant *v;
             assert_true(op_shape_parse(OP_ATTENTION, cases[i].text, &shape));
             for (int j = 0; (v = variant_for(dtype, shape.head_dim, j)); j++)
-                if (cases[i].everybody || v->dtypes == SERVES_BF16) bench_shape(v, dtype, &shape);
+                if (cases[i].everybody || v->dtypes == SERVES_BF16)
+                    bench_shape(v, dtype, &shape, &ceilings);
         }
     return 0;
 }
