@@ -1,7 +1,7 @@
 /* What the GPUs do while a chunk runs: clocks, power, temperature, what holds the clocks back, and
  * the energy used. A figure of a GPU without its clocks cannot be judged: long runs sit at the
  * power cap. By NVML, from outside the CUDA context; a thread takes a sample every 100 ms during a
- * chunk, so that long chunks have means, and the last sample is the chunk's end. Sees, decides
+ * chunk, so that long chunks have means; a shorter one has the sample of its end. Sees, decides
  * nothing. */
 #ifndef HARNESS_CLOCKS_H
 #define HARNESS_CLOCKS_H
@@ -16,8 +16,8 @@ struct clocks;
 struct clocks *clocks_open(const struct device_info *devices, int n, const char *library);
 void clocks_close(struct clocks *c); /* NULL is legal, here and below: nothing happens */
 
-/* Around a chunk, outside what is timed: a call of the driver, and six of them, in all some
- * milliseconds. */
+/* Around a chunk, outside what is timed: a call of the driver each, about a millisecond; six at the
+ * end of a chunk that was over before the first sample. */
 void clocks_begin(struct clocks *c);
 void clocks_end(struct clocks *c);
 /* What the i-th GPU did between the two; false: there is none. Leaves repeat and chunk at 0. */
