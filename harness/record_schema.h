@@ -55,7 +55,7 @@ static const struct column clock_columns[] = {
     {"repeat", SIGNED, FIELD(clock_row, repeat), "1", "measured repeat, from 0"},
     {"chunk", SIGNED, FIELD(clock_row, chunk), "1", "number of the chunk in the prompt, from 0"},
     {"device", SIGNED, FIELD(clock_row, device), "1", "of the run, from 0"},
-    {"samples", SIGNED, FIELD(clock_row, samples), "1", "every 100 ms, and at the chunk's end"},
+    {"samples", SIGNED, FIELD(clock_row, samples), "1", "every 100 ms; of a shorter chunk one, at its end"},
     {"sm_clock_mhz", SIGNED, FIELD(clock_row, sm_clock_mhz), "MHz", "at the end; -1: not told"},
     {"sm_clock_mean_mhz", REAL, FIELD(clock_row, sm_clock_mean_mhz), "MHz", "over the samples"},
     {"sm_clock_min_mhz", SIGNED, FIELD(clock_row, sm_clock_min_mhz), "MHz", "of the samples"},
