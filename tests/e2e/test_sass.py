@@ -1,6 +1,7 @@
 """Machine code of GPU kernels, read from the built objects: what their speed rests on and a compiler may break.
 
-Skipped where there is no CUDA build or no cuobjdump (beside nvcc, on PATH, or named by CUOBJDUMP)."""
+Skipped where there is no CUDA build or no cuobjdump (named by CUOBJDUMP, beside nvcc, on PATH, or where
+the wrapper puts that from PyPI)."""
 import os
 import re
 import shutil
@@ -11,12 +12,14 @@ from pathlib import Path
 
 BUILD = Path(os.environ["BENCH_BUILD_DIR"])
 OBJECT = BUILD / "CMakeFiles/kernels.dir/kernels/attention/attention_sm90.cu.o"
+FETCHED = Path(os.environ["BENCH_SOURCE_DIR"]) / "build/cuda-tools"  # where the wrapper puts it
 
 
 def find_cuobjdump():
     nvcc = shutil.which("nvcc")
     beside = str(Path(nvcc).resolve().parent) if nvcc else None
-    return os.environ.get("CUOBJDUMP") or (beside and shutil.which("cuobjdump", path=beside)) or shutil.which("cuobjdump")
+    return (os.environ.get("CUOBJDUMP") or (beside and shutil.which("cuobjdump", path=beside)) or
+            shutil.which("cuobjdump") or shutil.which("cuobjdump", path=FETCHED))
 
 
 def skip(why):
@@ -25,7 +28,8 @@ def skip(why):
 
 
 def dump(*arguments, of=OBJECT):
-    done = subprocess.run([TOOL, *arguments, str(of)], capture_output=True, text=True)
+    path = f"{Path(TOOL).parent}:{os.environ['PATH']}"  # it runs nvdisasm, by PATH
+    done = subprocess.run([TOOL, *arguments, str(of)], capture_output=True, text=True, env={**os.environ, "PATH": path})
     if done.returncode != 0:
         skip(f"cuobjdump ended with {done.returncode}: {done.stderr.strip()[:200]}")
     return done.stdout
@@ -119,7 +123,7 @@ if not OBJECT.exists():
     skip(f"no CUDA build: {OBJECT.name} is not there")
 TOOL = find_cuobjdump()
 if not TOOL:
-    skip("no cuobjdump: it comes with the CUDA toolkit")
+    skip("no cuobjdump: it comes with the CUDA toolkit, or from PyPI by `./bench test`")
 
 if __name__ == "__main__":
     unittest.main()
