@@ -12,7 +12,7 @@ struct bench_hooks {
      */
     bool (*before_chunk)(void *ctx, const char *case_id, int repeat, int chunk);
     /* called before each chunk that runs under a probe (worker_probe.c), or NULL */
-    void (*before_probed)(void *ctx, const char *case_id, int chunk);
+    void (*before_probed)(void *ctx, const char *case_id, int repeat, int chunk);
     void *before_chunk_ctx;    /* of both */
     const char *cupti_library; /* in the place of CUPTI, on any device; or NULL */
 };

@@ -119,7 +119,7 @@ static enum status run_all(struct run *r, struct error *err) {
     enum status launched = run_launches(r, err);
     if (!run_can_merge(r, launched)) return launched;
     s = run_check_cases(r, err);
-    if (s == STATUS_OK) s = run_merge(r, launched == STATUS_OK, err);
+    if (s == STATUS_OK) s = run_merge(r, !run_was_stopped(r, launched), err);
     if (s == STATUS_OK) s = run_show(r, err);
     return s == STATUS_OK ? run_verdict(r, launched, err) : s;
 }

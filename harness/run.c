@@ -151,6 +151,10 @@ static struct time_limit limit_of(const struct config *c) {
     return t;
 }
 
+static bool lacks_trace(const struct run *r, const struct case_result *c) {
+    return strcmp(r->config.cupti, "none") != 0 && c->status == CASE_OK && !c->kernel_trace.wanted;
+}
+
 /* Of the cases that ended well and have no trace yet. */
 static int choose_traces(const struct run *r, bool *todo) {
     int n = 0;
@@ -158,7 +162,7 @@ static int choose_traces(const struct run *r, bool *todo) {
         struct case_result result;
         todo[i] = false;
         if (!r->wanted[i] || read_fragment(r, i, &result, NULL) != STATUS_OK) continue;
-        todo[i] = result.status == CASE_OK && !result.kernel_trace.wanted;
+        todo[i] = lacks_trace(r, &result);
         n += todo[i];
         result_free(&result);
     }
@@ -282,6 +286,7 @@ static const struct case_result *first_wrong(const struct run *r) {
 /* What the cases came to. */
 struct tally {
     int ran, skipped, interrupted;
+    int untraced; /* of those that ran: their kernels are left to be recorded */
     const struct case_result *failed, *first_skipped; /* the first of each, or NULL */
 };
 
@@ -290,7 +295,10 @@ static struct tally count_cases(const struct run *r) {
     for (int i = 0; i < r->n_found; i++) {
         const struct case_result *c = r->found[i];
         switch (c->status) {
-        case CASE_OK: t.ran++; break;
+        case CASE_OK:
+            t.ran++;
+            t.untraced += lacks_trace(r, c);
+            break;
         case CASE_SKIPPED:
             if (t.skipped++ == 0) t.first_skipped = c;
             break;
@@ -306,10 +314,28 @@ int run_skipped(const struct run *r) {
     return count_cases(r).skipped;
 }
 
+bool run_was_stopped(const struct run *r, enum status launched) {
+    const struct tally t = count_cases(r);
+    return t.interrupted > 0 || (launched == STATUS_INTERRUPTED && t.untraced > 0);
+}
+
+/* What the interrupt has left. */
+static enum status say_stopped(const struct run *r, const struct tally *t, struct error *err) {
+    const int left = r->n_wanted - t->ran - t->skipped;
+    if (left == 0)
+        return error_set(err, STATUS_INTERRUPTED,
+                         "interrupted: all cases ran, but kernels of %d of %d are left to be "
+                         "recorded",
+                         t->untraced, t->ran);
+    return error_set(err, STATUS_INTERRUPTED, "interrupted: %d of %d cases are left", left,
+                     r->n_wanted);
+}
+
 enum status run_verdict(struct run *r, enum status launched, struct error *err) {
     const struct tally t = count_cases(r);
     const int left = r->n_wanted - t.ran - t.skipped;
-    r->finished = launched == STATUS_OK && left == 0 && r->n_lost == 0;
+    const bool stopped = run_was_stopped(r, launched);
+    r->finished = !stopped && left == 0 && r->n_lost == 0;
     const struct case_result *wrong = first_wrong(r);
     if (wrong) {
         const enum check check = result_failed_check(wrong);
@@ -319,12 +345,7 @@ enum status run_verdict(struct run *r, enum status launched, struct error *err) 
     if (r->n_lost > 0)
         return error_set(err, STATUS_IO, "%d of %d cases cannot be read back; the first: %.800s",
                          r->n_lost, r->n_wanted, r->first_lost.text);
-    if (launched == STATUS_INTERRUPTED && left == 0 && strcmp(r->config.cupti, "none") != 0)
-        return error_set(err, STATUS_INTERRUPTED,
-                         "interrupted: all cases ran, but kernels are left to be recorded");
-    if (launched == STATUS_INTERRUPTED || t.interrupted > 0)
-        return error_set(err, STATUS_INTERRUPTED, "interrupted: %d of %d cases are left", left,
-                         r->n_wanted);
+    if (stopped) return say_stopped(r, &t, err);
     if (t.failed)
         return error_set(err, STATUS_RUN_FAILED,
                          "%d of %d cases did not run to their end; the first: %s: %s: %s", left,

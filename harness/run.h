@@ -49,8 +49,10 @@ bool run_can_merge(const struct run *r, enum status launched);
 /* Fragments -> results; checks over cases (invariance). A fragment that cannot be read back is
  * counted, not an error yet: the rest is merged and shown. */
 enum status run_check_cases(struct run *r, struct error *err);
-/* RUN.partial -> RUN.h5. complete: the run was not interrupted; that no case is lost is seen here.
- */
+/* Whether an interrupt has left something undone: cases, or kernels of cases that are to be
+ * recorded. One that came after the last of them has not. Known after run_check_cases. */
+bool run_was_stopped(const struct run *r, enum status launched);
+/* RUN.partial -> RUN.h5. complete: the run was not stopped; that no case is lost is seen here. */
 enum status run_merge(struct run *r, bool complete, struct error *err);
 /* RUN.h5 -> table, or JSON, on stdout. */
 enum status run_show(struct run *r, struct error *err);

@@ -68,14 +68,15 @@ static void begin_probe(struct probing *k) {
     if (k->env->probe == PROBE_SPANS) session_spans_reset(k->session);
 }
 
-static enum status feed(struct probing *k, int chunk, struct chunk_result *r, struct error *err) {
+static enum status feed(struct probing *k, int pass, int chunk, struct chunk_result *r,
+                        struct error *err) {
     const int32_t start = start_of(k, chunk);
     const struct nvtx_chunk range = {chunk, start, tokens_of(k, chunk)};
     const struct bench_hooks *hooks = k->env->hooks;
     nvtx_begin_chunk(k->env->nvtx, &range);
     in_step(k, true);
     if (hooks && hooks->before_probed)
-        hooks->before_probed(hooks->before_chunk_ctx, k->c->id, chunk);
+        hooks->before_probed(hooks->before_chunk_ctx, k->c->id, pass, chunk);
     const enum status s =
         session_prefill(k->session, k->prompt.tokens + start, range.tokens, r, err);
     in_step(k, false);
@@ -109,12 +110,12 @@ static enum status keep(struct probing *k, int pass, int chunk, const struct chu
 }
 
 /* The same where a profiler that was told to wait captures it. */
-static enum status feed_captured(struct probing *k, int chunk, struct chunk_result *r,
+static enum status feed_captured(struct probing *k, int pass, int chunk, struct chunk_result *r,
                                  struct error *err) {
-    if (k->env->probe != PROBE_ONCE) return feed(k, chunk, r, err);
+    if (k->env->probe != PROBE_ONCE) return feed(k, pass, chunk, r, err);
     engine_profile(k->engine, true);
     nvtx_begin(k->env->nvtx, NVTX_PROFILE, NULL, chunk);
-    const enum status s = feed(k, chunk, r, err);
+    const enum status s = feed(k, pass, chunk, r, err);
     nvtx_end(k->env->nvtx, NVTX_PROFILE);
     engine_profile(k->engine, false);
     return s;
@@ -128,7 +129,7 @@ static enum status run_once(struct probing *k, int pass, int i, struct error *er
     if (s == STATUS_OK) s = go_to(k, chunk, err);
     if (s != STATUS_OK) return s;
     begin_probe(k);
-    s = feed_captured(k, chunk, &r, err);
+    s = feed_captured(k, pass, chunk, &r, err);
     if (s != STATUS_OK)
         return error_prefix(err, s, "chunk %d of %d, %s", chunk + 1, k->c->chunks,
                             format_pass(name, pass, k->warmup));

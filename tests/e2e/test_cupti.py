@@ -321,10 +321,28 @@ class Cupti(drive.BenchTest):
                              BENCH_TEST_FAULT="slow_traced:2")
         self.wait_for_line(process, "recording kernels")
         os.kill(process.pid, signal.SIGINT)
-        self.expect(self.finish(process), 130, "all cases ran, but kernels are left to be recorded", "--resume")
+        self.expect(self.finish(process), 130, "all cases ran, but kernels of 1 of 1 are left to be recorded", "--resume")
         self.expect(self.bench("trace", self.file, "--case", EAGER, "--kernels"), 4, "none were recorded", "--resume")
         self.record("--resume", engine__enforce_eager="true", words=("recording kernels of 1 case",))
         self.assertEqual(len(self.trace()[1]["chunks"]["chunk"]), 4)
+
+    def test_an_interrupt_in_the_last_recorded_chunk_leaves_nothing(self):
+        late = {"BENCH_TEST_FAULT": "interrupt_traced:3"}
+        result = self.record(engine__enforce_eager="true", env=late, words=("ok: 1 of 1 cases ran",))
+        self.assertNotIn("left", result.err)
+        self.assertTrue(self.is_complete())
+        self.assertFalse(self.partial.exists())
+        self.assertEqual(len(self.trace()[1]["chunks"]["chunk"]), 4)
+
+    def test_kernels_that_an_interrupt_leaves_are_counted(self):
+        late = {"BENCH_TEST_FAULT": "interrupt_traced:3", "BENCH_TEST_CASE": EAGER}
+        self.record(env=late, code=130, words=("all cases ran, but kernels of 1 of 2 are left to be recorded", "--resume"))
+        self.assertFalse(self.is_complete())
+        self.assertEqual(len(self.trace()[1]["chunks"]["chunk"]), 4)
+        self.assertIsNone(self.trace(GRAPH))
+        self.record("--resume", words=("recording kernels of 1 case",))
+        self.assertEqual(len(self.trace(GRAPH)[1]["chunks"]["chunk"]), 4)
+        self.assertTrue(self.is_complete())
 
 
 class OfAnH200(drive.BenchTest):

@@ -110,6 +110,15 @@ class Interrupt(drive.BenchTest):
                          ["not started: the run was interrupted"] * 2)
         self.resume()
 
+    def test_an_interrupt_in_the_last_chunk_of_all_leaves_nothing(self):
+        config = self.write_config(run__coverage="sample:3", run__spans="none")  # sampled: no token after the chunk
+        result = self.bench("run", config, "-o", self.file, program=drive.faulty, BENCH_TEST_FAULT="interrupt:3",
+                            BENCH_TEST_CASE="*_graph_*")
+        self.expect(result, 0, "ok: 2 of 2 cases ran")
+        self.assertNotIn("left", result.err)
+        self.assertTrue(self.is_complete())
+        self.assertFalse(self.partial.exists())
+
     def test_a_model_that_is_being_loaded_stops_at_its_next_weight(self):
         # a gigabyte of random weights, of which a part is there when the interrupt comes
         config = self.write_config(model__path="random:half-b", engine__tensor_parallel_size="1",

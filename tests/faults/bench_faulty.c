@@ -9,6 +9,7 @@
  *                                 a session, while the others look busy as they wait (stopped)
  */
 #include "harness/bench.h"
+#include "harness/interrupt.h"
 
 #include "fault.h"
 
@@ -67,6 +68,14 @@ static void very_slow(void) {
     for (int i = 0; i < 5; i++) slow();
 }
 
+/* Asks the supervisor to stop, by what no shell lets it ignore; goes on when that has told this
+ * worker. */
+static void interrupt(void) {
+    const volatile int *told = interrupt_catch(); /* the worker's own counter */
+    kill(getppid(), SIGTERM);
+    while (interrupt_count(told) == 0) usleep(1000);
+}
+
 /* Not a death either: takes the GPU's memory, as another program may at any time, but for what
  * loading a kernel needs: what is opened next finds none. */
 static void hog(void) {
@@ -87,12 +96,13 @@ static const struct {
     bool feed;   /* whether the chunk is fed after it */
     bool probed; /* only while a probe watches the chunk */
 } faults[] = {
-    {"abort", die_abort, true, false}, {"segv", die_segv, true, false},
-    {"hang", die_hang, true, false},   {"exit", die_exit, true, false},
-    {"oom", die_oom, true, false},     {"kill", die_kill, true, false},
-    {"slow", slow, true, false},       {"hog", hog, true, false}, /* of a GPU */
-    {"drop", NULL, false, false},      {"abort_traced", die_abort, true, true},
-    {"slow_traced", slow, true, true}, {"very_slow_traced", very_slow, true, true},
+    {"abort", die_abort, true, false},     {"segv", die_segv, true, false},
+    {"hang", die_hang, true, false},       {"exit", die_exit, true, false},
+    {"oom", die_oom, true, false},         {"kill", die_kill, true, false},
+    {"slow", slow, true, false},           {"hog", hog, true, false}, /* of a GPU */
+    {"drop", NULL, false, false},          {"abort_traced", die_abort, true, true},
+    {"slow_traced", slow, true, true},     {"very_slow_traced", very_slow, true, true},
+    {"interrupt", interrupt, true, false}, {"interrupt_traced", interrupt, true, true},
 };
 
 struct broken {
@@ -112,11 +122,13 @@ static bool before_chunk(void *ctx, const char *case_id, int repeat, int chunk) 
     return !faults[f->kind].feed;
 }
 
-static void before_probed(void *ctx, const char *case_id, int chunk) {
+static void before_probed(void *ctx, const char *case_id, int repeat, int chunk) {
     const struct broken *f = ctx;
-    if (f->kind >= 0 && faults[f->kind].probed && chunk == f->chunk &&
-        fnmatch(f->cases, case_id, 0) == 0)
-        faults[f->kind].act();
+    if (f->kind < 0 || !faults[f->kind].probed || chunk != f->chunk ||
+        fnmatch(f->cases, case_id, 0) != 0)
+        return;
+    /* in the warm-up an interrupt would end what is to be recorded after it */
+    if (repeat >= 0 || faults[f->kind].act != interrupt) faults[f->kind].act();
 }
 
 /* false: the variable names no fault. */
