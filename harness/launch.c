@@ -131,13 +131,17 @@ static char **worker_arguments(const struct launch *l, const struct child *c,
     return argv;
 }
 
-/* In the child, between fork and exec: async-signal-safe calls only. */
+/* In the child, between fork and exec: async-signal-safe calls only. Signals that ask to stop have
+ * been blocked since before the fork: the supervisor's handler, which is still here, would count
+ * them in a copy that exec throws away. */
 static void become_worker(const char *program, char **argv, pid_t supervisor, int events,
-                          int errors) {
+                          int errors, const sigset_t *unblocked) {
     setpgid(0, 0); /* Ctrl-C in the terminal is the supervisor's alone */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != supervisor) _exit(1); /* it died before the line above */
+    interrupt_release();
     signal(SIGPIPE, SIG_DFL);
+    sigprocmask(SIG_SETMASK, unblocked, NULL); /* one that has come ends it here */
     int null = open("/dev/null", O_RDWR);
     if (null >= 0) dup2(null, STDIN_FILENO);
     dup2(errors, STDOUT_FILENO); /* whatever a library prints is a message, not a result */
@@ -186,14 +190,21 @@ static enum status fork_worker(const struct launch *l, struct child *c, int work
     char **argv = NULL;
     const pid_t supervisor = getpid();
     const char *own = l->opts->program ? l->opts->program : "/proc/self/exe";
+    sigset_t asking, before;
+    sigemptyset(&asking);
+    sigaddset(&asking, SIGINT);
+    sigaddset(&asking, SIGTERM);
+    sigaddset(&asking, SIGHUP);
+    sigprocmask(SIG_BLOCK, &asking, &before);
     if (pipe2(pipe_ends, O_CLOEXEC) == 0 && (argv = worker_arguments(l, c, texts)) != NULL) {
         c->oom_kills_before = death_oom_kills();
         c->pid = fork();
         if (c->pid == 0)
             become_worker(c->launcher.words ? argv[0] : own, argv, supervisor, worker_end,
-                          pipe_ends[1]);
+                          pipe_ends[1], &before);
     }
     const int why = errno;
+    sigprocmask(SIG_SETMASK, &before, NULL);
     /* in both, so that the group is there for whoever signals it: too late here is early enough */
     if (c->pid > 0) setpgid(c->pid, c->pid);
     free(argv);
@@ -666,15 +677,23 @@ static enum status bury_stopped(struct launch *l, const struct child *c, struct 
     return write_fragment(l, queued(l, l->front++), CASE_CRASHED, why, c, err);
 }
 
+/* By a signal that asks to stop, before it could listen: the supervisor's SIGTERM, or one that went
+ * to the whole group before the worker had its own. */
+static bool ended_by_asking(int wait_status) {
+    const int n = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
+    return n == SIGTERM || n == SIGINT || n == SIGHUP;
+}
+
 /* After a worker: what its end means for the launch. */
 static enum status settle(struct launch *l, struct child *c, struct error *err) {
     if (c->error.kind == EVENT_ERROR && c->error.value == STATUS_IO)
         return error_set(err, STATUS_IO, "%s", c->error.text);
     if (c->by_stranger && !c->launcher_died && !voices_blamed(&c->voices))
         return bury_stopped(l, c, err);
-    /* told to stop, it did; by the signal itself when that came before it could listen */
-    bool obeyed = c->told && !c->stopped && !c->silent_s && !c->in_case &&
-                  (WIFEXITED(c->wait_status) || WTERMSIG(c->wait_status) == SIGTERM);
+    const bool asked = interrupt_count(l->opts->interrupts) > 0;
+    bool obeyed =
+        !c->stopped && !c->silent_s && !c->in_case &&
+        ((c->told && WIFEXITED(c->wait_status)) || (asked && ended_by_asking(c->wait_status)));
     /* one that ended its case, said why it cannot go on and left: the next case is not to blame */
     bool resigned = c->error.kind == EVENT_ERROR && c->begun && !c->in_case && !c->silent_s &&
                     WIFEXITED(c->wait_status);

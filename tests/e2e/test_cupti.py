@@ -344,6 +344,11 @@ class Cupti(drive.BenchTest):
         self.assertEqual(len(self.trace(GRAPH)[1]["chunks"]["chunk"]), 4)
         self.assertTrue(self.is_complete())
 
+    def test_a_worker_that_is_just_being_started_heeds_an_interrupt(self):
+        self.record(env={"BENCH_TEST_EARLY": "trace"}, code=130,
+                    words=("all cases ran, but kernels of 2 of 2 are left to be recorded", "--resume"))
+        self.assertEqual((self.trace(EAGER), self.trace(GRAPH)), (None, None))
+
 
 class OfAnH200(drive.BenchTest):
     """data/h200_kernels.h5: a replayed chunk of 32,768 tokens at depth 196,608 of the 7B shape, four ranks on one H200."""

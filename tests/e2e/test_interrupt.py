@@ -110,6 +110,13 @@ class Interrupt(drive.BenchTest):
                          ["not started: the run was interrupted"] * 2)
         self.resume()
 
+    def test_a_worker_that_is_just_being_started_stops_before_its_first_case(self):
+        self.config = self.write_config()
+        result = self.bench("run", self.config, "-o", self.file, program=drive.faulty, BENCH_TEST_EARLY="off")
+        self.expect(result, 130, "interrupted: 2 of 2 cases are left", "--resume")
+        self.assertEqual({reason for _, reason in self.cases().values()}, {"not started: the run was interrupted"})
+        self.resume()
+
     def test_an_interrupt_in_the_last_chunk_of_all_leaves_nothing(self):
         config = self.write_config(run__coverage="sample:3", run__spans="none")  # sampled: no token after the chunk
         result = self.bench("run", config, "-o", self.file, program=drive.faulty, BENCH_TEST_FAULT="interrupt:3",

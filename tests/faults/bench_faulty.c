@@ -7,6 +7,8 @@
  *   BENCH_TEST_PROCESS=NAME:P     of a worker that is several processes, process P does not start
  *                                 (away), has no memory to load (poor) or is stopped when it opens
  *                                 a session, while the others look busy as they wait (stopped)
+ *   BENCH_TEST_EARLY=PROBE        the run is interrupted while it starts a worker with that probe
+ *                                 (`--probe`): after the fork, before the program is executed
  */
 #include "harness/bench.h"
 #include "harness/interrupt.h"
@@ -188,6 +190,20 @@ enum status __wrap_session_open(struct session **out, struct engine *e,
             pthread_detach(thread);
     }
     return __real_session_open(out, e, opts, err);
+}
+
+/* The linker puts it in the place of execvp(). */
+int __wrap_execvp(const char *file, char *const argv[]);
+int __real_execvp(const char *file, char *const argv[]);
+
+int __wrap_execvp(const char *file, char *const argv[]) {
+    const char *probe = getenv("BENCH_TEST_EARLY");
+    for (int i = 0; probe && argv[i] && argv[i + 1]; i++) {
+        if (strcmp(argv[i], "--probe") != 0 || strcmp(argv[i + 1], probe) != 0) continue;
+        kill(getppid(), SIGTERM);
+        usleep(500000); /* what is told to stop now must not forget it */
+    }
+    return __real_execvp(file, argv);
 }
 
 int main(int argc, char **argv) {
