@@ -247,7 +247,15 @@ static void look_at_engine(struct doctor_findings *f) {
 
 /* ---- telling ---- */
 
-static void print_kernels(bool color) {
+/* A kernel can run here by the driver's word; a GPU that does not work says otherwise. */
+static bool kernel_works(const struct variant_info *v, const struct gpu_trial *trial,
+                         const char **why) {
+    const bool broken = trial->why_not[0] && strcmp(v->device, "cuda") == 0;
+    *why = broken && v->usable ? "the GPU does not work (see GPU engine)" : v->why_not;
+    return v->usable && !broken;
+}
+
+static void print_kernels(const struct gpu_trial *trial, bool color) {
     struct table_column columns[] = {{"op", "", true, false},
                                      {"kernel", "", true, false},
                                      {"device", "", true, false},
@@ -255,22 +263,25 @@ static void print_kernels(bool color) {
                                      {"usable", "", true, false}};
     struct table *t = table_open(columns, (int)(sizeof columns / sizeof *columns));
     struct variant_info v;
+    const char *why;
     for (int i = 0; variant_info(i, &v); i++) {
+        const bool works = kernel_works(&v, trial, &why);
         table_add(t, TONE_PLAIN, "%s", op_name(v.op));
         table_add(t, TONE_PLAIN, "%s", v.name);
         table_add(t, TONE_PLAIN, "%s", v.device);
         table_add(t, TONE_PLAIN, "%s", v.needs && v.needs[0] ? v.needs : "-");
-        table_add(t, v.usable ? TONE_GOOD : TONE_DOUBTFUL, "%s%s", v.usable ? "yes" : "no: ",
-                  v.usable    ? ""
-                  : v.why_not ? v.why_not
-                              : "not on this machine");
+        table_add(t, works ? TONE_GOOD : TONE_DOUBTFUL, "%s%s", works ? "yes" : "no: ",
+                  works ? ""
+                  : why ? why
+                        : "not on this machine");
     }
     putchar('\n');
     table_print(stdout, t, "", terminal_width(stdout, 0), color);
     table_close(t);
 }
 
-static void print_text(const struct doctor_findings *f, bool usable, bool gpu, bool color) {
+static void print_text(const struct doctor_findings *f, bool usable, const struct gpu_trial *trial,
+                       bool color) {
     static const enum tone tones[] = {TONE_GOOD, TONE_DOUBTFUL, TONE_BAD};
     for (int i = 0; i < f->n; i++) {
         const struct doctor_finding *x = &f->f[i];
@@ -278,22 +289,27 @@ static void print_text(const struct doctor_findings *f, bool usable, bool gpu, b
                tone_end(tones[x->level], color), x->name, x->text);
         if (x->fix[0]) printf("%-20s try: %s\n", "", x->fix);
     }
-    print_kernels(color);
+    print_kernels(trial, color);
     printf("\n%s%s\n",
            usable ? "`bench run` can work here, on "
                   : "`bench run` cannot work here: see the problems above",
-           !usable ? ""
-           : gpu   ? "the GPU and on the CPU"
-                   : "the CPU");
+           !usable             ? ""
+           : trial->works      ? "the GPU and on the CPU"
+           : trial->why_not[0] ? "the CPU alone and only with --set engine.device=cpu: device = "
+                                 "auto takes the GPU, which does not work"
+                               : "the CPU");
 }
 
-static void print_json(const struct doctor_findings *f, bool usable, bool gpu) {
+static void print_json(const struct doctor_findings *f, bool usable,
+                       const struct gpu_trial *trial) {
     struct jsondoc *d = jsondoc_object();
     struct variant_info v;
     jsondoc_put_text(d, "schema", "chunkbench-doctor");
     jsondoc_put_int(d, "schema_version", DOCTOR_SCHEMA_VERSION);
     jsondoc_put_bool(d, "usable", usable);
-    jsondoc_put_bool(d, "gpu_usable", gpu);
+    jsondoc_put_bool(d, "gpu_usable", trial->works);
+    /* null: refused */
+    jsondoc_put_text(d, "device_auto", trial->works ? "cuda" : trial->why_not[0] ? NULL : "cpu");
     doctor_put_gpus(d, gpu_list_machine());
     struct jsondoc *findings = jsondoc_put_array(d, "findings");
     for (int i = 0; i < f->n; i++) {
@@ -306,12 +322,14 @@ static void print_json(const struct doctor_findings *f, bool usable, bool gpu) {
     struct jsondoc *kernels = jsondoc_put_array(d, "kernels");
     for (int i = 0; variant_info(i, &v); i++) {
         struct jsondoc *x = jsondoc_add_object(kernels);
+        const char *why;
+        const bool works = kernel_works(&v, trial, &why);
         jsondoc_put_text(x, "op", op_name(v.op));
         jsondoc_put_text(x, "name", v.name);
         jsondoc_put_text(x, "device", v.device);
         jsondoc_put_text(x, "needs", v.needs);
-        jsondoc_put_bool(x, "usable", v.usable);
-        jsondoc_put_text(x, "why_not", v.usable ? NULL : v.why_not);
+        jsondoc_put_bool(x, "usable", works);
+        jsondoc_put_text(x, "why_not", works ? NULL : why);
     }
     char *text = jsondoc_text(d);
     if (text) puts(text);
@@ -339,11 +357,14 @@ int cmd_doctor(int argc, char **argv, const struct bench_hooks *hooks) {
     if (code >= 0) return code;
     struct doctor_findings *f = calloc(1, sizeof *f);
     struct error err = {""};
-    if (!f) return bench_fail("doctor", STATUS_NO_MEMORY, &err);
     const struct gpu_list *gpus = gpu_list_machine();
     struct gpu_signs signs;
     doctor_gpu_signs(&signs);
-    const bool gpu = doctor_gpu_usable(gpus, &signs);
+    struct gpu_trial *trial = f ? doctor_try_gpu(gpus, &signs) : NULL;
+    if (!trial) {
+        free(f);
+        return bench_fail("doctor", STATUS_NO_MEMORY, &err);
+    }
     look_at_processor(f);
     look_at_memory(f);
     look_at_disk(f);
@@ -354,16 +375,17 @@ int cmd_doctor(int argc, char **argv, const struct bench_hooks *hooks) {
     look_at_sqlite(f);
     look_at_nvtx(f);
     look_at_counters(f);
-    doctor_look_at_gpus(f, gpus, &signs);
+    doctor_look_at_gpus(f, gpus, &signs, trial);
     doctor_look_at_gpu_libraries(f, gpus, &signs);
     look_at_kernels(f);
     look_at_engine(f);
-    doctor_look_at_gpu_engine(f, gpus, &signs);
+    doctor_look_at_gpu_engine(f, trial);
     for (int i = 0; i < f->n; i++) usable = usable && f->f[i].level != LEVEL_PROBLEM;
     if (json)
-        print_json(f, usable, gpu);
+        print_json(f, usable, trial);
     else
-        print_text(f, usable, gpu, terminal_colored(stdout, no_color));
+        print_text(f, usable, trial, terminal_colored(stdout, no_color));
+    free(trial);
     free(f);
     return usable ? 0 : status_exit_code(STATUS_RUN_FAILED);
 }

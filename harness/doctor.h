@@ -4,6 +4,7 @@
 #define HARNESS_DOCTOR_H
 
 #include "harness/jsondoc.h"
+#include "harness/rates.h"
 #include "kernels/gpu_list.h"
 
 enum { DOCTOR_FINDINGS_MOST = 64 };
@@ -33,18 +34,27 @@ struct gpu_signs {
     bool nodes;    /* the driver's /dev/nvidiactl is there */
 };
 void doctor_gpu_signs(struct gpu_signs *out);
-/* Whether `bench run` would take a GPU. */
-bool doctor_gpu_usable(const struct gpu_list *gpus, const struct gpu_signs *signs);
+/* Whether device = auto takes a GPU. The driver's word decides, not whether that GPU works: where
+ * it does not, `bench run` refuses, for nobody wants the figures of the CPU by mistake. */
+bool doctor_gpu_taken(const struct gpu_list *gpus, const struct gpu_signs *signs);
+
+/* That GPU, opened in a child process as a plan does it, and the rates of its kernels. */
+struct gpu_trial {
+    bool works;
+    char why_not[500]; /* "" also where none is taken */
+    struct rates rates;
+};
+/* NULL: no memory. free() it. */
+struct gpu_trial *doctor_try_gpu(const struct gpu_list *gpus, const struct gpu_signs *signs);
 
 /* Driver and GPUs: what they are, whether they can be used, and if not, why and what helps. */
 void doctor_look_at_gpus(struct doctor_findings *f, const struct gpu_list *gpus,
-                         const struct gpu_signs *signs);
+                         const struct gpu_signs *signs, const struct gpu_trial *trial);
 /* The libraries that a GPU needs, tried in a child process. Nothing without GPU and CUDA. */
 void doctor_look_at_gpu_libraries(struct doctor_findings *f, const struct gpu_list *gpus,
                                   const struct gpu_signs *signs);
-/* Opens the GPU and runs its kernels, in a child process; nothing where it cannot be used. */
-void doctor_look_at_gpu_engine(struct doctor_findings *f, const struct gpu_list *gpus,
-                               const struct gpu_signs *signs);
+/* What came of the trial; nothing where no GPU is taken. */
+void doctor_look_at_gpu_engine(struct doctor_findings *f, const struct gpu_trial *trial);
 /* The same facts for --json. */
 void doctor_put_gpus(struct jsondoc *object, const struct gpu_list *gpus);
 

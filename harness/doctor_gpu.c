@@ -47,7 +47,7 @@ void doctor_gpu_signs(struct gpu_signs *out) {
     for (int i = 0; variant_info(i, &v); i++) out->built = out->built || !strcmp(v.device, "cuda");
 }
 
-bool doctor_gpu_usable(const struct gpu_list *gpus, const struct gpu_signs *signs) {
+bool doctor_gpu_taken(const struct gpu_list *gpus, const struct gpu_signs *signs) {
     return signs->built && !gpus->why_sm80[0];
 }
 
@@ -69,14 +69,19 @@ static const char *fix_of(const struct gpu_list *gpus, const struct gpu_signs *s
 
 /* Nobody expects a GPU where nothing of one is to be seen. */
 static void look_at_use(struct doctor_findings *f, const struct gpu_list *gpus,
-                        const struct gpu_signs *signs) {
+                        const struct gpu_signs *signs, const struct gpu_trial *trial) {
     const int first = gpu_list_first(gpus);
     const bool seen = signs->hardware || signs->nodes || gpus->n > 0;
     const char *why = gpus->why_none[0] ? gpus->why_none : gpus->why_sm80;
     const enum doctor_level level = seen ? LEVEL_WARNING : LEVEL_OK;
-    if (doctor_gpu_usable(gpus, signs))
-        doctor_add(f, "GPU", LEVEL_OK, "", "built in; device = auto takes the %s",
-                   gpus->gpu[first].name);
+    if (doctor_gpu_taken(gpus, signs))
+        doctor_add(f, "GPU", trial->works ? LEVEL_OK : LEVEL_WARNING,
+                   trial->works ? ""
+                                : "what helps is said below; until then choose the CPU: --set "
+                                  "engine.device=cpu",
+                   "built in; device = auto takes the %s%s%s", gpus->gpu[first].name,
+                   trial->works ? "" : ", which does not work, so `bench run` refuses: ",
+                   trial->works ? "" : trial->why_not);
     else if (signs->built)
         doctor_add(f, "GPU", level, fix_of(gpus, signs), "built in, but none can be used: %s", why);
     else
@@ -118,8 +123,8 @@ static void look_at_gpu(struct doctor_findings *f, const struct gpu_list *gpus, 
 }
 
 void doctor_look_at_gpus(struct doctor_findings *f, const struct gpu_list *gpus,
-                         const struct gpu_signs *signs) {
-    look_at_use(f, gpus, signs);
+                         const struct gpu_signs *signs, const struct gpu_trial *trial) {
+    look_at_use(f, gpus, signs, trial);
     look_at_driver(f, gpus);
     for (int i = 0; i < gpus->n; i++) look_at_gpu(f, gpus, i);
 }
@@ -192,7 +197,7 @@ void doctor_look_at_gpu_libraries(struct doctor_findings *f, const struct gpu_li
         doctor_add(f, "CUDA", LEVEL_WARNING, "", "%.500s", err.text);
         return;
     }
-    const bool needed = doctor_gpu_usable(gpus, signs);
+    const bool needed = doctor_gpu_taken(gpus, signs);
     for (int i = 0; i < QUESTIONS; i++) {
         const struct jsondoc *one = jsondoc_at(jsondoc_get(answer, "libraries"), i);
         const char *text = jsondoc_get_text(one, "text");
@@ -208,6 +213,16 @@ void doctor_look_at_gpu_libraries(struct doctor_findings *f, const struct gpu_li
 
 /* ---- the engine */
 
+/* Rates that were kept say nothing of today: the GPU has to open, too. */
+static enum status open_gpu(struct error *err) {
+    struct device_opts opts = device_opts_defaults();
+    struct device *dev;
+    opts.kind = DEVICE_CUDA;
+    const enum status s = device_open(&dev, &opts, err);
+    if (s == STATUS_OK) device_close(dev);
+    return s;
+}
+
 static void measure(void *ctx, struct jsondoc *answer) {
     struct engine_opts opts = engine_opts_defaults();
     struct model_config model;
@@ -215,7 +230,8 @@ static void measure(void *ctx, struct jsondoc *answer) {
     struct rates *r = ctx;
     opts.model = "needle:28x4x128"; /* heads of 128, as the large models have */
     opts.device = DEVICE_CUDA;
-    enum status s = engine_model_config(opts.model, &model, &err);
+    enum status s = open_gpu(&err);
+    if (s == STATUS_OK) s = engine_model_config(opts.model, &model, &err);
     if (s == STATUS_OK) s = rates_get(r, &opts, &model, false, &err);
     jsondoc_put_text(answer, "error",
                      s == STATUS_OK ? ""
@@ -225,37 +241,42 @@ static void measure(void *ctx, struct jsondoc *answer) {
     if (s == STATUS_OK) rates_put(answer, &r->rates, &r->info);
 }
 
-static void tell_rates(struct doctor_findings *f, const struct jsondoc *answer, struct rates *r) {
-    char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
+static void take_trial(struct gpu_trial *t, const struct jsondoc *answer) {
     const char *error = jsondoc_get_text(answer, "error");
-    if (!rates_take(answer, &r->rates, &r->info, r->names)) {
-        doctor_add(f, "GPU engine", LEVEL_WARNING, "", "%.500s",
-                   error && error[0] ? error : "the GPU's kernels gave no rates");
-        return;
-    }
-    jsondoc_get_bool(answer, "measured", &r->measured);
+    t->works = rates_take(answer, &t->rates.rates, &t->rates.info, t->rates.names);
+    jsondoc_get_bool(answer, "measured", &t->rates.measured);
+    if (!t->works)
+        snprintf(t->why_not, sizeof t->why_not, "%.400s",
+                 error && error[0] ? error : "the GPU's kernels gave no rates");
+}
+
+struct gpu_trial *doctor_try_gpu(const struct gpu_list *gpus, const struct gpu_signs *signs) {
+    struct jsondoc *answer;
+    struct error err = {""};
+    struct gpu_trial *t = calloc(1, sizeof *t);
+    if (!t || !doctor_gpu_taken(gpus, signs)) return t;
+    if (isolated_run(&answer, "opening the GPU", ENGINE_LIMIT_S, measure, &t->rates, &err) ==
+        STATUS_OK)
+        take_trial(t, answer);
+    else
+        snprintf(t->why_not, sizeof t->why_not, "%.400s", err.text);
+    jsondoc_close(answer);
+    return t;
+}
+
+void doctor_look_at_gpu_engine(struct doctor_findings *f, const struct gpu_trial *trial) {
+    char a[FORMAT_BYTES], b[FORMAT_BYTES], c[FORMAT_BYTES];
+    const struct rates *r = &trial->rates;
+    if (trial->why_not[0])
+        doctor_add(f, "GPU engine", LEVEL_WARNING, "use device = cpu until the driver works", "%s",
+                   trial->why_not);
+    if (!trial->works) return;
     const char *linear = r->info.variant[OP_LINEAR], *attention = r->info.variant[OP_ATTENTION];
     doctor_add(f, "GPU engine", LEVEL_OK, "",
                "%s, %s: linear %s (%s), attention %s (%s), copy %s%s", r->info.name, r->info.isa,
                format_rate(a, r->rates.linear_flops, "FLOP/s"), linear ? linear : "?",
                format_rate(b, r->rates.attention_flops, "FLOP/s"), attention ? attention : "?",
                format_rate(c, r->rates.copy_bytes, "B/s"), r->measured ? "" : " (measured before)");
-}
-
-void doctor_look_at_gpu_engine(struct doctor_findings *f, const struct gpu_list *gpus,
-                               const struct gpu_signs *signs) {
-    struct jsondoc *answer;
-    struct error err = {""};
-    if (!doctor_gpu_usable(gpus, signs)) return;
-    struct rates *r = calloc(1, sizeof *r);
-    if (!r) return;
-    if (isolated_run(&answer, "opening the GPU", ENGINE_LIMIT_S, measure, r, &err) == STATUS_OK)
-        tell_rates(f, answer, r);
-    else
-        doctor_add(f, "GPU engine", LEVEL_WARNING, "use device = cpu until the driver works",
-                   "%.500s", err.text);
-    jsondoc_close(answer);
-    free(r);
 }
 
 /* ---- JSON */

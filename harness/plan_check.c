@@ -100,12 +100,23 @@ static bool try_device(struct making *m, const struct device_opts *opts, const c
     return s == STATUS_OK;
 }
 
-/* The driver's word is that there is a GPU; now it has to open (in the child, see plan_apart.h). */
+/* The driver's word is that there is a GPU; now it has to open (in the child, see plan_apart.h).
+ * Else nothing runs: figures of the CPU are not what was meant. */
 static void check_gpu_opens(struct making *m) {
     struct device_opts opts = device_opts_defaults();
+    struct error err = {""};
+    struct device *dev;
     opts.kind = DEVICE_CUDA;
-    if (m->device_known && m->p->device == DEVICE_CUDA)
-        m->device_known = try_device(m, &opts, "device");
+    if (!m->device_known || m->p->device != DEVICE_CUDA) return;
+    const enum status s = device_open(&dev, &opts, &err);
+    const bool automatic = strcmp(m->p->config.device, "auto") == 0;
+    m->device_known = s == STATUS_OK;
+    if (s == STATUS_OK)
+        device_close(dev);
+    else
+        plan_finding(m, s, "engine", "device", "%s%s%s",
+                     automatic ? "auto takes the GPU, which does not open: " : "", err.text,
+                     automatic ? "; for the CPU: --set engine.device=cpu" : "");
 }
 
 static bool check_isa(struct making *m) {

@@ -304,6 +304,10 @@ static int count(void) {
 static enum status no_device(cudaError_t e, struct error *err) {
     int driver = 0, built = CUDART_VERSION;
     cudaDriverGetVersion(&driver);
+    if (driver == 0 && gpu_list_machine()->driver_there)
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "libcuda.so.1 of the NVIDIA driver is not there (a container needs "
+                         "NVIDIA_DRIVER_CAPABILITIES=compute,utility)");
     if (driver == 0)
         return error_set(err, STATUS_UNSUPPORTED,
                          "no NVIDIA driver on this machine (libcuda.so.1 is not there)");

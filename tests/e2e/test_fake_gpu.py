@@ -1,5 +1,6 @@
 """A machine whose driver's library tells of two GPUs that cannot be opened: NVML is a fake, CUDA is not there. What is
 decided by the driver's word alone, and how the child process that opens the GPU fails."""
+import hashlib
 import json
 import os
 import re
@@ -37,10 +38,42 @@ class FakeGpu(drive.BenchTest):
         self.assertIn("cap 700 W", by_name["GPU 1"]["text"])
         if self.built:
             self.assertIn("takes the NVIDIA H200", by_name["GPU"]["text"])
-            self.assertEqual((by_name["libcuda"]["level"], by_name["GPU engine"]["level"]), ("warning", "warning"))
+            self.assertEqual([by_name[name]["level"] for name in ("GPU", "libcuda", "GPU engine")], ["warning"] * 3)
             self.assertIn("libcuda.so.1", by_name["GPU engine"]["text"])
+            self.assertIn("NVIDIA_DRIVER_CAPABILITIES", by_name["libcuda"]["fix"])
         else:
             self.assertIn("not built in", by_name["GPU"]["text"])
+
+    def test_doctor_says_what_a_run_does(self):
+        self.needs_cuda()
+        auto, cpu = ("plan", self.write_config(engine__device="auto")), ("--set", "engine.device=cpu")
+        self.expect(self.bench(*auto, **self.driver), 2, "engine.device=cpu")
+        self.expect(self.bench(*auto, *cpu, **self.driver), 0)
+        found = json.loads(self.expect(self.bench("doctor", "--json", **self.driver), 0).out)
+        self.assertEqual((found["usable"], found["gpu_usable"], found["device_auto"]), (True, False, None))
+        self.assertEqual({k["usable"] for k in found["kernels"] if k["device"] == "cuda"}, {False})
+        (gpu,) = [f for f in found["findings"] if f["name"] == "GPU"]
+        self.assertIn("does not work", gpu["text"])
+        self.assertIn("engine.device=cpu", gpu["fix"])
+        told = self.bench("doctor", **self.driver).out
+        self.assertRegex(told, "`bench run` can work here, on the CPU alone and only with --set engine.device=cpu")
+        self.assertNotIn("on the GPU and", told)
+
+    def test_rates_that_were_kept_do_not_pass_for_a_gpu_that_opens(self):
+        self.needs_cuda()
+        more = {**self.driver, "XDG_CACHE_HOME": str(self.folder / "cache")}
+        self.bench("doctor", **more)
+        (kept,) = (self.folder / "cache" / "chunkbench").glob("rates-*.json")
+        rates = json.loads(kept.read_text())
+        binary = rates["key"].splitlines()[0]
+        rates["key"] = (f"{binary}\ndevice cuda attention auto linear auto\ndtype bfloat16 head_dim 128\n"
+                        "gpu NVIDIA H200 driver 580.159.04 power cap 700 W\n")
+        name = hashlib.sha256(rates["key"].encode()).hexdigest()[:16]
+        kept.with_name(f"rates-{name}.json").write_text(json.dumps(rates))
+        found = json.loads(self.bench("doctor", "--json", **more).out)
+        self.assertFalse(found["gpu_usable"])
+        (engine,) = [f for f in found["findings"] if f["name"] == "GPU engine"]
+        self.assertEqual(engine["level"], "warning", engine)
 
     def test_kernels_are_usable_by_the_drivers_word(self):
         self.needs_cuda()

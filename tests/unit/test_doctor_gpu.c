@@ -16,10 +16,12 @@ static struct fake_nvml *fake;
 static void *fake_handle;
 static struct gpu_list list;
 static struct doctor_findings found;
+static struct gpu_trial trial;
 
 static int set_up(void **state) {
     (void)state;
     memset(&found, 0, sizeof found);
+    trial = (struct gpu_trial){.works = true};
     fake = fake_nvml_open(FAKE_NVML, &fake_handle);
     return fake ? 0 : -1;
 }
@@ -32,7 +34,7 @@ static int tear_down(void **state) {
 static void look(const char *library, const char *visible, struct gpu_signs signs) {
     memset(&found, 0, sizeof found);
     gpu_list_read(&list, library, visible, 13000);
-    doctor_look_at_gpus(&found, &list, &signs);
+    doctor_look_at_gpus(&found, &list, &signs, &trial);
 }
 
 static const struct doctor_finding *finding(const char *name) {
@@ -65,7 +67,20 @@ static void a_good_gpu_is_told_of_and_taken(void **state) {
                    "cap 700 W, SM clock 1980 of 1980 MHz (held back by: power "
                    "cap), 18 NVLinks, 00000000:0A:00.0",
                    "");
-    assert_true(doctor_gpu_usable(&list, &built));
+    assert_true(doctor_gpu_taken(&list, &built));
+}
+
+static void a_gpu_that_does_not_work_is_taken_all_the_same_and_the_cpu_is_named(void **state) {
+    (void)state;
+    trial = (struct gpu_trial){.why_not = "libcuda.so.1 is not there"};
+    look(FAKE_NVML, NULL, built);
+    assert_finding("GPU", LEVEL_WARNING,
+                   "device = auto takes the NVIDIA H200, which does not work, so `bench run` "
+                   "refuses: libcuda.so.1 is not there",
+                   "--set engine.device=cpu");
+    doctor_look_at_gpu_engine(&found, &trial);
+    assert_finding("GPU engine", LEVEL_WARNING, "libcuda.so.1 is not there", "device = cpu");
+    assert_true(doctor_gpu_taken(&list, &built));
 }
 
 static void a_gpu_that_is_full_or_hot_is_a_warning(void **state) {
@@ -84,7 +99,7 @@ static void without_cuda_built_in_a_gpu_is_a_pity(void **state) {
     assert_finding("GPU", LEVEL_WARNING, "not built in: this program runs on the CPU alone",
                    "CUDA toolkit");
     assert_finding("GPU 0", LEVEL_OK, "NVIDIA H200", "");
-    assert_false(doctor_gpu_usable(&list, &signs));
+    assert_false(doctor_gpu_taken(&list, &signs));
 }
 
 static void why_there_is_no_gpu_comes_with_what_helps(void **state) {
@@ -162,6 +177,7 @@ int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(a_good_gpu_is_told_of_and_taken),
+        TEST(a_gpu_that_does_not_work_is_taken_all_the_same_and_the_cpu_is_named),
         TEST(a_gpu_that_is_full_or_hot_is_a_warning),
         TEST(without_cuda_built_in_a_gpu_is_a_pity),
         TEST(why_there_is_no_gpu_comes_with_what_helps),
