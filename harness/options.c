@@ -41,8 +41,7 @@ static const struct option options[] = {
 
     {"engine", "device", OPTION_CHOICE, AT(device), 0, 0, "auto|cpu|cuda", "auto",
      "Where the engine runs. `auto`: a GPU if there is one, else the CPU, and the plan says which. "
-     "A "
-     "GPU that is there and does not work is an error; `cpu` does without it.",
+     "A GPU that is there and does not work is an error; `cpu` does without it.",
      NULL},
     {"engine", "tensor_parallel_size", AXIS_INT, AT(tensor_parallel_size), 1, MAX_RANKS, NULL, "1",
      "Ranks that the model is split over.", "tp|tensor_parallel|tp_size"},
