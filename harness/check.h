@@ -41,8 +41,10 @@ int check_spot_rows(const struct check_spot *c, int32_t start, int32_t n,
                     int32_t positions[TAP_ROWS]);
 enum status check_spot_keep(struct check_spot *c, struct session *s, int32_t start, int32_t n,
                             struct error *err);
-/* All that was kept, of one pass, before the session is reset. */
-enum status check_spot_run(struct check_spot *c, struct session *s, struct error *err);
+/* Then each point, from 0 to check_spot_points() - 1, once, before the session is reset. One takes
+ * about a microsecond a key. */
+int check_spot_points(const struct check_spot *c);
+enum status check_spot_run(struct check_spot *c, struct session *s, int point, struct error *err);
 void check_spot_finish(struct check_spot *c,
                        struct check_result *out); /* closes c; NULL: "not checked" */
 

@@ -145,19 +145,17 @@ void clocks_begin(struct clocks *c) {
     pthread_mutex_unlock(&c->lock);
 }
 
-/* After a period has passed the joules alone: a GPU that waits for six answers cools. */
-static void look_at_end(const struct clocks *c, struct sums *s) {
-    if (s->samples == 0)
-        take_sample(c, s);
-    else
-        s->last.energy_mj = nvml_energy(c->nvml, s->gpu);
-}
-
 void clocks_end(struct clocks *c) {
+    int64_t energy_mj[MAX_RANKS];
     if (!c) return;
     pthread_mutex_lock(&c->lock);
     c->running = false;
-    for (int i = 0; i < c->n; i++) look_at_end(c, &c->of[i]);
+    /* All joules first; after a period has passed these alone: a GPU that waits cools. */
+    for (int i = 0; i < c->n; i++) energy_mj[i] = nvml_energy(c->nvml, c->of[i].gpu);
+    for (int i = 0; i < c->n; i++) {
+        if (c->of[i].samples == 0) take_sample(c, &c->of[i]);
+        c->of[i].last.energy_mj = energy_mj[i];
+    }
     pthread_cond_signal(&c->wake);
     pthread_mutex_unlock(&c->lock);
 }

@@ -16,8 +16,8 @@ struct clocks;
 struct clocks *clocks_open(const struct device_info *devices, int n, const char *library);
 void clocks_close(struct clocks *c); /* NULL is legal, here and below: nothing happens */
 
-/* Around a chunk, outside what is timed: a call of the driver each, about a millisecond; six at the
- * end of a chunk that was over before the first sample. */
+/* Around a chunk, outside what is timed: a call of the driver for each GPU, about a millisecond;
+ * six more at the end of a chunk that was over before the first sample. */
 void clocks_begin(struct clocks *c);
 void clocks_end(struct clocks *c);
 /* What the i-th GPU did between the two; false: there is none. Leaves repeat and chunk at 0. */

@@ -292,6 +292,9 @@ static void summarise_memory(const struct case_result *r, struct case_summary *o
     out->peak_bytes_rank = add(out->peak_bytes_rank, add(shared, ranks - 1) / ranks);
 }
 
+/* The counter of joules moves about every 0.1 s: power is known of ten times that. */
+static const double COUNTED_NS = 1e9;
+
 /* Power and clock are means over samples; the energy is only known where every chunk's is. */
 static void summarise_clocks(const struct case_result *r, struct case_summary *out) {
     double energy_mj = 0, samples = 0, mhz = 0, watts = 0, tokens = 0, ns = 0;
@@ -324,7 +327,7 @@ static void summarise_clocks(const struct case_result *r, struct case_summary *o
     out->power_mean_w = watts / samples;
     out->energy_j = energy_mj / 1e3 / repeats;
     out->energy_j_per_token = energy_mj / 1e3 / tokens;
-    out->power_w = energy_mj * 1e6 / ns;
+    if (ns >= COUNTED_NS) out->power_w = energy_mj * 1e6 / ns;
 }
 
 /* A sampled case has no answer, whatever its checks saw on the way: it can fail, not pass. */

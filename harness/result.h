@@ -236,7 +236,7 @@ struct case_summary {
     /* Of a GPU, over all measured chunks; NaN or -1: not known. */
     double energy_j;           /* of the chunks of a repeat, mean over repeats */
     double energy_j_per_token; /* sampled coverage: of the chunks that ran */
-    double power_w;            /* that energy over the chunks' latencies, all GPUs together */
+    double power_w; /* that energy over the latencies of a second or more, all GPUs together */
     double sm_clock_mean_mhz, power_mean_w; /* of samples, which lag behind what the chunks do */
     int32_t sm_clock_min_mhz;
     int64_t throttle_reasons; /* seen in any chunk */

@@ -127,7 +127,7 @@ void show_clocks(FILE *out, const struct case_result *r, const struct case_summa
         qsort(rows, n, sizeof *rows, by_depth);
         fputs("\nclocks and energy (by the GPU's counter: chunks shorter than its period of about "
               "0.1 s "
-              "are coarse)\n",
+              "are coarse;\n  W of a row: of samples, which lag; of the sum: energy over time)\n",
               out);
         print_bins(out, bins, fill_bins(r, rows, r->n_clocks, style->verbose, bins), style);
         print_sums(out, r, s);

@@ -508,6 +508,19 @@ static enum status reach_steady_state(struct case_run *k, struct error *err) {
     return s == STATUS_OK ? s : error_prefix(err, s, "before the first sample");
 }
 
+/* The spot check of what the pass has kept. What there is no time for stays unchecked: the pass is
+ * measured. */
+static enum status check_rows(struct case_run *k, struct error *err) {
+    const int n = check_spot_points(k->spot);
+    for (int i = 0; i < n; i++) {
+        enum status s = stop_before(k, err, "row %d of %d of the spot check", i + 1, n);
+        if (s == STATUS_TIMEOUT) break;
+        if (s == STATUS_OK) s = check_spot_run(k->spot, k->session, i, err);
+        if (s != STATUS_OK) return s;
+    }
+    return STATUS_OK;
+}
+
 /* One pass, from its first chunk to its last generated token. */
 static enum status run_pass(struct case_run *k, int pass, struct stats_point *points,
                             struct error *err) {
@@ -522,7 +535,7 @@ static enum status run_pass(struct case_run *k, int pass, struct stats_point *po
         if (k->c->coverage == COVER_FULL && whole) s = generate(k, pass, &first_ns, err);
         if (s == STATUS_OK) add_ttft(k, points, prefill_ns + first_ns);
     }
-    return s == STATUS_OK && spot ? check_spot_run(k->spot, k->session, err) : s;
+    return s == STATUS_OK && spot ? check_rows(k, err) : s;
 }
 
 /* Whether a pass as long as the last one would end after the time is up. */
@@ -594,23 +607,27 @@ static bool last_is_short(const struct case_run *k) {
     return last_ns <= all_ns / SHORT_PART;
 }
 
-/* Spans after the repeats. The case stands without them: some of them are none. */
-static void add_spans(struct case_run *k, char *reason, size_t size) {
-    struct error err = {{0}};
+/* Spans after the repeats. The case stands without them, and gets a reason: some of them are none.
+ * STATUS_INTERRUPTED: all were asked for, and are still to come. */
+static enum status add_spans(struct case_run *k, char *reason, size_t size, struct error *err) {
     const bool all = strcmp(k->plan->config.spans, "all") == 0;
-    const bool last = strcmp(k->plan->config.spans, "auto") == 0 && !traces_warm_up(k) &&
-                      last_is_short(k) && !stopped(k);
-    if (!all && !last) return;
+    const bool last =
+        strcmp(k->plan->config.spans, "auto") == 0 && !traces_warm_up(k) && last_is_short(k);
+    if (!all && !last) return STATUS_OK;
     nvtx_begin(k->env->nvtx, NVTX_PASS, "spans", k->out->repeats);
-    enum status s = enable_spans(k, &err);
-    if (s == STATUS_OK) s = all ? trace_all(k, &err) : trace_last(k, &err);
+    enum status s = all ? STATUS_OK : stop_before(k, err, "the last chunk's spans");
+    if (s == STATUS_OK) s = enable_spans(k, err);
+    if (s == STATUS_OK) s = all ? trace_all(k, err) : trace_last(k, err);
     session_spans_enable(k->session, 0, NULL);
     nvtx_end(k->env->nvtx, NVTX_PASS);
-    if (s == STATUS_OK) return;
+    if (s == STATUS_OK) return s;
     k->out->n_spans = k->out->dropped_spans = k->out->n_traced = 0;
     k->out->n_buffers = k->out->n_buffer_uses = 0;
     k->out->counted = false;
-    snprintf(reason, size, "spans are missing: %.160s", err.text);
+    if (all && s == STATUS_INTERRUPTED) return error_prefix(err, s, "spans");
+    snprintf(reason, size, "spans are missing: %.160s", err->text);
+    err->text[0] = 0;
+    return STATUS_OK;
 }
 
 /* ---- opening and closing ---- */
@@ -783,7 +800,7 @@ enum status worker_run_case(struct engine *e, const struct plan *p, const struct
     if (s == STATUS_OK) s = keep_text(&k, err);
     if (s == STATUS_OK) judge(&k);
     char no_spans[190] = "";
-    if (s == STATUS_OK) add_spans(&k, no_spans, sizeof no_spans);
+    if (s == STATUS_OK) s = add_spans(&k, no_spans, sizeof no_spans, err);
     if (s == STATUS_OK) check_memory(out);
     close_case(&k);
     out->status = s == STATUS_OK            ? CASE_OK

@@ -15,9 +15,10 @@ static int mark_of(int64_t run) {
 /* A CPU has run an op when it is issued: nothing is ahead there. */
 struct op_runs op_runs_begin(struct op_bench *b) {
     struct device *dev = op_bench_device(b);
+    const bool asynchronous = dev->backend->kind == DEVICE_CUDA;
     device_mark(dev, mark_of(0));
-    return (struct op_runs){.b = b,
-                            .most_ahead = dev->backend->kind == DEVICE_CUDA ? DEVICE_MARKS - 2 : 0};
+    return (struct op_runs){
+        .b = b, .ahead = asynchronous, .most_ahead = asynchronous ? DEVICE_MARKS - 2 : 0};
 }
 
 enum status op_runs_next(struct op_runs *r, double *seconds, struct error *err) {

@@ -117,14 +117,27 @@ class Interrupt(drive.BenchTest):
         self.assertEqual({reason for _, reason in self.cases().values()}, {"not started: the run was interrupted"})
         self.resume()
 
+    def in_the_last_chunk_of_all(self, *args, **values):
+        self.config = self.write_config(run__coverage="sample:3", **values)  # sampled: no token after the chunk
+        return self.bench("run", self.config, "-o", self.file, program=drive.faulty, BENCH_TEST_FAULT="interrupt:3",
+                          BENCH_TEST_CASE="*_graph_*")
+
     def test_an_interrupt_in_the_last_chunk_of_all_leaves_nothing(self):
-        config = self.write_config(run__coverage="sample:3", run__spans="none")  # sampled: no token after the chunk
-        result = self.bench("run", config, "-o", self.file, program=drive.faulty, BENCH_TEST_FAULT="interrupt:3",
-                            BENCH_TEST_CASE="*_graph_*")
+        result = self.in_the_last_chunk_of_all(run__spans="none", check__spot="0")
         self.expect(result, 0, "ok: 2 of 2 cases ran")
         self.assertNotIn("left", result.err)
         self.assertTrue(self.is_complete())
         self.assertFalse(self.partial.exists())
+
+    def test_spans_and_rows_to_check_after_the_last_chunk_are_left(self):
+        for values, reason in (({"run__spans": "all", "check__spot": "0"}, "spans: stopped before chunk 1 of 3"),
+                               ({"run__spans": "none", "check__spot": "5"}, "stopped before row 1 of 5 of the spot check")):
+            with self.subTest(reason):
+                self.expect(self.in_the_last_chunk_of_all(**values), 130, "interrupted: 1 of 2 cases are left", "--resume")
+                self.assertEqual([r for status, r in self.cases().values() if status == "interrupted"], [reason])
+                self.assertFalse(self.is_complete())
+                self.resume()
+                self.file.unlink()
 
     def test_a_model_that_is_being_loaded_stops_at_its_next_weight(self):
         # a gigabyte of random weights, of which a part is there when the interrupt comes

@@ -115,7 +115,8 @@ class Clocks:
         import pynvml
         pynvml.nvmlInit()
         self.nvml = pynvml
-        self.gpu = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
+        uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid  # NVML counts otherwise
+        self.gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
 
     def energy(self):
         return self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.gpu) * 1e-3
