@@ -450,11 +450,10 @@ bool session_overlaps(const struct session *s) {
 void session_graph_info(const struct session *s, struct graph_info *out) {
     *out = (struct graph_info){0};
     for (int i = 0; i < s->e->devices.n; i++) {
-        struct graph_info chunk = {0};
-        add_graph(&chunk, s->part[i].body_graph);
+        const int64_t before = out->nodes;
         add_graph(out, s->part[i].body_graph);
+        out->chunk_nodes += out->nodes - before;
         add_graph(out, s->part[i].decode_graph);
-        out->chunk_nodes += chunk.nodes;
     }
     const struct devices *d = &s->e->devices;
     for (int i = 0; i < d->total && !team_follows(d->team); i++) {
