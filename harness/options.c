@@ -143,9 +143,9 @@ static const struct option options[] = {
      NULL},
     {"run", "time_budget", OPTION_SECONDS, AT(time_budget_s), 0, 1e9, NULL, "30m",
      "How long a run may take, from its plan to its last case; 0: no limit. The plan decides by "
-     "its predictions, with a tenth in reserve; where these were wrong, cases run fewer repeats, "
-     "or "
-     "do not begin, or end after the chunk in flight.",
+     "its predictions, with a tenth in reserve; where these were wrong, cases run fewer repeats "
+     "(one that the end cuts counts for nothing), or do not begin, or end after the chunk in "
+     "flight.",
      "budget|timeout"},
     {"run", "watchdog", OPTION_SECONDS, AT(watchdog_s), 1, 1e6, NULL, "2m",
      "A worker whose kernels make no progress for so long is killed.", NULL},

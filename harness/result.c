@@ -177,6 +177,13 @@ enum status result_add_decode(struct case_result *r, const struct decode_row *ro
     return s;
 }
 
+void result_drop_repeat(struct case_result *r, int repeat) {
+    while (r->n_chunks > 0 && r->chunks[r->n_chunks - 1].repeat == repeat) r->n_chunks--;
+    while (r->n_memory > 0 && r->memory[r->n_memory - 1].repeat == repeat) r->n_memory--;
+    while (r->n_clocks > 0 && r->clocks[r->n_clocks - 1].repeat == repeat) r->n_clocks--;
+    while (r->n_decode > 0 && r->decode[r->n_decode - 1].repeat == repeat) r->n_decode--;
+}
+
 enum status result_add_traced(struct case_result *r, const struct chunk_row *row,
                               struct error *err) {
     void *array = r->traced;

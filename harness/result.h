@@ -212,7 +212,9 @@ enum status result_add_decode(struct case_result *r, const struct decode_row *ro
                               struct error *err);
 enum status result_add_traced(struct case_result *r, const struct chunk_row *row,
                               struct error *err);
-/* The same of kernel_trace. */
+/* Takes back what the newest rows of the four above tell of this repeat, which did not end. */
+void result_drop_repeat(struct case_result *r, int repeat);
+/* As result_add_traced(), of kernel_trace. */
 enum status result_add_kernel_chunk(struct case_result *r, const struct chunk_row *row,
                                     struct error *err);
 enum status result_add_spans(struct case_result *r, const struct span_row *rows, int64_t n,

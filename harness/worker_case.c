@@ -33,6 +33,7 @@ struct case_run {
     struct prompt prompt;    /* owned */
     int *chunks;             /* numbers of those that run, ascending; owned */
     int n_chunks;
+    int32_t position;            /* of the session, at the end of the newest measured pass */
     int profiled;                /* number of the chunk for a profiler, or -1 */
     bool tracing;                /* the pass at work records spans */
     char no_timeline[190];       /* why a chunk with spans has no timeline of memory; or "" */
@@ -546,11 +547,20 @@ static bool lacks_time(const struct case_run *k, int64_t last_pass_ns) {
     return k->env->limit && time_is_up(k->env->limit, now_ns() + last_pass_ns);
 }
 
+/* No repeats from this one on, which the time cut or kept from beginning. What was measured until
+ * then stands. */
+static enum status end_repeats(struct case_run *k, int pass, struct error *err) {
+    result_drop_repeat(k->out, pass);
+    k->out->repeats = pass;
+    err->text[0] = 0;
+    return STATUS_OK;
+}
+
 /* Warm-up and measured passes: at least one of these, then as many as there is time for. */
 static enum status run_passes(struct case_run *k, struct error *err) {
     struct case_result *out = k->out;
     const struct config *config = &k->plan->config;
-    int warmup = (int)config->warmup, repeats = (int)config->repeats;
+    const int warmup = (int)config->warmup, repeats = (int)config->repeats;
     struct stats_point *points = calloc((size_t)k->n_chunks, sizeof *points);
     out->ttft_ns = calloc((size_t)repeats, sizeof *out->ttft_ns);
     out->output = calloc((size_t)k->c->session.max_tokens + 1, sizeof *out->output);
@@ -562,12 +572,17 @@ static enum status run_passes(struct case_run *k, struct error *err) {
     for (int pass = -warmup; s == STATUS_OK && pass < repeats; pass++) {
         const int64_t begin_ns = now_ns();
         if (pass > 0 && lacks_time(k, pass_ns)) {
-            out->repeats = pass;
+            s = end_repeats(k, pass, err);
             break;
         }
         nvtx_begin(k->env->nvtx, NVTX_PASS, pass < 0 ? "warm-up" : "repeat", pass);
         s = run_pass(k, pass, points, err);
         nvtx_end(k->env->nvtx, NVTX_PASS);
+        if (pass > 0 && s == STATUS_TIMEOUT) {
+            s = end_repeats(k, pass, err);
+            break;
+        }
+        k->position = session_position(k->session);
         pass_ns = now_ns() - begin_ns;
     }
     free(points);
@@ -722,7 +737,7 @@ static void judge(struct case_run *k) {
     const struct config *config = &k->plan->config;
     for (int i = 0; i < CHECKS; i++)
         if (out->check[i].verdict != VERDICT_FAILED) out->check[i].detail[0] = 0;
-    check_count(out, session_position(k->session));
+    check_count(out, k->position);
     if (out->n_output > 0 && config->truth && k->prompt.has_answer)
         check_tokens(&out->check[CHECK_TOKENS], &k->plan->model, &k->prompt, out->output,
                      out->n_output, k->c->session.max_tokens);

@@ -280,6 +280,51 @@ static void repeats_that_have_no_time_do_not_begin(void **state) {
     result_free(&r);
 }
 
+/* The time is up in the second repeat: within one of its chunks. */
+struct cut {
+    struct time_limit *limit;
+    int chunk;
+};
+
+static bool end_the_time(void *ctx, const char *case_id, int repeat, int chunk) {
+    const struct cut *c = ctx;
+    (void)case_id;
+    if (repeat == 1 && chunk == c->chunk) c->limit->end_ns = 1;
+    return false;
+}
+
+/* It was begun because the one before it would have fitted, and was slower: before a chunk or
+ * before a token, what was measured until then stands. */
+static void a_repeat_that_the_time_cuts_costs_no_more_than_itself(void **state) {
+    struct fixture *f = *state;
+    const int64_t repeats = f->plan.config.repeats;
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        struct listener l = {0};
+        struct cut cut = {.limit = &l.limit, .chunk = chunk};
+        struct bench_hooks hooks = {.before_chunk = end_the_time, .before_chunk_ctx = &cut};
+        struct case_result r;
+        f->plan.config.repeats = 3;
+        const enum status s = run(f, &f->plan.cases[0], &l, &hooks, &r);
+        f->plan.config.repeats = repeats;
+        assert_int_equal(s, STATUS_OK);
+        assert_int_equal(r.status, CASE_OK);
+        assert_int_equal(l.chunks, CHUNKS + chunk + 1);
+        assert_int_equal(r.repeats, 1);
+        assert_int_equal(r.n_ttft, 1);
+        assert_int_equal(r.n_chunks, CHUNKS);
+        assert_int_equal(r.n_memory, CHUNKS * (engine_info(f->engine)->ranks + 1));
+        assert_int_equal(r.n_decode, r.n_output);
+        for (int64_t i = 0; i < r.n_chunks; i++) assert_int_equal(r.chunks[i].repeat, 0);
+        for (int64_t i = 0; i < r.n_memory; i++) assert_int_equal(r.memory[i].repeat, 0);
+        for (int64_t i = 0; i < r.n_decode; i++) assert_int_equal(r.decode[i].repeat, 0);
+        for (int k = 0; k < CHECKS; k++) assert_int_not_equal(r.check[k].verdict, VERDICT_FAILED);
+        assert_int_equal(r.check[CHECK_COUNT].verdict, VERDICT_OK);
+        assert_int_equal(r.check[CHECK_TOKENS].verdict, VERDICT_OK);
+        assert_non_null(strstr(r.reason, "time: 1 of 3 repeats, for time_budget allowed no more"));
+        result_free(&r);
+    }
+}
+
 /* Stops, or fails, in the pass that follows the only repeat. */
 static bool act_in_spans(void *ctx, const char *case_id, int repeat, int chunk) {
     int *stop = ctx;
@@ -473,6 +518,7 @@ int main(void) {
         cmocka_unit_test(a_wish_to_stop_ends_the_case_after_its_chunk),
         cmocka_unit_test(time_that_is_up_ends_the_case_after_its_chunk),
         cmocka_unit_test(repeats_that_have_no_time_do_not_begin),
+        cmocka_unit_test(a_repeat_that_the_time_cuts_costs_no_more_than_itself),
         cmocka_unit_test(a_stop_in_the_pass_that_records_spans_keeps_what_was_measured),
         cmocka_unit_test(spans_of_a_warm_up_pass_leave_no_trace_in_the_repeats),
         cmocka_unit_test(few_chunks_are_traced_and_only_where_that_is_cheap),
