@@ -16,7 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { MOST_RUNS = 100000, MOST_SHAPES = 32 };
+enum { MOST_RUNS = 100000, MOST_SHAPES = 32, LEAST_ENERGY_S = 1 };
 
 struct request {
     const char *op, *kernel, *device, *devices, *dtype, *warmup, *seconds;
@@ -28,7 +28,8 @@ struct request {
 
 /* Of one shape. NaN: not known. */
 struct kernel_time {
-    double median_s, min_s, max_s, flops_per_s, bytes_per_s, ceiling; /* ceiling: share of it */
+    double median_s, mean_s, min_s, max_s, flops_per_s, bytes_per_s;
+    double ceiling; /* share of it */
     double sm_mhz, power_w, joules_per_flop;
     int runs;
 };
@@ -88,6 +89,7 @@ static void evaluate(const struct measuring *m, enum op op, struct cost cost, st
     out->runs = (int)all->n;
     out->min_s = all->times[0];
     out->max_s = all->times[n - 1];
+    out->mean_s = all->sum_s / (double)all->n;
     out->median_s = (all->times[(n - 1) / 2] + all->times[n / 2]) / 2;
     out->flops_per_s = (double)cost.flops / out->median_s;
     out->bytes_per_s = (double)cost.bytes / out->median_s;
@@ -95,14 +97,15 @@ static void evaluate(const struct measuring *m, enum op op, struct cost cost, st
         is_product(op) ? out->flops_per_s / m->product_flops : out->bytes_per_s / m->copy_bytes;
 }
 
-/* Joules of so many seconds by the host's clock, in which the device did nothing but run. */
+/* Joules of so many seconds by the host's clock, in which the device did nothing but run. The
+ * counter moves ten times a second: of less than a second they would be known to a tenth. */
 static void add_clocks(const struct measuring *m, double elapsed_s, struct cost cost,
                        const struct series *all, struct kernel_time *out) {
     struct clock_row row;
     out->sm_mhz = out->power_w = out->joules_per_flop = (double)NAN;
     if (!clocks_row(m->clocks, 0, &row)) return;
     out->sm_mhz = row.sm_clock_mean_mhz;
-    if (row.energy_mj < 0) return;
+    if (row.energy_mj < 0 || elapsed_s < LEAST_ENERGY_S) return;
     out->power_w = (double)row.energy_mj * 1e-3 / elapsed_s;
     out->joules_per_flop = out->power_w * all->sum_s / ((double)cost.flops * (double)all->n);
 }
@@ -160,6 +163,7 @@ static void tell_row(struct measuring *m, const struct op_shape *shape,
         jsondoc_put_text(row, "kernel", kernel);
         jsondoc_put_text(row, "shape", text);
         jsondoc_put_real(row, "median_s", t->median_s);
+        jsondoc_put_real(row, "mean_s", t->mean_s);
         jsondoc_put_real(row, "min_s", t->min_s);
         jsondoc_put_real(row, "max_s", t->max_s);
         jsondoc_put_real(row, "flops_per_s", t->flops_per_s);
@@ -274,7 +278,7 @@ static int parse(struct request *r, int argc, char **argv) {
          "with --op exchange, which sums over devices: how many (all GPUs; 2 of a CPU)"},
         {"--dtype", ARGUMENT_VALUE, &r->dtype, "bfloat16|float32", "of the operands (bfloat16)"},
         {"--warmup", ARGUMENT_VALUE, &r->warmup, "S", "seconds before measuring (0.5)"},
-        {"--seconds", ARGUMENT_VALUE, &r->seconds, "S", "seconds measured (1)"},
+        {"--seconds", ARGUMENT_VALUE, &r->seconds, "S", "seconds measured (1; of less there are no joules)"},
         {"--json", ARGUMENT_FLAG, &r->json, NULL, "one JSON document instead of a table"},
     };
     const struct command_line line = {

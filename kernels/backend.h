@@ -136,7 +136,7 @@ enum status device_sync(struct device *dev, struct error *err);
  * DEVICE_MARKS - 1 may be issued again and again; what counts is its last place. _wait returns when
  * the device has come to it, with the first error that is known of an op before it; _ns is the time
  * from one mark to another, both of which were waited for, or after a device_sync. */
-enum { DEVICE_MARKS = 64 };
+enum { DEVICE_MARKS = 512 };
 void device_mark(struct device *dev, int mark);
 enum status device_mark_wait(struct device *dev, int mark, struct error *err);
 int64_t device_mark_ns(struct device *dev, int from, int to);

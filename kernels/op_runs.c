@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-/* Longer than the host is ever away. */
+/* Longer than the host is ever away; as far as there are marks. */
 static const double AHEAD_S = 0.02;
 
 static int mark_of(int64_t run) {

@@ -3,28 +3,32 @@
 #include "kernels/cuda/cuda_core.h"
 #include "kernels/op_bench.h"
 
-/* The rate of fn over the second half of `seconds`, by events; `work` per run. */
+/* The rate of fn over the second half of `seconds`, by events; `work` per run. The next run is
+ * issued before the host waits for one: the card does not rest in between. */
 static enum status rate_of(struct device *dev, double seconds, double work,
                            cudaError_t (*fn)(struct device *dev, void *ctx), void *ctx, double *out,
                            struct error *err) {
     struct cuda *c = cuda_of(dev);
+    const cudaEvent_t first_end = c->mark[0], *ends = &c->mark[1]; /* of runs in turn */
     const int64_t begin_ns = monotonic_ns(), half_ns = (int64_t)(seconds * 0.5e9);
-    int64_t runs = 0;
+    int64_t run = 0, first = -1; /* the last one that is not counted */
     float ms = 0;
     cudaError_t e = cudaSuccess;
-    while (e == cudaSuccess && monotonic_ns() < begin_ns + half_ns) {
+    for (; e == cudaSuccess; run++) {
+        const int64_t passed_ns = monotonic_ns() - begin_ns;
         e = fn(dev, ctx);
-        if (e == cudaSuccess) e = cudaStreamSynchronize(c->gpu.stream);
+        if (e == cudaSuccess) e = cudaEventRecord(ends[run % 2], c->gpu.stream);
+        if (e == cudaSuccess && first < 0 && passed_ns >= half_ns) {
+            e = cudaEventRecord(first_end, c->gpu.stream);
+            first = run;
+        } else if (first >= 0 && passed_ns >= 2 * half_ns) {
+            break;
+        }
+        if (e == cudaSuccess && run > 0) e = cudaEventSynchronize(ends[(run - 1) % 2]);
     }
-    if (e == cudaSuccess) e = cudaEventRecord(c->mark[0], c->gpu.stream);
-    do {
-        if (e == cudaSuccess) e = fn(dev, ctx);
-        if (e == cudaSuccess) e = cudaEventRecord(c->mark[1], c->gpu.stream);
-        if (e == cudaSuccess) e = cudaEventSynchronize(c->mark[1]);
-        runs++;
-    } while (e == cudaSuccess && monotonic_ns() < begin_ns + 2 * half_ns);
-    if (e == cudaSuccess) e = cudaEventElapsedTime(&ms, c->mark[0], c->mark[1]);
-    *out = ms > 0 ? work * (double)runs / ((double)ms * 1e-3) : 0;
+    if (e == cudaSuccess) e = cudaEventSynchronize(ends[run % 2]);
+    if (e == cudaSuccess) e = cudaEventElapsedTime(&ms, first_end, ends[run % 2]);
+    *out = ms > 0 ? work * (double)(run - first) / ((double)ms * 1e-3) : 0;
     return cuda_status(e, "measuring the GPU", err);
 }
 

@@ -19,6 +19,7 @@ class Kernels(drive.BenchTest):
         flops = 4 * 4 * 64 * sum(449 + i for i in range(64))
         self.assertAlmostEqual(row["flops_per_s"] * row["median_s"] / flops, 1, delta=0.05)
         self.assertLessEqual(row["min_s"], row["median_s"])
+        self.assertTrue(row["min_s"] <= row["mean_s"] <= row["max_s"], row)
         self.assertGreater(found["product_flops_per_s"], 0)
 
     def test_the_table_names_every_op_that_was_asked_for(self):

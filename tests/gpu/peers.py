@@ -3,14 +3,17 @@
 then ours again. Wants PyTorch, flash-attn-4 (flash_attn.cute), nvidia-cudnn-frontend and nvidia-ml-py; a peer that is not
 there has no column entries. Prints a Markdown table; --json FILE keeps every figure.
 
-    tests/gpu/peers.py --bench build/bench [--long S S] [--short S S] [--json FILE] [SHAPE...]
+    tests/gpu/peers.py --bench build/bench [--long S S] [--short S S] [--json FILE] [--only sustained|others] [SHAPE...]
 
 SHAPE as `bench kernels --op attention --shape` takes it. --long and --short: seconds of warm-up and seconds measured, of
-the first three shapes (the sustained ones) and of the others. All are measured alike: runs follow one another, the next is
-always issued before the host waits for one, and the clocks and joules are read while they run. TFLOP/s are of executed
-pairs; a rest between runs is in them."""
+the three sustained shapes and of the others. All are measured alike: runs follow one another, the next is always issued
+before the host waits for one, and the clocks and joules are read while they run. TFLOP/s are of executed pairs, over all
+runs; a rest between runs would be in them. A way that is 10 % behind another one of the shape in a second's look is not
+measured for longer: its figure has a ~."""
 import argparse
+import importlib.metadata
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -21,7 +24,9 @@ SHAPES = ["T=32768,N=204800,H=28,K=4,D=128", "T=32768,N=1048576,H=28,K=4,D=128",
           "T=32768,N=614400,H=16,K=4,D=64", "T=8192,N=8192,H=28,K=4,D=128", "T=32768,N=32768,H=28,K=4,D=128",
           "T=32768,N=65536,H=28,K=4,D=128", "T=8192,N=614400,H=28,K=4,D=128", "T=32768,N=614400,H=28,K=4,D=128",
           "T=8192,N=1048576,H=28,K=4,D=128", "T=32768,N=1048576,H=7,K=1,D=128", "T=131072,N=1048576,H=7,K=1,D=128"]
-SUSTAINED = 3
+SUSTAINED = SHAPES[:3]
+LOOK = (0.3, 1)  # seconds of warm-up and seconds measured
+BEHIND = 0.9
 BLOCK = 8192  # rows of a call
 
 
@@ -123,7 +128,7 @@ class Clocks:
 
     def begin(self):
         self.mhz, self.quit = [], threading.Event()
-        self.thread = threading.Thread(target=self.look)
+        self.thread = threading.Thread(target=self.look, daemon=True)
         self.joules, self.since = self.energy(), time.monotonic()
         self.thread.start()
 
@@ -149,60 +154,85 @@ def measure(torch, clocks, run, flops, warmup, seconds):
         return event
 
     flying = [issue(), issue()]
-    begin = time.monotonic()
+    begin, watts, mhz = time.monotonic(), math.nan, math.nan
     measuring = False
-    while True:
-        flying.append(issue())
-        flying[0].synchronize()
-        now = time.monotonic()
-        if not measuring and now >= begin + warmup:
-            measuring, begin = True, now
-            clocks.begin()
+    try:
+        while True:
+            flying.append(issue())
+            flying[0].synchronize()
+            now = time.monotonic()
+            if not measuring and now >= begin + warmup:
+                measuring, begin = True, now
+                clocks.begin()
+            if measuring:
+                ended.append(flying[0])
+                if len(ended) > 1 and now >= begin + seconds:
+                    break
+            flying.pop(0)
+    finally:
         if measuring:
-            ended.append(flying[0])
-            if len(ended) > 1 and now >= begin + seconds:
-                break
-        flying.pop(0)
-    watts, mhz = clocks.end()
+            watts, mhz = clocks.end()
     torch.cuda.synchronize()
     rate = flops * (len(ended) - 1) / (ended[0].elapsed_time(ended[-1]) * 1e-3)
     return {"flops_per_s": rate, "power_w": watts, "sm_clock_mhz": mhz, "joules_per_flop": watts / rate, "runs": len(ended) - 1}
 
 
-def ours(bench, shape, warmup, seconds):
+def look_or_measure(torch, clocks, run, flops, best, warmup, seconds):
+    """best: the rate of the shape's fastest way so far, or 0."""
+    if best > 0:
+        look = measure(torch, clocks, run, flops, *LOOK)
+        if look["flops_per_s"] < BEHIND * best:
+            return dict(look, look=True)
+    return measure(torch, clocks, run, flops, warmup, seconds)
+
+
+def ours(bench, shape, s, warmup, seconds):
+    """None where the program has no figure; what it says is on stderr."""
     command = [bench, "kernels", "--device", "cuda", "--op", "attention", "--shape", shape, "--json", "--warmup", str(warmup),
                "--seconds", str(seconds)]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return dict(found["kernels"][0], product_flops_per_s=found["product_flops_per_s"])
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout) if done.returncode == 0 else {"kernels": []}
+    if not found["kernels"]:
+        print(f"{shape}: no figure of ours, exit code {done.returncode}", file=sys.stderr)
+        return None
+    kernel = found["kernels"][0]
+    return dict(kernel, flops_per_s=flops_of(s) / kernel["mean_s"], median_flops_per_s=kernel["flops_per_s"],
+                product_flops_per_s=found["product_flops_per_s"])
 
 
 def measure_shape(torch, clocks, ways, bench, text, times):
     s = {k: int(v) for k, v in (part.split("=") for part in text.split(","))}
-    figures = {"shape": text, "before": ours(bench, text, *times)}
+    figures = {"shape": text, "before": ours(bench, text, s, *times)}
     q = torch.randn(1, s["T"], s["H"], s["D"], device="cuda", dtype=torch.bfloat16)
     k = torch.randn(1, s["N"], s["K"], s["D"], device="cuda", dtype=torch.bfloat16)
     v = torch.randn_like(k)
+    best = 0
     for (name, way), call in ways.items():
         if (way == "rows" and s["T"] <= BLOCK) or (way == "per kv head" and s["K"] == 1):
             continue
         try:
-            figures[f"{name} {way}"] = measure(torch, clocks, lambda: call(q, k, v), flops_of(s), *times)
+            figure = look_or_measure(torch, clocks, lambda: call(q, k, v), flops_of(s), best, *times)
+            figures[f"{name} {way}"], best = figure, max(best, figure["flops_per_s"])
         except Exception as why:  # a shape that a library does not take
             print(f"{text}: {name} {way}: {why!r}", file=sys.stderr)
     del q, k, v
     torch.cuda.empty_cache()
-    figures["after"] = ours(bench, text, *times)
+    figures["after"] = ours(bench, text, s, *times)
     return figures
 
 
 # ---- the table
 
 def rate_text(figure):
-    return f"{figure['flops_per_s'] * 1e-12:.1f}" if figure else "-"
+    return f"{'~' if figure.get('look') else ''}{figure['flops_per_s'] * 1e-12:.1f}" if figure else "-"
+
+
+def number(value):
+    return math.nan if value is None else value
 
 
 def facts_text(*figures):
-    return " | ".join(", ".join(f"{scale * f[key]:{form}}" for f in figures)
+    return " | ".join(", ".join(f"{scale * number(f[key]):{form}}" if f else "-" for f in figures)
                       for key, scale, form in (("sm_clock_mhz", 1, ",.0f"), ("power_w", 1, ".0f"), ("joules_per_flop", 1e12, ".3f")))
 
 
@@ -211,37 +241,56 @@ def row_of(f):
     cudnn = [f[k] for k in ("cudnn whole", "cudnn rows") if k in f]
     peers = [x for x in fa4.values() if x] + cudnn
     best = max(peers, key=lambda x: x["flops_per_s"]) if peers else None
-    mine = (f["before"]["flops_per_s"] + f["after"]["flops_per_s"]) / 2
+    mine = [x["flops_per_s"] for x in (f["before"], f["after"]) if x]
+    ratio = statistics.mean(mine) / best["flops_per_s"] if mine and best else math.nan
     best_cudnn = max(cudnn, key=lambda x: x["flops_per_s"]) if cudnn else None
     return (f"| {f['shape']} | {rate_text(f['before'])}, {rate_text(f['after'])} | {facts_text(f['before'], f['after'])} | "
             + " | ".join(rate_text(x) for x in fa4.values()) + f" | {rate_text(best_cudnn)} | "
-            + (facts_text(best) if best else "- | - | -") + f" | {mine / best['flops_per_s'] if best else float('nan'):.3f} |")
+            + (facts_text(best) if best else "- | - | -") + f" | {ratio:.3f} |")
 
 
 HEAD = ("| T, N, heads | ours | MHz | W | pJ/FLOP | fa4 whole | fa4 in rows | fa4 per kv head | cuDNN | best peer's MHz | its W | "
         "its pJ/FLOP | ours / best |")
 
 
+def keep(path, rows):
+    if path:
+        with open(path, "w", encoding="utf-8") as out:
+            json.dump(rows, out, indent=1)
+
+
+def versions():
+    found = []
+    for name in ("flash-attn-4", "nvidia-cutlass-dsl", "nvidia-cudnn-frontend", "nvidia-cudnn-cu13"):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return ", ".join(found)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", default="build/bench", help="the program")
-    parser.add_argument("--long", nargs=2, type=float, default=(3.5, 7), metavar="S", help="of the first three shapes (3.5 7)")
+    parser.add_argument("--long", nargs=2, type=float, default=(3.5, 7), metavar="S", help="of the sustained shapes (3.5 7)")
     parser.add_argument("--short", nargs=2, type=float, default=(0.7, 2), metavar="S", help="of the others (0.7 2)")
     parser.add_argument("--json", help="file for every figure")
-    parser.add_argument("shapes", nargs="*", default=SHAPES, metavar="SHAPE")
+    parser.add_argument("--only", choices=("sustained", "others"), help="of the usual shapes")
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE")
     a = parser.parse_args()
+    shapes = a.shapes or [x for x in SHAPES if a.only in (None, "sustained" if x in SUSTAINED else "others")]
+    keep(a.json, [])
     import torch
     torch.manual_seed(0)
     clocks, ways, rows = Clocks(torch), ways_of(torch), []
-    print(f"{torch.cuda.get_device_name()}; PyTorch {torch.__version__}\n\n{HEAD}\n{'|---' * (HEAD.count('|') - 1)}|", flush=True)
-    for i, shape in enumerate(a.shapes):
-        rows.append(measure_shape(torch, clocks, ways, a.bench, shape, a.long if i < SUSTAINED else a.short))
+    print(f"{torch.cuda.get_device_name()}; PyTorch {torch.__version__}, {versions()}\n\n{HEAD}\n{'|---' * (HEAD.count('|') - 1)}|", flush=True)
+    for shape in shapes:
+        rows.append(measure_shape(torch, clocks, ways, a.bench, shape, a.long if shape in SUSTAINED else a.short))
         print(row_of(rows[-1]), flush=True)
-        if a.json:
-            with open(a.json, "w", encoding="utf-8") as out:
-                json.dump(rows, out, indent=1)
-    products = [f[k]["product_flops_per_s"] * 1e-12 for f in rows for k in ("before", "after")]
-    print(f"\nA product of 8192^3 by cuBLAS before each of ours: {min(products):.0f} to {max(products):.0f} TFLOP/s.")
+        keep(a.json, rows)
+    products = [f[k]["product_flops_per_s"] * 1e-12 for f in rows for k in ("before", "after") if f[k]]
+    if products:
+        print(f"\nA product of 8192^3 by cuBLAS before each of ours: {min(products):.0f} to {max(products):.0f} TFLOP/s.")
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ static void a_chunk_has_clocks_and_an_energy_that_is_its_power_times_its_time(vo
         row.samples, seconds, row.sm_clock_mean_mhz, row.sm_clock_min_mhz, row.memory_clock_mhz,
         row.power_mean_w, row.temperature_c, (double)row.energy_mj / 1e3, watts,
         nvml_reasons_text(row.throttle_reasons_seen, reasons, sizeof reasons));
-    assert_in_range(row.samples, 10, 22);
+    assert_in_range(row.samples, 10, (int)(10 * seconds) + 2);
     assert_true(row.sm_clock_min_mhz > 0 && row.sm_clock_mean_mhz >= row.sm_clock_min_mhz);
     assert_true(row.memory_clock_mhz > 0 && row.temperature_c > 0);
     /* NVML's power lags behind: about the same is enough */
@@ -138,7 +138,7 @@ static void runs_leave_no_gap_while_the_host_is_away(void **state) {
     struct op_bench *b;
     struct op_shape shape;
     struct error err = {""};
-    double longest = 0, sum = 0;
+    double times[RUNS], longest = 0, sum = 0;
     gpu_test_open(&t, DTYPE_BF16, 128, "auto", 1 << 20);
     assert_true(op_shape_parse(OP_LINEAR, "M=8192,N=8192,K=8192", &shape));
     if (op_bench_open(&b, t.gpu, &shape, &err) != STATUS_OK) fail_msg("%s", err.text);
@@ -149,12 +149,15 @@ static void runs_leave_no_gap_while_the_host_is_away(void **state) {
         assert_true(r.issued > r.passed);
         if (i % 10 == 9) nanosleep(&(struct timespec){.tv_nsec = 6000000}, NULL);
         if (i < WARMUP) continue;
+        times[i - WARMUP] = seconds;
         longest = fmax(longest, seconds), sum += seconds;
     }
     assert_int_equal(op_runs_end(&r, &err), STATUS_OK);
-    if (longest > 2 * sum / RUNS)
-        fail_msg("the longest of %d runs lasted %g ms, on average %g", RUNS, longest * 1e3,
-                 sum / RUNS * 1e3);
+    int gaps = 0; /* were the host waited for, after one run in ten; a busy host makes one or two */
+    for (int i = 0; i < RUNS; i++) gaps += times[i] > 2 * sum / RUNS;
+    printf("%d runs: %g ms on average, the longest %g, %d of twice the average\n", RUNS,
+           sum / RUNS * 1e3, longest * 1e3, gaps);
+    assert_true(gaps <= 3);
     op_bench_close(b);
     gpu_test_close(&t);
 }
@@ -170,6 +173,6 @@ int main(int argc, char **argv) {
         return 77;
     }
     if (wants_small(argc, argv))
-        cmocka_set_skip_filter("a_chunk_has_clocks_and_an_energy_that_is_its_power_times_its_time");
+        cmocka_set_test_filter("planning*");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
