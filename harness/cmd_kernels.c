@@ -98,7 +98,7 @@ static void evaluate(const struct measuring *m, enum op op, struct cost cost, st
 }
 
 /* Joules of so many seconds by the host's clock, in which the device did nothing but run. The
- * counter moves ten times a second: of less than a second they would be known to a tenth. */
+ * counter moves ten times a second: those of less than a second are not known well enough. */
 static void add_clocks(const struct measuring *m, double elapsed_s, struct cost cost,
                        const struct series *all, struct kernel_time *out) {
     struct clock_row row;
@@ -278,7 +278,8 @@ static int parse(struct request *r, int argc, char **argv) {
          "with --op exchange, which sums over devices: how many (all GPUs; 2 of a CPU)"},
         {"--dtype", ARGUMENT_VALUE, &r->dtype, "bfloat16|float32", "of the operands (bfloat16)"},
         {"--warmup", ARGUMENT_VALUE, &r->warmup, "S", "seconds before measuring (0.5)"},
-        {"--seconds", ARGUMENT_VALUE, &r->seconds, "S", "seconds measured (1; of less there are no joules)"},
+        {"--seconds", ARGUMENT_VALUE, &r->seconds, "S",
+         "seconds measured (1); of less than one no joules are told"},
         {"--json", ARGUMENT_FLAG, &r->json, NULL, "one JSON document instead of a table"},
     };
     const struct command_line line = {

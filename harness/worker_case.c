@@ -33,7 +33,7 @@ struct case_run {
     struct prompt prompt;    /* owned */
     int *chunks;             /* numbers of those that run, ascending; owned */
     int n_chunks;
-    int32_t position;            /* of the session, at the end of the newest measured pass */
+    int32_t position;            /* of the session, at the end of the newest whole pass */
     int profiled;                /* number of the chunk for a profiler, or -1 */
     bool tracing;                /* the pass at work records spans */
     char no_timeline[190];       /* why a chunk with spans has no timeline of memory; or "" */

@@ -235,6 +235,36 @@ static enum verdict output_of(enum coverage coverage, enum verdict tokens, enum 
     return s.output;
 }
 
+static void a_repeat_that_is_taken_back_leaves_the_rows_of_those_before(void **state) {
+    (void)state;
+    enum { CHUNKS = 12 };
+    struct case_result r = {.repeats = 2};
+    for (int repeat = 0; repeat < 3; repeat++) {
+        for (int i = 0; i < CHUNKS; i++) {
+            const struct chunk_row chunk = {.repeat = repeat, .chunk = i};
+            const struct memory_row memory = {.repeat = repeat, .chunk = i};
+            const struct clock_row clocks = {.repeat = repeat, .chunk = i};
+            const struct decode_row token = {.repeat = repeat, .step = i};
+            assert_int_equal(result_add_chunk(&r, &chunk, NULL), STATUS_OK);
+            assert_int_equal(result_add_memory(&r, &memory, NULL), STATUS_OK);
+            assert_int_equal(result_add_decode(&r, &token, NULL), STATUS_OK);
+            assert_int_equal(result_add_clocks(&r, &clocks, NULL), STATUS_OK);
+        }
+        if (repeat == 1) result_drop_repeat(&r, 1); /* the next one is added where it stood */
+    }
+    const int64_t counts[] = {r.n_chunks, r.n_memory, r.n_clocks, r.n_decode};
+    for (int i = 0; i < 4; i++) assert_int_equal(counts[i], 2 * CHUNKS);
+    for (int i = 0; i < 2 * CHUNKS; i++) {
+        const int repeat = i < CHUNKS ? 0 : 2;
+        assert_int_equal(r.chunks[i].repeat, repeat);
+        assert_int_equal(r.memory[i].repeat, repeat);
+        assert_int_equal(r.clocks[i].repeat, repeat);
+        assert_int_equal(r.decode[i].repeat, repeat);
+        assert_int_equal(r.chunks[i].chunk, i % CHUNKS);
+    }
+    result_free(&r);
+}
+
 static void output_is_ok_only_when_the_whole_answer_was_right(void **state) {
     (void)state;
     const enum verdict no = VERDICT_NOT_CHECKED, ok = VERDICT_OK, bad = VERDICT_FAILED;
@@ -273,6 +303,7 @@ int main(void) {
         cmocka_unit_test(decode_rate_leaves_out_the_sampling_of_the_first_token),
         cmocka_unit_test(peak_of_a_rank_is_its_own_and_its_share_of_what_ranks_share),
         cmocka_unit_test(energy_is_of_a_repeat_and_of_a_token_and_known_whole_or_not_at_all),
+        cmocka_unit_test(a_repeat_that_is_taken_back_leaves_the_rows_of_those_before),
         cmocka_unit_test(output_is_ok_only_when_the_whole_answer_was_right),
         cmocka_unit_test(every_status_and_check_has_a_text_of_its_own),
     };

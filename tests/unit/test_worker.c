@@ -71,14 +71,15 @@ static int teardown(void **state) {
 
 /* What a case told, and a wish to stop after some of it. */
 struct listener {
-    int chunks, tokens, warmup_chunks, stop, stop_after_chunks, late_after_chunks;
+    int chunks, tokens, warmup_chunks, stop, stop_after_chunks, late_after_chunks,
+        late_after_tokens;
     bool inside;
-    struct time_limit limit; /* up after so many chunks; or none */
+    struct time_limit limit; /* up after so many chunks or tokens; or none */
 };
 
 static void listen(void *ctx, const struct event *e) {
     struct listener *l = ctx;
-    if (e->kind == EVENT_DECODE) l->tokens++;
+    if (e->kind == EVENT_DECODE && ++l->tokens == l->late_after_tokens) l->limit.end_ns = 1;
     if (e->kind != EVENT_CHUNK) return;
     l->chunks++;
     l->warmup_chunks += e->repeat < 0;
@@ -280,49 +281,49 @@ static void repeats_that_have_no_time_do_not_begin(void **state) {
     result_free(&r);
 }
 
-/* The time is up in the second repeat: within one of its chunks. */
-struct cut {
-    struct time_limit *limit;
-    int chunk;
-};
-
-static bool end_the_time(void *ctx, const char *case_id, int repeat, int chunk) {
-    const struct cut *c = ctx;
-    (void)case_id;
-    if (repeat == 1 && chunk == c->chunk) c->limit->end_ns = 1;
-    return false;
+/* The second of three repeats was begun because the one before it would have fitted, and was
+ * slower. It has so many chunks and tokens when the time is up; what was measured until then
+ * stands. */
+static void cut_second_repeat(struct fixture *f, int chunks, int tokens, int tokens_of_first) {
+    const int64_t repeats = f->plan.config.repeats;
+    struct listener l = {0};
+    struct case_result r;
+    if (tokens > 0)
+        l.late_after_tokens = tokens_of_first + tokens;
+    else
+        l.late_after_chunks = CHUNKS + chunks;
+    f->plan.config.repeats = 3;
+    const enum status s = run(f, &f->plan.cases[0], &l, NULL, &r);
+    f->plan.config.repeats = repeats;
+    assert_int_equal(s, STATUS_OK);
+    assert_int_equal(r.status, CASE_OK);
+    assert_int_equal(l.chunks, CHUNKS + chunks);
+    assert_int_equal(l.tokens, r.n_output + tokens);
+    assert_int_equal(r.repeats, 1);
+    assert_int_equal(r.n_ttft, 1);
+    assert_int_equal(r.n_chunks, CHUNKS);
+    assert_int_equal(r.n_memory, CHUNKS * (engine_info(f->engine)->ranks + 1));
+    assert_int_equal(r.n_decode, r.n_output);
+    for (int64_t i = 0; i < r.n_chunks; i++) assert_int_equal(r.chunks[i].repeat, 0);
+    for (int64_t i = 0; i < r.n_memory; i++) assert_int_equal(r.memory[i].repeat, 0);
+    for (int64_t i = 0; i < r.n_decode; i++) assert_int_equal(r.decode[i].repeat, 0);
+    for (int k = 0; k < CHECKS; k++) assert_int_not_equal(r.check[k].verdict, VERDICT_FAILED);
+    assert_int_equal(r.check[CHECK_COUNT].verdict, VERDICT_OK);
+    assert_int_equal(r.check[CHECK_TOKENS].verdict, VERDICT_OK);
+    assert_non_null(strstr(r.reason, "time: 1 of 3 repeats, for time_budget allowed no more"));
+    result_free(&r);
 }
 
-/* It was begun because the one before it would have fitted, and was slower: before a chunk or
- * before a token, what was measured until then stands. */
 static void a_repeat_that_the_time_cuts_costs_no_more_than_itself(void **state) {
     struct fixture *f = *state;
-    const int64_t repeats = f->plan.config.repeats;
-    for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        struct listener l = {0};
-        struct cut cut = {.limit = &l.limit, .chunk = chunk};
-        struct bench_hooks hooks = {.before_chunk = end_the_time, .before_chunk_ctx = &cut};
-        struct case_result r;
-        f->plan.config.repeats = 3;
-        const enum status s = run(f, &f->plan.cases[0], &l, &hooks, &r);
-        f->plan.config.repeats = repeats;
-        assert_int_equal(s, STATUS_OK);
-        assert_int_equal(r.status, CASE_OK);
-        assert_int_equal(l.chunks, CHUNKS + chunk + 1);
-        assert_int_equal(r.repeats, 1);
-        assert_int_equal(r.n_ttft, 1);
-        assert_int_equal(r.n_chunks, CHUNKS);
-        assert_int_equal(r.n_memory, CHUNKS * (engine_info(f->engine)->ranks + 1));
-        assert_int_equal(r.n_decode, r.n_output);
-        for (int64_t i = 0; i < r.n_chunks; i++) assert_int_equal(r.chunks[i].repeat, 0);
-        for (int64_t i = 0; i < r.n_memory; i++) assert_int_equal(r.memory[i].repeat, 0);
-        for (int64_t i = 0; i < r.n_decode; i++) assert_int_equal(r.decode[i].repeat, 0);
-        for (int k = 0; k < CHECKS; k++) assert_int_not_equal(r.check[k].verdict, VERDICT_FAILED);
-        assert_int_equal(r.check[CHECK_COUNT].verdict, VERDICT_OK);
-        assert_int_equal(r.check[CHECK_TOKENS].verdict, VERDICT_OK);
-        assert_non_null(strstr(r.reason, "time: 1 of 3 repeats, for time_budget allowed no more"));
-        result_free(&r);
-    }
+    struct listener l = {0};
+    struct case_result r;
+    assert_int_equal(run(f, &f->plan.cases[0], &l, NULL, &r), STATUS_OK);
+    const int tokens = r.n_output;
+    result_free(&r);
+    assert_true(tokens > 2);
+    for (int chunks = 1; chunks <= CHUNKS; chunks++) cut_second_repeat(f, chunks, 0, tokens);
+    for (int n = 1; n < tokens; n++) cut_second_repeat(f, CHUNKS, n, tokens);
 }
 
 /* Stops, or fails, in the pass that follows the only repeat. */
