@@ -739,7 +739,7 @@ static enum status run_queue(struct launch *l, struct child *c, struct error *er
     return s == STATUS_OK ? error_set(err, STATUS_INTERRUPTED, "interrupted") : s;
 }
 
-enum status launch_run(const struct plan *p, int launch, const bool *todo,
+enum status launch_run(const struct plan *p, int launch, const bool *pending,
                        const struct launch_opts *opts, const struct launch_observer *observer,
                        struct error *err) {
     struct launch l = {.plan = p, .opts = opts, .observer = observer};
@@ -748,7 +748,7 @@ enum status launch_run(const struct plan *p, int launch, const bool *todo,
     enum status s = STATUS_OK;
     if (!c || !l.queue) s = error_set(err, STATUS_NO_MEMORY, "no memory for a launch");
     for (int i = 0; s == STATUS_OK && i < p->n; i++)
-        if (p->cases[i].launch == launch && todo[i]) l.queue[l.n++] = i;
+        if (p->cases[i].launch == launch && pending[i]) l.queue[l.n++] = i;
     if (s == STATUS_OK) s = run_queue(&l, c, err);
     free(l.queue);
     free(c);

@@ -80,12 +80,12 @@ struct launch_opts {
         *interrupts; /* counts SIGINT: 1: finish the chunk and stop, 2: stop at once */
 };
 
-/* Runs the cases of launch number `launch` of the plan whose `todo` flag is set; leaves a fragment
- * for every one of them, whatever happens, except after a second interrupt (only the case in flight
- * has one then). With PROBE_TRACE the fragments are there, and get what was recorded or why it was
- * not, unless the run was interrupted. STATUS_INTERRUPTED after an interrupt; STATUS_IO if
- * fragments can't be written; else STATUS_OK, also when cases failed: their fragments tell. */
-enum status launch_run(const struct plan *p, int launch, const bool *todo,
+/* Runs the cases of launch number `launch` of the plan whose `pending` flag is set; leaves a
+ * fragment for every one of them, whatever happens, except after a second interrupt (only the case
+ * in flight has one then). With PROBE_TRACE the fragments are there, and get what was recorded or
+ * why it was not, unless the run was interrupted. STATUS_INTERRUPTED after an interrupt; STATUS_IO
+ * if fragments can't be written; else STATUS_OK, also when cases failed: their fragments tell. */
+enum status launch_run(const struct plan *p, int launch, const bool *pending,
                        const struct launch_opts *opts, const struct launch_observer *observer,
                        struct error *err);
 

@@ -120,13 +120,13 @@ static enum status take(struct overhead *o, struct overhead_arm *a, int round, c
 static enum status run_arm(struct overhead *o, struct overhead_arm *a, int round,
                            struct launch_opts opts, struct error *err) {
     const struct case_plan *c = o->mode[a->graph];
-    bool *todo = calloc((size_t)o->plan->n, sizeof *todo);
-    if (!todo) return error_set(err, STATUS_NO_MEMORY, "no memory for %d cases", o->plan->n);
-    todo[c - o->plan->cases] = true;
+    bool *pending = calloc((size_t)o->plan->n, sizeof *pending);
+    if (!pending) return error_set(err, STATUS_NO_MEMORY, "no memory for %d cases", o->plan->n);
+    pending[c - o->plan->cases] = true;
     opts.probe = a->probe;
-    enum status s = launch_run(o->plan, c->launch, todo, &opts, NULL, err);
+    enum status s = launch_run(o->plan, c->launch, pending, &opts, NULL, err);
     if (s == STATUS_OK) s = take(o, a, round, opts.dir, err);
-    free(todo);
+    free(pending);
     return s;
 }
 

@@ -271,7 +271,7 @@ struct launch_observer progress_observer(struct progress *s) {
     return (struct launch_observer){on_event, on_case_done, on_tick, s};
 }
 
-enum status progress_open(struct progress **out, const struct plan *p, const bool *todo,
+enum status progress_open(struct progress **out, const struct plan *p, const bool *pending,
                           const struct progress_opts *opts, struct error *err) {
     struct progress *s = calloc(1, sizeof *s);
     *out = s;
@@ -279,7 +279,7 @@ enum status progress_open(struct progress **out, const struct plan *p, const boo
     s->plan = p;
     s->opts = *opts;
     for (int i = 0; i < p->n; i++) {
-        if (!todo[i]) continue;
+        if (!pending[i]) continue;
         s->cases++;
         s->predicted_all_s += p->cases[i].predicted_total_s;
     }

@@ -17,8 +17,8 @@ struct progress_opts {
 };
 
 struct progress;
-/* `todo` flags the plan's cases that will run: they are numbered, and the ETA covers them. */
-enum status progress_open(struct progress **out, const struct plan *p, const bool *todo,
+/* `pending` flags the plan's cases that will run: they are numbered, and the ETA covers them. */
+enum status progress_open(struct progress **out, const struct plan *p, const bool *pending,
                           const struct progress_opts *opts, struct error *err);
 /* Clears the live line. NULL is legal. */
 void progress_close(struct progress *s);

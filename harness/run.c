@@ -116,10 +116,10 @@ static enum status leave_skipped(const struct run *r, int i, struct error *err) 
 enum status run_choose_cases(struct run *r, struct error *err) {
     size_t n = (size_t)r->plan.n + 1;
     r->wanted = calloc(n, sizeof *r->wanted);
-    r->todo = calloc(n, sizeof *r->todo);
+    r->pending = calloc(n, sizeof *r->pending);
     r->results = calloc(n, sizeof *r->results);
     r->found = calloc(n, sizeof *r->found);
-    if (!r->wanted || !r->todo || !r->results || !r->found)
+    if (!r->wanted || !r->pending || !r->results || !r->found)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %d cases", r->plan.n);
     enum status s = STATUS_OK;
     for (int i = 0; s == STATUS_OK && i < r->plan.n; i++) {
@@ -128,7 +128,7 @@ enum status run_choose_cases(struct run *r, struct error *err) {
         r->wanted[i] = !r->only || fnmatch(r->only, c->id, 0) == 0;
         r->n_wanted += r->wanted[i];
         bool skipped = c->coverage == COVER_SKIPPED;
-        r->todo[i] = r->wanted[i] && !skipped && !is_done(r, i);
+        r->pending[i] = r->wanted[i] && !skipped && !is_done(r, i);
         if (r->wanted[i] && skipped) s = leave_skipped(r, i, err);
         if (r->wanted[i] && chunk >= c->chunks)
             s = error_set(err, STATUS_USAGE, "--chunk %d: %s has %d", chunk + 1, c->id, c->chunks);
@@ -156,14 +156,14 @@ static bool lacks_trace(const struct run *r, const struct case_result *c) {
 }
 
 /* Of the cases that ended well and have no trace yet. */
-static int choose_traces(const struct run *r, bool *todo) {
+static int choose_traces(const struct run *r, bool *pending) {
     int n = 0;
     for (int i = 0; i < r->plan.n; i++) {
         struct case_result result;
-        todo[i] = false;
+        pending[i] = false;
         if (!r->wanted[i] || read_fragment(r, i, &result, NULL) != STATUS_OK) continue;
-        todo[i] = lacks_trace(r, &result);
-        n += todo[i];
+        pending[i] = lacks_trace(r, &result);
+        n += pending[i];
         result_free(&result);
     }
     return n;
@@ -173,16 +173,16 @@ static int choose_traces(const struct run *r, bool *todo) {
  * fragments. */
 static enum status run_traces(struct run *r, struct launch_opts opts, struct error *err) {
     if (strcmp(r->config.cupti, "none") == 0) return STATUS_OK;
-    bool *todo = calloc((size_t)r->plan.n + 1, sizeof *todo);
-    if (!todo) return error_set(err, STATUS_NO_MEMORY, "no memory for %d cases", r->plan.n);
-    const int n = choose_traces(r, todo);
+    bool *pending = calloc((size_t)r->plan.n + 1, sizeof *pending);
+    if (!pending) return error_set(err, STATUS_NO_MEMORY, "no memory for %d cases", r->plan.n);
+    const int n = choose_traces(r, pending);
     enum status s = STATUS_OK;
     opts.probe = PROBE_TRACE;
     if (n > 0 && !r->quiet)
         fprintf(stderr, "recording kernels of %d case%s with CUPTI\n", n, n == 1 ? "" : "s");
     for (int launch = 0; s == STATUS_OK && launch < r->plan.launches; launch++)
-        s = launch_run(&r->plan, launch, todo, &opts, NULL, err);
-    free(todo);
+        s = launch_run(&r->plan, launch, pending, &opts, NULL, err);
+    free(pending);
     return s;
 }
 
@@ -203,12 +203,12 @@ enum status run_launches(struct run *r, struct error *err) {
                                      .interrupts = r->interrupts};
     for (int i = 0; i < r->plan.n_notes && !r->quiet; i++)
         fprintf(stderr, "note: %s\n", r->plan.notes[i]);
-    enum status s = progress_open(&screen, &r->plan, r->todo, &on, err);
+    enum status s = progress_open(&screen, &r->plan, r->pending, &on, err);
     if (s == STATUS_OK) {
         struct launch_observer observer = progress_observer(screen);
         /* After an interrupt the launches that are left only say that they did not start. */
         for (int launch = 0; launch < r->plan.launches; launch++) {
-            enum status of_launch = launch_run(&r->plan, launch, r->todo, &opts, &observer, err);
+            enum status of_launch = launch_run(&r->plan, launch, r->pending, &opts, &observer, err);
             if (of_launch != STATUS_OK) s = of_launch;
             if (s != STATUS_OK && s != STATUS_INTERRUPTED) break;
         }
@@ -379,7 +379,7 @@ void run_close(struct run *r) {
     free(r->found);
     free(r->results);
     free(r->wanted);
-    free(r->todo);
+    free(r->pending);
     plan_free(&r->plan);
     const bool may_go_on = r->resume || (r->started && !r->once);
     if (r->dir_open) run_dir_close(&r->dir, r->finished || !may_go_on);

@@ -22,7 +22,7 @@ struct run {
     struct plan plan; /* owned */
     struct run_dir dir;
     bool dir_open;
-    bool *wanted, *todo;         /* [plan.n]: part of this run; still to be executed. Owned */
+    bool *wanted, *pending;      /* [plan.n]: part of this run; still to be executed. Owned */
     struct case_result *results; /* [plan.n]: of wanted cases, read back; owned */
     struct case_result **found;  /* [n_found]: those whose fragment can be read; owned */
     int n_found, n_wanted;
@@ -40,7 +40,7 @@ enum status run_load_config(struct run *r, struct error *err);
 /* config -> plan, and RUN.partial open. A new run is planned before its folder is made; a resumed
  * one keeps the decisions that it finds. */
 enum status run_open(struct run *r, struct error *err);
-/* --only and --resume -> wanted, todo; skipped cases get their fragments. */
+/* --only and --resume -> wanted, pending; skipped cases get their fragments. */
 enum status run_choose_cases(struct run *r, struct error *err);
 /* Worker processes; afterwards every wanted case should have a fragment, unless stopped at once. */
 enum status run_launches(struct run *r, struct error *err);

@@ -107,7 +107,7 @@ struct fixture {
     char dir[64];
     struct case_plan cases[MOST_CASES];
     struct plan plan;
-    bool todo[MOST_CASES];
+    bool pending[MOST_CASES];
     struct launch_opts opts;
     int interrupts;
     int begun[MOST_CASES], done[MOST_CASES], workers;
@@ -142,7 +142,7 @@ static int setup(void **state) {
     f->plan.launches = 1;
     for (int i = 0; i < MOST_CASES; i++) {
         snprintf(f->cases[i].id, sizeof f->cases[i].id, "c%d", i);
-        f->todo[i] = true;
+        f->pending[i] = true;
     }
     f->opts = (struct launch_opts){.dir = f->dir, .watchdog_s = 60, .interrupts = &f->interrupts};
     *state = f;
@@ -162,7 +162,7 @@ static int teardown(void **state) {
 static enum status run(struct fixture *f, const char *script, struct error *err) {
     setenv("FAKE_WORKER", script, 1);
     struct launch_observer observer = {on_event, on_done, NULL, f};
-    return launch_run(&f->plan, 0, f->todo, &f->opts, &observer, err);
+    return launch_run(&f->plan, 0, f->pending, &f->opts, &observer, err);
 }
 
 static void read_case(const struct fixture *f, int i, struct case_result *r) {
@@ -193,7 +193,7 @@ static bool has_fragment(const struct fixture *f, int i) {
 static void one_worker_runs_all_cases_that_are_asked_for(void **state) {
     struct fixture *f = *state;
     struct error err = {{0}};
-    f->todo[1] = false;
+    f->pending[1] = false;
     assert_int_equal(run(f, "", &err), STATUS_OK);
     assert_int_equal(f->workers, 1);
     assert_false(has_fragment(f, 1));

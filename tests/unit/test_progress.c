@@ -16,7 +16,7 @@ static const int64_t second = 1000000000;
 struct screen {
     struct plan plan;
     struct case_plan cases[3];
-    bool todo[3];
+    bool pending[3];
     char *text;
     size_t size;
     FILE *stream;
@@ -26,7 +26,7 @@ struct screen {
 /* Three cases of 4 chunks of 1000 tokens, 100 s each; the last is not to run. */
 static void open_screen(struct screen *s, struct progress_opts opts) {
     struct error err;
-    *s = (struct screen){.todo = {true, true, false}};
+    *s = (struct screen){.pending = {true, true, false}};
     s->plan.cases = s->cases;
     s->plan.n = 3;
     s->plan.config.repeats = 1;
@@ -45,7 +45,7 @@ static void open_screen(struct screen *s, struct progress_opts opts) {
     }
     s->stream = open_memstream(&s->text, &s->size);
     opts.stream = s->stream;
-    assert_int_equal(progress_open(&s->progress, &s->plan, s->todo, &opts, &err), STATUS_OK);
+    assert_int_equal(progress_open(&s->progress, &s->plan, s->pending, &opts, &err), STATUS_OK);
 }
 
 static void close_screen(struct screen *s) {
@@ -315,7 +315,7 @@ static void eta_within_a_case_follows_its_chunks(void **state) {
     progress_close(s.progress);
     struct error err;
     struct progress_opts opts = {.stream = s.stream};
-    assert_int_equal(progress_open(&s.progress, &s.plan, s.todo, &opts, &err), STATUS_OK);
+    assert_int_equal(progress_open(&s.progress, &s.plan, s.pending, &opts, &err), STATUS_OK);
     begin(&s, 0, 0);
     chunk(&s, 3 * second, 0, 1); /* a hundredth of everything took 3 s */
     assert_float_equal(progress_eta_s(s.progress, 3 * second, &measured), 297, 1e-6);
