@@ -49,7 +49,7 @@ static struct forward imagine(const struct model_config *m, const struct engine_
                             .dtype = eo->dtype,
                             .pattern = pattern,
                             .buffers = b,
-                            .comm = comm_of(ranks)};
+                            .comm = comm_of(ranks, eo->exchange_backend)};
 }
 
 static struct step_params params_at(int64_t start, int64_t n) {

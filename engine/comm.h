@@ -1,6 +1,7 @@
 /* Sums over all tensor-parallel ranks, and what else the devices of a run owe each other. One
  * device sums its ranks' parts by OP_ALL_REDUCE, f32 in rank order (comm_local.c); several exchange
- * their parts first, so that the order and the bits are the same (comm_group.c). */
+ * their parts first, so that the order and the bits are the same (comm_group.c), or leave the sum
+ * to the library that joins them (comm_library.c). */
 #ifndef ENGINE_COMM_H
 #define ENGINE_COMM_H
 
@@ -27,10 +28,17 @@ struct comm {
                                  struct error *err);
 };
 
-extern const struct comm comm_local, comm_group;
+extern const struct comm comm_local, comm_group, comm_library;
 
-static inline const struct comm *comm_of(struct ranks ranks) {
-    return ranks_devices(ranks) == 1 ? &comm_local : &comm_group;
+/* exchange: the variant of OP_EXCHANGE that joins the devices, or what was asked for. */
+static inline const struct comm *comm_of(struct ranks ranks, const char *exchange) {
+    if (ranks_devices(ranks) == 1) return &comm_local;
+    return exchange_takes_sums(exchange) ? &comm_library : &comm_group;
 }
+
+/* struct comm's gather_logits of all groups: the vocabulary of a device's ranks is one run of it.
+ */
+enum status gather_logits(const struct forward *f, float *logits, const struct op_sink *sink,
+                          struct error *err);
 
 #endif

@@ -90,9 +90,8 @@ static enum status reduce_over_devices(const struct forward *f, const struct red
     return s == STATUS_OK ? sink->emit(sink->ctx, &sums, NULL, err) : s;
 }
 
-/* The vocabulary of a device's ranks is one run of it. */
-static enum status gather_logits(const struct forward *f, float *logits, const struct op_sink *sink,
-                                 struct error *err) {
+enum status gather_logits(const struct forward *f, float *logits, const struct op_sink *sink,
+                          struct error *err) {
     struct op_call call = exchange_call(ROLE_HEAD, -1, 0);
     const int devices = ranks_devices(f->ranks), self = ranks_device(f->ranks);
     const int64_t V = f->m->V / devices, bytes = V * (int64_t)sizeof *logits;

@@ -92,12 +92,13 @@ enum status part_open(struct part *p, const struct engine *e, int device,
     p->dev = e->devices.dev[device];
     p->prune = session_prunes(&e->opts, opts);
     p->sink = (struct op_sink){run_call, p->dev};
-    p->forward = (struct forward){.m = &e->info.model,
-                                  .ranks = ranks,
-                                  .dtype = e->opts.dtype,
-                                  .weights = e->weights[device],
-                                  .buffers = &p->buffers,
-                                  .comm = comm_of(ranks)};
+    p->forward =
+        (struct forward){.m = &e->info.model,
+                         .ranks = ranks,
+                         .dtype = e->opts.dtype,
+                         .weights = e->weights[device],
+                         .buffers = &p->buffers,
+                         .comm = comm_of(ranks, e->devices.info[device].variant[OP_EXCHANGE])};
     enum status s = engine_pattern(&e->info.model, &e->opts, &p->forward.pattern, err);
     if (s == STATUS_OK) s = check_kernel(p, err);
     if (s == STATUS_OK)

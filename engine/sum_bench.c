@@ -28,7 +28,6 @@ struct sum_bench {
     enum dtype dtype;
     struct model_config m; /* C of the sum at hand */
     int32_t rows;
-    enum sum_way way;
     int batch;
     struct summand of[MAX_RANKS];
 };
@@ -75,8 +74,12 @@ const char *sum_bench_device(const struct sum_bench *b) {
     return b->info.name;
 }
 
-bool sum_bench_can(const struct sum_bench *b, enum sum_way way) {
-    return way == SUM_IN_RANK_ORDER || device_library_sum(b->devices.dev[0], NULL, NULL, 0);
+static const char *exchange_of(const struct sum_bench *b) {
+    return b->info.variant[OP_EXCHANGE];
+}
+
+bool sum_bench_in_rank_order(const struct sum_bench *b) {
+    return !exchange_takes_sums(exchange_of(b));
 }
 
 /* ---- the parts */
@@ -102,7 +105,10 @@ static enum status take(void *ctx, int i, struct error *err) {
     s->out = arena_take(s->arena, i, all);
     for (int k = 0; k < b->devices.n; k++)
         s->partial[k] = arena_take(s->arena, k == i ? i : SHARED_RANK, k == i ? all : slice);
-    s->forward = (struct forward){.m = &b->m, .ranks = b->devices.ranks[i], .dtype = b->dtype};
+    s->forward = (struct forward){.m = &b->m,
+                                  .ranks = b->devices.ranks[i],
+                                  .dtype = b->dtype,
+                                  .comm = comm_of(b->devices.ranks[i], exchange_of(b))};
     s->sink = (struct op_sink){emit_now, b->devices.dev[i]};
     device_fill_normal(b->devices.dev[i], s->partial[i], (int64_t)b->rows * b->m.C,
                        (uint64_t)i + 1);
@@ -115,9 +121,7 @@ static enum status sum_once(struct sum_bench *b, int i, struct error *err) {
     struct summand *s = &b->of[i];
     const struct reduction r = {
         .partial = s->partial, .out = s->out, .rows = b->rows, .role = ROLE_NONE, .layer = -1};
-    if (b->way == SUM_IN_RANK_ORDER) return comm_group.all_reduce(&s->forward, &r, &s->sink, err);
-    device_library_sum(b->devices.dev[i], s->partial[i], s->out, (int64_t)b->rows * b->m.C);
-    return STATUS_OK;
+    return s->forward.comm->all_reduce(&s->forward, &r, &s->sink, err);
 }
 
 static enum status run_batch(void *ctx, int i, struct error *err) {
@@ -215,8 +219,8 @@ static void summarize(const struct sum_bench *b, double *times, int n, struct su
                              .min_s = times[0],
                              .max_s = times[n - 1],
                              .runs = (int64_t)n * b->batch,
-                             .wrong = b->way == SUM_IN_RANK_ORDER ? 0 : -1};
-    for (int i = 0; i < b->devices.n && b->way == SUM_IN_RANK_ORDER; i++)
+                             .wrong = sum_bench_in_rank_order(b) ? 0 : -1};
+    for (int i = 0; i < b->devices.n && sum_bench_in_rank_order(b); i++)
         out->wrong += b->of[i].wrong;
 }
 
@@ -232,21 +236,17 @@ static enum status measure(struct sum_bench *b, double warmup_s, double seconds,
     b->batch = fit < 1 ? 1 : fit > BATCH_MOST ? BATCH_MOST : (int)fit;
     s = run_for(b, warmup_s, NULL, &n, err);
     if (s == STATUS_OK) s = run_for(b, seconds, times, &n, err);
-    if (s == STATUS_OK && b->way == SUM_IN_RANK_ORDER)
+    if (s == STATUS_OK && sum_bench_in_rank_order(b))
         s = devices_each(&b->devices, count_wrong, b, err);
     if (s == STATUS_OK) summarize(b, times, n, out);
     return s;
 }
 
-enum status sum_bench_run(struct sum_bench *b, int32_t rows, int32_t cols, enum sum_way way,
-                          double warmup_s, double seconds, struct sum_time *out,
-                          struct error *err) {
-    if (!sum_bench_can(b, way))
-        return error_set(err, STATUS_UNSUPPORTED, "exchange = %s has no sum of its own",
-                         b->info.variant[OP_EXCHANGE]);
+enum status sum_bench_run(struct sum_bench *b, int32_t rows, int32_t cols, double warmup_s,
+                          double seconds, struct sum_time *out, struct error *err) {
     double *times = malloc(BATCHES_MOST * sizeof *times);
     if (!times) return error_set(err, STATUS_NO_MEMORY, "no memory for times");
-    b->m.C = cols, b->rows = rows, b->way = way;
+    b->m.C = cols, b->rows = rows;
     enum status s = devices_each(&b->devices, take, b, err);
     if (s == STATUS_OK) s = measure(b, warmup_s, seconds, times, out, err);
     devices_each(&b->devices, give_back, b, NULL);

@@ -5,10 +5,6 @@
 
 #include "engine/engine.h"
 
-/* IN_RANK_ORDER: as the engine does (comm_group.c). BY_LIBRARY: by the library that joins the
- * devices, in an order of its own: for comparison. */
-enum sum_way { SUM_IN_RANK_ORDER, SUM_BY_LIBRARY };
-
 struct sum_time { /* of one sum, on the device that took longest */
     double median_s, min_s, max_s;
     int64_t runs;
@@ -23,11 +19,12 @@ enum status sum_bench_open(struct sum_bench **out, const struct engine_opts *opt
                            struct error *err);
 void sum_bench_close(struct sum_bench *b);               /* NULL is legal */
 const char *sum_bench_device(const struct sum_bench *b); /* name of the first */
-bool sum_bench_can(const struct sum_bench *b, enum sum_way way);
-/* Sums parts [rows][cols] of normal values, one after another, for `warmup_s` and then for
- * `seconds`, at least once each. STATUS_NO_MEMORY; STATUS_UNSUPPORTED: not that way. After another
- * error the benchmark is only good for closing. */
-enum status sum_bench_run(struct sum_bench *b, int32_t rows, int32_t cols, enum sum_way way,
-                          double warmup_s, double seconds, struct sum_time *out, struct error *err);
+/* Whether sums are taken in rank order (comm_group.c), or in one of the library's own. */
+bool sum_bench_in_rank_order(const struct sum_bench *b);
+/* Sums parts [rows][cols] of normal values, one after another, as the engine does, for `warmup_s`
+ * and then for `seconds`, at least once each. STATUS_NO_MEMORY. After another error the benchmark
+ * is only good for closing. */
+enum status sum_bench_run(struct sum_bench *b, int32_t rows, int32_t cols, double warmup_s,
+                          double seconds, struct sum_time *out, struct error *err);
 
 #endif

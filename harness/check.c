@@ -289,21 +289,23 @@ static void name_difference(struct check_result *out, const struct case_result *
             other->id, what, agree, agree == 1 ? "" : "s", differ);
 }
 
-/* Whether the attention kernel of a case must give a row the same bits in every chunk size. */
-static bool promises_same_bits(const struct case_result *r) {
+static bool promises_same_bits(enum op op, const char *name) {
     struct variant_info v;
     for (int i = 0; variant_info(i, &v); i++)
-        if (v.op == OP_ATTENTION && !strcmp(v.name, r->attention) && v.lacks & LACKS_SAME_BITS)
-            return false;
+        if (v.op == op && !strcmp(v.name, name) && v.lacks & LACKS_SAME_BITS) return false;
     return true;
 }
 
-static void excuse_difference(struct check_result *out, const struct case_result *r,
+/* Where a kernel of the case need not give a row the same bits in every chunk size: says so. */
+static bool excuse_difference(struct check_result *out, const struct case_result *r,
                               const struct case_result *other) {
+    const bool by_attention = !promises_same_bits(OP_ATTENTION, r->attention);
+    if (!by_attention && promises_same_bits(OP_EXCHANGE, r->exchange)) return false;
     verdict(out, VERDICT_NOT_CHECKED,
-            "attention_backend = %s promises no row the same bits in every chunk size; they are "
-            "others than in %s",
-            r->attention, other->id);
+            "%s = %s promises no row the same bits in every chunk size; they are others than in %s",
+            by_attention ? "attention_backend" : "exchange_backend",
+            by_attention ? r->attention : r->exchange, other->id);
+    return true;
 }
 
 void check_invariance(struct case_result *const *cases, int n) {
@@ -326,9 +328,8 @@ void check_invariance(struct case_result *const *cases, int n) {
                 if (!other) other = cases[k];
             }
         }
-        if (other && !promises_same_bits(r))
-            excuse_difference(out, r, other);
-        else if (other)
+        if (other && excuse_difference(out, r, other)) continue;
+        if (other)
             name_difference(out, r, other, agree, differ);
         else if (agree > 0)
             verdict(out, VERDICT_OK, "the same bits as %d other case%s", agree,

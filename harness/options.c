@@ -73,7 +73,8 @@ static const struct option options[] = {
      "What moves parts of sums between devices, a name of `bench list kernels`; `auto`: stores "
      "into each other's memory (`peer`) where GPUs reach it, else NCCL. `copy` leaves it to the "
      "GPUs' copy engines, which take no multiprocessor from the ops beside. Devices of the CPU "
-     "have `ref` where they are threads, `shared` where they are processes. The bits are the same.",
+     "have `ref` where they are threads, `shared` where they are processes. The bits are the same, "
+     "but for `nccl_sum`: NCCL sums, too, by its rings and trees and in their order.",
      "exchange|comm|all_reduce"},
     {"engine", "exchange_overlap", OPTION_CHOICE, AT(exchange_overlap), 0, 0, "auto|true|false",
      "auto",

@@ -55,7 +55,8 @@ static void begin(struct rates *m, const char *device) {
 
 /* What the numbers of short sums are made of. */
 static const char nccl_note[] =
-    "\nnccl: each call of a communicator that does not block, as these are, starts a thread, "
+    "\nnccl, nccl_sum: each call of a communicator that does not block, as these are, starts a "
+    "thread, "
     "which\n"
     "the time of a short sum includes. A recorded step (enforce_eager = false) has no such calls.";
 
@@ -69,19 +70,18 @@ static void end(struct rates *m) {
     table_close(m->table);
 }
 
-static void tell(struct rates *m, const char *kernel, enum sum_way way, const struct op_shape *s,
+static void tell(struct rates *m, const char *kernel, bool in_rank_order, const struct op_shape *s,
                  const struct sum_time *t) {
-    const char *order = way == SUM_IN_RANK_ORDER ? "by rank" : "its own";
     const double bytes = (double)s->rows * s->C * (double)dtype_bytes(m->request->dtype);
     const double algbw = bytes / t->median_s;
     const double busbw = algbw * 2 * (m->devices - 1) / m->devices;
     char text[96];
     op_shape_text(s, text, sizeof text);
-    m->nccl = m->nccl || strcmp(kernel, "nccl") == 0;
+    m->nccl = m->nccl || strncmp(kernel, "nccl", 4) == 0;
     if (m->json) {
         struct jsondoc *row = jsondoc_add_object(m->sums);
         jsondoc_put_text(row, "kernel", kernel);
-        jsondoc_put_bool(row, "in_rank_order", way == SUM_IN_RANK_ORDER);
+        jsondoc_put_bool(row, "in_rank_order", in_rank_order);
         jsondoc_put_text(row, "shape", text);
         jsondoc_put_real(row, "bytes", bytes);
         jsondoc_put_real(row, "median_s", t->median_s);
@@ -94,7 +94,7 @@ static void tell(struct rates *m, const char *kernel, enum sum_way way, const st
         return;
     }
     table_add(m->table, TONE_PLAIN, "%s", kernel);
-    table_add(m->table, TONE_PLAIN, "%s", order);
+    table_add(m->table, TONE_PLAIN, "%s", in_rank_order ? "by rank" : "its own");
     table_add(m->table, TONE_PLAIN, "%s", text);
     table_add_number(m->table, bytes / (1 << 20));
     table_add_number(m->table, t->median_s * 1e6);
@@ -110,15 +110,15 @@ static void tell(struct rates *m, const char *kernel, enum sum_way way, const st
 
 /* A size for which there is no memory is left out, and said. */
 static enum status measure_shape(struct rates *m, struct sum_bench *b, const char *kernel,
-                                 enum sum_way way, const char *text, struct error *err) {
+                                 const char *text, struct error *err) {
     struct op_shape shape;
     struct sum_time t;
     op_shape_parse(OP_EXCHANGE, text, &shape); /* whoever asked has looked at it */
-    const enum status s = sum_bench_run(b, shape.rows, shape.C, way, m->request->warmup_s,
-                                        m->request->seconds, &t, err);
+    const enum status s =
+        sum_bench_run(b, shape.rows, shape.C, m->request->warmup_s, m->request->seconds, &t, err);
     if (s == STATUS_OK) {
         begin(m, sum_bench_device(b));
-        tell(m, kernel, way, &shape, &t);
+        tell(m, kernel, sum_bench_in_rank_order(b), &shape, &t);
     }
     if (s != STATUS_NO_MEMORY) return s;
     fprintf(stderr, "bench kernels: %s\n", err->text);
@@ -132,10 +132,8 @@ static enum status measure_kernel(struct rates *m, const char *kernel, struct er
     struct sum_bench *b;
     o.device = r->device, o.dtype = r->dtype, o.devices = m->devices, o.exchange_backend = kernel;
     enum status s = sum_bench_open(&b, &o, err);
-    for (int way = SUM_IN_RANK_ORDER; way <= SUM_BY_LIBRARY && s == STATUS_OK; way++)
-        for (int i = 0; i < shapes && s == STATUS_OK && sum_bench_can(b, (enum sum_way)way); i++)
-            s = measure_shape(m, b, kernel, (enum sum_way)way,
-                              r->shapes.n > 0 ? r->shapes.v[i] : usual_shapes[i], err);
+    for (int i = 0; i < shapes && s == STATUS_OK; i++)
+        s = measure_shape(m, b, kernel, r->shapes.n > 0 ? r->shapes.v[i] : usual_shapes[i], err);
     sum_bench_close(b);
     return s;
 }

@@ -84,10 +84,9 @@ void device_group_close(struct device_group *g);
 /* Makes dev member number `member`. Called by the threads of all members at once: it waits for
  * them, until device_group_abort() where one fails. */
 enum status device_join(struct device *dev, struct device_group *g, int member, struct error *err);
-/* out = the sum over all members of in, n elements of dev's dtype each, by the library that joins
- * them, in an order of its own: to compare with. Called by all members at once; does not wait. n =
- * 0: only says whether there is such a sum. */
-bool device_library_sum(struct device *dev, const void *in, void *out, int64_t n);
+/* Whether this variant of OP_EXCHANGE takes sums (struct exchange_sum) beside parts, so that they
+ * are taken by it; NULL and names that are none do not. */
+bool exchange_takes_sums(const char *variant);
 /* Gives up what joins dev to the others. None is closed before all have left: until then they reach
  * into each other's memory. Does nothing for a device of no group. */
 void device_leave(struct device *dev);

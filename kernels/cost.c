@@ -102,9 +102,14 @@ static struct cost tap_cost(const struct tap_args *a, const struct step_params *
     return (struct cost){0, 2 * rows * a->n * (int64_t)dtype_bytes(a->dtype)};
 }
 
-/* What passes in and out. */
+/* What passes in and out. Of a sum it is what a ring passes: each device adds its share of the
+ * elements up and everyone gets it. */
 static struct cost exchange_cost(const struct exchange_args *a) {
     struct cost c = {0, 0};
+    if (a->sum.elements > 0) {
+        const int64_t added = a->sum.elements * (a->sum.devices - 1) / a->sum.devices;
+        return (struct cost){added, 4 * added * (int64_t)dtype_bytes(a->sum.dtype)};
+    }
     for (int i = 0; i < a->sends; i++) c.bytes += a->send[i].bytes;
     for (int i = 0; i < a->receives; i++) c.bytes += a->receive[i].bytes;
     return c;

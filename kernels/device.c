@@ -109,13 +109,6 @@ enum status device_join(struct device *dev, struct device_group *g, int member, 
     return g->variant->group->join(dev, err);
 }
 
-bool device_library_sum(struct device *dev, const void *in, void *out, int64_t n) {
-    const struct group_backend *backend = dev->group ? dev->group->variant->group : NULL;
-    if (!backend || !backend->sum) return false;
-    if (n > 0) backend->sum(dev, in, out, n);
-    return true;
-}
-
 void device_leave(struct device *dev) {
     if (dev->group) dev->group->variant->group->leave(dev);
     dev->group = NULL;

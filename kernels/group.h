@@ -34,7 +34,6 @@ struct group_backend {
     /* Called by the threads of all members at the same time; may wait for them. */
     enum status (*join)(struct device *dev, struct error *err);
     void (*leave)(struct device *dev); /* before the device closes; waits for nobody */
-    /* device_library_sum(), of more than no elements; NULL: there is none. */
-    void (*sum)(struct device *dev, const void *in, void *out, int64_t n);
+    bool sums; /* exchange_takes_sums() */
 };
 #endif

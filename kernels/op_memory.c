@@ -108,6 +108,8 @@ static void tap_memory(struct regions *r, const struct tap_args *a,
 }
 
 static void exchange_memory(struct regions *r, const struct exchange_args *a) {
+    const int64_t summed = a->sum.elements * (int64_t)dtype_bytes(a->sum.dtype);
+    if (summed > 0) add_run(r, a->sum.in, summed, false), add_run(r, a->sum.out, summed, true);
     for (int i = 0; i < a->sends; i++) add_run(r, a->send[i].at, a->send[i].bytes, false);
     for (int i = 0; i < a->receives; i++) add_run(r, a->receive[i].at, a->receive[i].bytes, true);
 }

@@ -75,7 +75,8 @@ const char *op_name(enum op op);
     X(ROLE_OUTPUT, "output")                                                                       \
     X(ROLE_KEY_VALUE, "key_value")                                                                 \
     X(ROLE_SCATTER, "scatter")                                                                     \
-    X(ROLE_GATHER, "gather")
+    X(ROLE_GATHER, "gather")                                                                       \
+    X(ROLE_SUM, "sum")
 enum role {
 #define X(name, text) name,
     ROLE_TABLE(X)
@@ -326,9 +327,19 @@ struct exchange_part {
     int64_t bytes;
     int32_t peer; /* member of the group; never the device itself */
 };
+/* out = the sum over all devices of the group of their `in`, in an order of the library's own, by
+ * which it is rounded too; out may be in. */
+struct exchange_sum {
+    const void *in;
+    void *out;
+    int64_t elements; /* 0: no sum */
+    int32_t devices;
+    enum dtype dtype;
+};
 struct exchange_args {
     struct exchange_part send[MAX_RANKS], receive[MAX_RANKS];
     int32_t sends, receives;
+    struct exchange_sum sum; /* in place of parts; of kernels that exchange_takes_sums() names */
 };
 
 /* Work beside the ops that are issued after it, for ops that wait for other devices more than they

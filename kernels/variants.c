@@ -131,6 +131,12 @@ const char *variant_name(enum op op, int n) {
     return "unknown";
 }
 
+bool exchange_takes_sums(const char *variant) {
+    for (const struct variant *v = table; v->name; v++)
+        if (v->op == OP_EXCHANGE && variant && strcmp(v->name, variant) == 0) return v->group->sums;
+    return false;
+}
+
 /* ---- choice */
 
 const char *variant_why_unfit(const struct variant *v, const struct variant_facts *f) {

@@ -160,7 +160,7 @@ static void leave(struct device *dev) {
 }
 
 const struct group_backend group_backend_copy = {why_not, open_group, close_group, abort_group,
-                                                 join,    leave,      NULL};
+                                                 join,    leave,      false};
 
 /* ---- the op */
 

@@ -84,8 +84,16 @@ static bool went_well(int result) {
 
 /* ---- the op */
 
+/* By its ring or tree, as it chooses. */
+static int issue_sum(const struct nccl *lib, const struct exchange_sum *a, struct nccl_comm *comm,
+                     cudaStream_t stream) {
+    return lib->all_reduce(a->in, a->out, (size_t)a->elements,
+                           a->dtype == DTYPE_BF16 ? NCCL_BF16 : NCCL_F32, NCCL_SUM, comm, stream);
+}
+
 static int issue(const struct nccl *lib, const struct exchange_args *a, struct nccl_comm *comm,
                  cudaStream_t stream) {
+    if (a->sum.elements > 0) return issue_sum(lib, &a->sum, comm, stream);
     int r = lib->group_start();
     for (int i = 0; i < a->sends && went_well(r); i++)
         r = lib->send(a->send[i].at, (size_t)a->send[i].bytes, NCCL_UINT8, a->send[i].peer, comm,
@@ -120,17 +128,8 @@ void exchange_nccl(struct device *dev, const void *args) {
     tell(dev, "exchange", exchange(dev, args, no_end));
 }
 
-/* By its ring or tree, as it chooses. */
-static void library_sum(struct device *dev, const void *in, void *out, int64_t n) {
-    struct member *m = member_of(dev);
-    const int type = dev->dtype == DTYPE_BF16 ? NCCL_BF16 : NCCL_F32;
-    pthread_mutex_lock(&m->lock);
-    int r = m->comm ? nccl_library(NULL)->all_reduce(in, out, (size_t)n, type, NCCL_SUM, m->comm,
-                                                     cuda_device(dev)->stream)
-                    : NCCL_SUCCESS;
-    pthread_mutex_unlock(&m->lock);
-    if (r == NCCL_IN_PROGRESS) r = settled(m, no_end);
-    tell(dev, "all_reduce", r);
+void exchange_nccl_sum(struct device *dev, const void *args) {
+    exchange_nccl(dev, args);
 }
 
 static const char *why_missing(void) {
@@ -140,6 +139,10 @@ static const char *why_missing(void) {
 }
 
 const struct kernel_library kernel_library_nccl = {.name = "NCCL", .why_missing = why_missing};
+
+/* Which ring, and where in it a row's sum begins, goes by how much is summed. */
+const struct kernel_library kernel_library_nccl_sum = {
+    .name = "NCCL", .why_missing = why_missing, .lacks = LACKS_SAME_BITS};
 
 /* ---- the group */
 
@@ -274,6 +277,28 @@ static enum status wait_for_gpu(struct device *dev, int64_t until_ns, struct err
     return device_sync(dev, err);
 }
 
+static enum status meet_by(struct device *dev, const struct exchange_args *a, int64_t until_ns,
+                           struct error *err) {
+    const int r = exchange(dev, a, until_ns);
+    if (r == TOO_LATE) return too_late(dev, err);
+    tell(dev, "exchange", r);
+    return wait_for_gpu(dev, until_ns, err);
+}
+
+/* Sums of several sizes: the library has several ways, and connects for each. What is summed is
+ * whatever the workspace holds. */
+static enum status meet_for_sums(struct device *dev, int64_t until_ns, struct error *err) {
+    void *workspace = cuda_device(dev)->workspace;
+    const int64_t all = (int64_t)(CUDA_WORKSPACE_BYTES / dtype_bytes(dev->dtype));
+    enum status s = STATUS_OK;
+    for (int64_t n = 128; n <= all && s == STATUS_OK; n *= 16) {
+        const struct exchange_args a = {
+            .sum = {workspace, workspace, n, device_group_of(dev)->members, dev->dtype}};
+        s = meet_by(dev, &a, until_ns, err);
+    }
+    return s;
+}
+
 /* A few bytes with everyone: NCCL connects peers, and takes memory for it, when they first meet. */
 static enum status meet(struct device *dev, int64_t until_ns, struct error *err) {
     enum { BYTES = 256 };
@@ -285,10 +310,8 @@ static enum status meet(struct device *dev, int64_t until_ns, struct error *err)
         a.send[a.sends++] = (struct exchange_part){workspace, BYTES, i};
         a.receive[a.receives++] = (struct exchange_part){workspace + (i + 1) * BYTES, BYTES, i};
     }
-    const int r = exchange(dev, &a, until_ns);
-    if (r == TOO_LATE) return too_late(dev, err);
-    tell(dev, "exchange", r);
-    return wait_for_gpu(dev, until_ns, err);
+    const enum status s = meet_by(dev, &a, until_ns, err);
+    return s == STATUS_OK && g->variant->group->sums ? meet_for_sums(dev, until_ns, err) : s;
 }
 
 /* Returns when the communicator is there, or was aborted. Of a worker that is traced it blocks: one
@@ -338,4 +361,6 @@ static void leave(struct device *dev) {
 }
 
 const struct group_backend group_backend_nccl = {serves_any, open_group, close_group, abort_group,
-                                                 join,       leave,      library_sum};
+                                                 join,       leave,      false};
+const struct group_backend group_backend_nccl_sum = {
+    serves_any, open_group, close_group, abort_group, join, leave, true};

@@ -91,7 +91,7 @@ static void leave(struct device *dev) {
 }
 
 const struct group_backend group_backend_peer = {
-    peers_why_not, open_group, close_group, abort_group, join, leave, NULL};
+    peers_why_not, open_group, close_group, abort_group, join, leave, false};
 
 void exchange_peer(struct device *dev, const void *args) {
     const struct device_group *g = device_group_of(dev);

@@ -76,4 +76,4 @@ static const char *why_not(const struct group_opts *o) {
 }
 
 const struct group_backend group_backend_ref = {why_not, open_group, close_group, abort_group,
-                                                join,    leave,      NULL};
+                                                join,    leave,      false};

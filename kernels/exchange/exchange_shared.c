@@ -119,4 +119,4 @@ static void leave(struct device *dev) {
 }
 
 const struct group_backend group_backend_shared = {why_not, open_group, close_group, abort_group,
-                                                   join,    leave,      NULL};
+                                                   join,    leave,      false};

@@ -21,8 +21,8 @@ static int64_t wrong_of(const struct engine_opts *o, int32_t rows, int32_t cols)
     struct sum_time t;
     struct error err = {""};
     if (sum_bench_open(&b, o, &err) != STATUS_OK) fail_msg("%s", err.text);
-    assert_int_equal(sum_bench_run(b, rows, cols, SUM_IN_RANK_ORDER, 0, 0.001, &t, &err),
-                     STATUS_OK);
+    assert_true(sum_bench_in_rank_order(b));
+    assert_int_equal(sum_bench_run(b, rows, cols, 0, 0.001, &t, &err), STATUS_OK);
     assert_true(t.min_s > 0 && t.min_s <= t.median_s && t.median_s <= t.max_s && t.runs >= 1);
     sum_bench_close(b);
     return t.wrong;
@@ -64,12 +64,8 @@ static void what_cannot_be_is_refused(void **state) {
     assert_null(b);
     o.devices = 2;
     assert_int_equal(sum_bench_open(&b, &o, &err), STATUS_OK);
-    assert_false(sum_bench_can(b, SUM_BY_LIBRARY));
-    assert_int_equal(sum_bench_run(b, 4, 4, SUM_BY_LIBRARY, 0, 0, &t, &err), STATUS_UNSUPPORTED);
-    assert_string_equal(err.text, "exchange = ref has no sum of its own");
-    assert_int_equal(sum_bench_run(b, 1 << 30, 1 << 12, SUM_IN_RANK_ORDER, 0, 0, &t, &err),
-                     STATUS_NO_MEMORY);
-    assert_int_equal(sum_bench_run(b, 4, 4, SUM_IN_RANK_ORDER, 0, 0, &t, &err), STATUS_OK);
+    assert_int_equal(sum_bench_run(b, 1 << 30, 1 << 12, 0, 0, &t, &err), STATUS_NO_MEMORY);
+    assert_int_equal(sum_bench_run(b, 4, 4, 0, 0, &t, &err), STATUS_OK);
     sum_bench_close(b);
 }
 

@@ -100,6 +100,33 @@ static void run_rounds(struct member *m) {
     }
 }
 
+static int32_t part_of_sum(int round, int member, int64_t i) {
+    return (int32_t)((i * 7 + member * 31 + round) % 64);
+}
+
+/* Small whole numbers, which any order sums to the same bits; of those that sum as a library does.
+ */
+static void sum_rounds(struct member *m) {
+    struct op_call call = {.op = OP_EXCHANGE, .role = ROLE_SUM, .rank = SHARED_RANK, .layer = -1};
+    float *numbers = (float *)m->host;
+    for (int round = 0; round < ROUNDS && m->status == STATUS_OK; round++) {
+        const int64_t n = sizes[round % SIZES] / (int64_t)sizeof *numbers;
+        call.exchange.sum =
+            (struct exchange_sum){m->out[0][0], m->in[0][0], n, m->members, DTYPE_F32};
+        if (round % 2 == 1) call.exchange.sum.out = m->out[0][0]; /* in place */
+        for (int64_t i = 0; i < n; i++) numbers[i] = (float)part_of_sum(round, m->number, i);
+        device_write(m->dev, m->out[0][0], numbers, (size_t)n * sizeof *numbers);
+        m->status = device_run(m->dev, &call, &m->err);
+        device_read(m->dev, numbers, call.exchange.sum.out, (size_t)n * sizeof *numbers);
+        if (m->status == STATUS_OK) m->status = device_sync(m->dev, &m->err);
+        for (int64_t i = 0; i < n; i++) {
+            float sum = 0;
+            for (int k = 0; k < m->members; k++) sum += (float)part_of_sum(round, k, i);
+            m->wrong += numbers[i] != sum;
+        }
+    }
+}
+
 static void replay(struct member *m) {
     struct device_graph *g = NULL;
     if (m->status == STATUS_OK) m->status = device_capture_begin(m->dev, &m->err);
@@ -143,6 +170,8 @@ static void *live(void *arg) {
     m->status = open_member(m);
     pthread_barrier_wait(&step);
     if (m->status == STATUS_OK) m->status = device_join(m->dev, m->group, m->number, &m->err);
+    if (m->status == STATUS_OK && exchange_takes_sums(device_group_exchange(m->group)))
+        sum_rounds(m);
     if (m->status == STATUS_OK) run_rounds(m);
     if (m->status == STATUS_OK) replay(m);
     if (m->status != STATUS_OK) device_group_abort(m->group);

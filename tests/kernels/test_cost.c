@@ -152,6 +152,22 @@ static void all_reduce_adds_one_less_than_ranks(void **state) {
     check(c, NULL, 3 * 15, 5 * 15 * 2);
 }
 
+static void an_exchange_counts_what_passes(void **state) {
+    (void)state;
+    struct op_call c = {.op = OP_EXCHANGE};
+    c.exchange = (struct exchange_args){.send = {{&some, 24, 1}}, .sends = 1, .receives = 1};
+    c.exchange.receive[0] = (struct exchange_part){&some, 16, 1};
+    check(c, NULL, 0, 40);
+}
+
+/* As much as the parts and then the sums of other devices: three quarters out and in, twice. */
+static void a_librarys_sum_counts_what_a_ring_passes(void **state) {
+    (void)state;
+    struct op_call c = {.op = OP_EXCHANGE};
+    c.exchange.sum = (struct exchange_sum){&some, &some, 100, 4, DTYPE_BF16};
+    check(c, NULL, 75, 4 * 75 * 2);
+}
+
 static void logits_are_f32(void **state) {
     (void)state;
     struct op_call c = {.op = OP_LOGITS,
@@ -186,6 +202,8 @@ int main(void) {
         cmocka_unit_test(attention_counts_the_keys_that_rows_see),
         cmocka_unit_test(swiglu_reads_two_and_writes_one),
         cmocka_unit_test(all_reduce_adds_one_less_than_ranks),
+        cmocka_unit_test(an_exchange_counts_what_passes),
+        cmocka_unit_test(a_librarys_sum_counts_what_a_ring_passes),
         cmocka_unit_test(logits_are_f32),
         cmocka_unit_test(sample_reads_logits_and_the_set),
         cmocka_unit_test(tap_counts_the_rows_that_are_asked_for),

@@ -30,6 +30,8 @@ struct nccl_comm {
 };
 static struct nccl_comm comms[MEMBERS];
 static atomic_int graphs, aborted, destroyed, sent, blocking, looks;
+static atomic_int summed;        /* calls */
+static struct exchange_sum last; /* what the newest of them was asked for */
 static bool never_ready;
 
 static int get_version(int *version) {
@@ -93,6 +95,17 @@ static int receive_part(void *at, size_t n, int type, int peer, struct nccl_comm
     return NCCL_SUCCESS;
 }
 
+static int all_reduce(const void *in, void *out, size_t n, int type, int op, struct nccl_comm *comm,
+                      struct CUstream_st *stream) {
+    (void)comm, (void)stream;
+    assert_int_equal(op, NCCL_SUM);
+    assert_true(type == NCCL_BF16 || type == NCCL_F32);
+    last = (struct exchange_sum){in, out, (int64_t)n, MEMBERS,
+                                 type == NCCL_BF16 ? DTYPE_BF16 : DTYPE_F32};
+    atomic_fetch_add(&summed, 1);
+    return NCCL_SUCCESS;
+}
+
 static const char *error_text(int result) {
     return result == NCCL_SUCCESS ? "no error" : "an error";
 }
@@ -112,6 +125,7 @@ static const struct nccl library = {.get_version = get_version,
                                     .group_end = group_end,
                                     .send = send_part,
                                     .receive = receive_part,
+                                    .all_reduce = all_reduce,
                                     .error_text = error_text,
                                     .last_error = last_error};
 
@@ -147,18 +161,22 @@ struct fixture {
     atomic_int left;
 };
 
-static const struct variant *nccl_variant(void) {
+static const struct variant *variant_named(const char *name) {
     int n;
     const struct variant *v = variant_table(&n);
     for (int i = 0; i < n; i++)
-        if (v[i].op == OP_EXCHANGE && strcmp(v[i].name, "nccl") == 0) return v + i;
-    fail_msg("there is no exchange = nccl");
+        if (v[i].op == OP_EXCHANGE && strcmp(v[i].name, name) == 0) return v + i;
+    fail_msg("there is no exchange = %s", name);
     return NULL;
+}
+
+static const struct variant *nccl_variant(void) {
+    return variant_named("nccl");
 }
 
 static int setup(void **state) {
     struct fixture *f = calloc(1, sizeof *f);
-    graphs = aborted = destroyed = sent = blocking = looks = 0;
+    graphs = aborted = destroyed = sent = blocking = looks = summed = 0;
     never_ready = false;
     f->group.variant = nccl_variant();
     f->group.members = MEMBERS;
@@ -262,6 +280,42 @@ static void a_member_that_does_not_come_is_named(void **state) {
     leave_all(f);
 }
 
+/* Its members sum while they join, for the memory that the library takes when it first does; of
+ * nccl, which is never asked for sums, they do not. */
+static void sums_are_one_call_of_the_library(void **state) {
+    struct fixture *f = *state;
+    char in[64], out[64];
+    join_all(f);
+    assert_int_equal(summed, 0);
+    leave_all(f);
+    f->group.variant = variant_named("nccl_sum");
+    for (int i = 0; i < MEMBERS; i++) f->dev[i].dtype = DTYPE_BF16;
+    join_all(f);
+    assert_true(summed >= 3 * MEMBERS);
+    assert_true(last.elements * 2 <= CUDA_WORKSPACE_BYTES);
+    const int before = summed, parts = sent;
+    struct exchange_args a = {.sum = {in, out, 16, MEMBERS, DTYPE_F32}};
+    f->group.variant->run(&f->dev[1], &a);
+    assert_int_equal(summed, before + 1);
+    assert_int_equal(sent, parts);
+    assert_memory_equal(&last, &a.sum, sizeof last);
+    a = (struct exchange_args){.sends = 1}; /* of logits */
+    f->group.variant->run(&f->dev[1], &a);
+    assert_int_equal(sent, parts + 1);
+    leave_all(f);
+}
+
+/* `auto` takes the first that serves. */
+static void sums_in_another_order_want_to_be_asked_for(void **state) {
+    (void)state;
+    assert_true(variant_named("nccl") < variant_named("nccl_sum"));
+    assert_true(variant_named("nccl_sum")->library->lacks & LACKS_SAME_BITS);
+    assert_int_equal(variant_named("nccl")->library->lacks, 0);
+    assert_true(exchange_takes_sums("nccl_sum"));
+    assert_false(exchange_takes_sums("nccl") || exchange_takes_sums("auto") ||
+                 exchange_takes_sums(NULL));
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
@@ -270,6 +324,8 @@ int main(void) {
         TEST(an_abort_that_nobody_leaves_after_ends_with_the_group),
         TEST(communicators_of_traced_workers_block),
         TEST(a_member_that_does_not_come_is_named),
+        TEST(sums_are_one_call_of_the_library),
+        TEST(sums_in_another_order_want_to_be_asked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
