@@ -128,7 +128,8 @@ class Hopper(unittest.TestCase):
     def test_the_loop_s_exponentials_run_beside_its_products(self):
         for name, code in self.kernels.items():
             with self.subTest(kernel=name):
-                self.assertEqual(count(code[loop_s_wait(code):raising(code).start], r"MUFU\.EX2"), 64)
+                beside = code[loop_s_wait(code) + 1:raising(code).start]
+                self.assertEqual((count(beside, r"MUFU\.EX2"), count(beside, r"WARPGROUP\.DEPBAR")), (64, 0))
 
     def test_the_loop_looks_for_no_maximum(self):
         for name, code in self.kernels.items():

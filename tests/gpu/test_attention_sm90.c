@@ -320,19 +320,41 @@ static void one_huge_logit_takes_all(void **state) {
     }
 }
 
+/* Values are 1 more or less, by the block of keys and the column: a row whose sums miss a block, or
+ * have one twice, is off by more than rounding. */
+static void move_values(struct gpu_test *t, struct sequence *s) {
+    enum { BLOCK = 16384 };
+    for (int32_t h = 0; h < s->K; h++)
+        for (int32_t j = 0; j < s->total; j++) {
+            bf16 *v = s->v + ((size_t)h * (size_t)s->capacity + (size_t)j) * (size_t)s->D;
+            const uint32_t block = (uint32_t)(j / BLOCK + h) * 0x9e3779b1u;
+            for (int32_t d = 0; d < s->D; d++)
+                v[d] = f32_to_bf16(bf16_to_f32(v[d]) + (block >> (d % 29) & 1 ? 1 : -1));
+        }
+    put_cache(t, s);
+}
+
 /* A million keys, plain and in dual chunks of the size of a real model: more than the cache holds,
- * so that clusters keep in step, and each has several items. */
+ * so that clusters keep in step, and each has several items. Some rows alone, too: the same bits. */
 static void values_are_right_far_out(void **state) {
     (void)state;
-    enum { N = 9000, TOTAL = 1 << 20 };
-    static const int32_t chunks[] = {0, 253952};
+    enum { N = 9000, TOTAL = 1 << 20, PART = 130 };
+    static const int32_t chunks[] = {0, 253952}, parts[] = {0, 4321, N - PART};
     if (small) return;
     for (int32_t D = 64; D <= 128; D += 64) {
         struct gpu_test t = open_test(D, ARENA);
         for (size_t i = 0; i < COUNT(chunks); i++) {
             struct sequence s = sequence_open(&t, D, (struct shape){7, 1, TOTAL - N, N, chunks[i]});
+            move_values(&t, &s);
             bf16 *got = attend(&t, &s, TOTAL - N, N, 0);
             assert_rows_right(&s, got, TOTAL - N, N, 9001);
+            for (size_t k = 0; k < COUNT(parts); k++) {
+                bf16 *part = attend(&t, &s, TOTAL - N + parts[k], PART, 0);
+                assert_same_bits(part, got + (size_t)parts[k] * width_of(&s),
+                                 PART * width_of(&s), DTYPE_BF16, "D %d chunk %d: rows from %d alone",
+                                 D, chunks[i], parts[k]);
+                free(part);
+            }
             free(got);
             sequence_close(&s);
         }
