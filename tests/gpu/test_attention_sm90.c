@@ -335,7 +335,8 @@ static void move_values(struct gpu_test *t, struct sequence *s) {
 }
 
 /* A million keys, plain and in dual chunks of the size of a real model: more than the cache holds,
- * so that clusters keep in step, and each has several items. Some rows alone, too: the same bits. */
+ * so that clusters keep in step, and each has several items. Some rows alone, too: the same bits.
+ */
 static void values_are_right_far_out(void **state) {
     (void)state;
     enum { N = 9000, TOTAL = 1 << 20, PART = 130 };
@@ -350,9 +351,9 @@ static void values_are_right_far_out(void **state) {
             assert_rows_right(&s, got, TOTAL - N, N, 9001);
             for (size_t k = 0; k < COUNT(parts); k++) {
                 bf16 *part = attend(&t, &s, TOTAL - N + parts[k], PART, 0);
-                assert_same_bits(part, got + (size_t)parts[k] * width_of(&s),
-                                 PART * width_of(&s), DTYPE_BF16, "D %d chunk %d: rows from %d alone",
-                                 D, chunks[i], parts[k]);
+                assert_same_bits(part, got + (size_t)parts[k] * width_of(&s), PART * width_of(&s),
+                                 DTYPE_BF16, "D %d chunk %d: rows from %d alone", D, chunks[i],
+                                 parts[k]);
                 free(part);
             }
             free(got);
