@@ -1,7 +1,8 @@
 /* Ranks on several devices, summed by the library that joins them: each device adds its own ranks'
  * parts up, and one call of the library sums over devices. What the library does inside, and in
  * which order it adds, is its own: other bits than comm_group.c's, by a few roundings. For
- * comparison, and where a library knows the machine's links better. Before it: forward.c. */
+ * comparison, and where a library knows the machine's links better. Room for slices of other
+ * devices' parts is taken all the same (buffers.h). Before it: forward.c. */
 #include "engine/comm.h"
 
 static enum status reduce_by_library(const struct forward *f, const struct reduction *r,

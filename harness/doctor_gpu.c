@@ -138,6 +138,7 @@ static const struct library_question questions[] = {
      VERSION_STORED,
      1000,
      10,
+     0,
      "use of a GPU at all",
      "it comes with the driver; a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility"},
     {"cuBLASLt",
@@ -146,6 +147,7 @@ static const struct library_question questions[] = {
      VERSION_RETURNED,
      10000,
      100,
+     0,
      "linears on a GPU",
      "install the toolkit's cuBLAS, or set LD_LIBRARY_PATH"},
     {"cuDNN",
@@ -154,6 +156,7 @@ static const struct library_question questions[] = {
      VERSION_RETURNED,
      10000,
      100,
+     CUDNN_OLDEST,
      "attention_backend = cudnn",
      "install cuDNN 9"},
     {"NCCL",
@@ -162,6 +165,7 @@ static const struct library_question questions[] = {
      VERSION_STORED,
      10000,
      100,
+     NCCL_OLDEST,
      "ranks on GPUs that do not reach each other's memory",
      "install libnccl2"},
     {"CUPTI",
@@ -170,6 +174,7 @@ static const struct library_question questions[] = {
      VERSION_STORED,
      10000,
      100,
+     0,
      "traces of a GPU",
      "install the toolkit's CUPTI, or set LD_LIBRARY_PATH"},
 };
@@ -205,7 +210,7 @@ void doctor_look_at_gpu_libraries(struct doctor_findings *f, const struct gpu_li
         jsondoc_get_bool(one, "there", &there);
         doctor_add(f, questions[i].name, there || !needed ? LEVEL_OK : LEVEL_WARNING,
                    there || !needed ? "" : questions[i].fix, "%s%s%s%.300s",
-                   there ? "" : "not there, so no ", there ? "" : questions[i].used_for,
+                   there ? "" : "not usable, so no ", there ? "" : questions[i].used_for,
                    there ? "" : ": ", text ? text : "");
     }
     jsondoc_close(answer);

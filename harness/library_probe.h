@@ -13,10 +13,11 @@ struct library_question {
     const char *version;  /* function */
     enum version_call call;
     int major_unit, minor_unit; /* 10000 and 100: 91400 is 9.14 */
+    long oldest;                /* that serves; 0: any */
     const char *used_for;       /* what is lost without it */
     const char *fix;
 };
-/* True: "9.14 (libcudnn.so.9)"; false: why, in the loader's words. */
+/* True: "9.14 (libcudnn.so.9)"; false: why, in the loader's words, or that it is too old. */
 bool library_probe(const struct library_question *q, char *out, size_t size);
 
 #endif

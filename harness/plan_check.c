@@ -148,9 +148,10 @@ static bool check_kernel_name(struct making *m, enum op op, const char *name, co
     char names[400] = "auto";
     struct variant_info v;
     bool here = !strcmp(name, "auto");
-    const char *why = NULL;
+    const char *why = NULL, *device = device_kind_name(m->p->device), *other = NULL;
     for (int i = 0; !here && variant_info(i, &v); i++) {
-        if (v.op != op || strcmp(v.device, device_kind_name(m->p->device)) != 0) continue;
+        if (v.op == op && strcmp(v.device, device) != 0 && !strcmp(v.name, name)) other = v.device;
+        if (v.op != op || strcmp(v.device, device) != 0) continue;
         if (!strcmp(v.name, name)) here = v.usable, why = v.why_not;
         if (!v.usable) continue;
         const size_t used = strlen(names);
@@ -160,6 +161,10 @@ static bool check_kernel_name(struct making *m, enum op op, const char *name, co
     if (why)
         plan_finding(m, STATUS_UNSUPPORTED, "engine", key, "found %s, which cannot run here: %s",
                      name, why);
+    else if (other)
+        plan_finding(m, STATUS_USAGE, "engine", key,
+                     "found %s, a kernel for %s, while the device is %s: expected one of %s", name,
+                     other, device, names);
     else
         plan_finding(m, STATUS_USAGE, "engine", key, "found \"%s\", expected one of %s", name,
                      names);

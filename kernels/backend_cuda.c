@@ -17,8 +17,11 @@ static const int64_t kept_free_bytes = 256 << 20; /* for what libraries and the 
 
 /* ---- errors */
 
+/* The runtime keeps a thread's last error until somebody asks for it: whoever looks after the next
+ * launch would take this one for that kernel's. Errors that last come again. */
 enum status cuda_status(cudaError_t e, const char *what, struct error *err) {
     if (e == cudaSuccess) return STATUS_OK;
+    cudaGetLastError();
     return error_set(err, e == cudaErrorMemoryAllocation ? STATUS_NO_MEMORY : STATUS_RUN_FAILED,
                      "%s: %s (%s)", what, cudaGetErrorString(e), cudaGetErrorName(e));
 }

@@ -29,6 +29,10 @@ struct gpu_list {
 void gpu_list_read(struct gpu_list *out, const char *library, const char *visible_devices,
                    int32_t cuda_needed);
 
+/* The oldest that serve. cuDNN: attention is masked from the last key, takes lengths from device
+ * memory and accepts minus infinity where nothing is seen. NCCL: communicators that do not block.
+ */
+enum { CUDNN_OLDEST = 91000, NCCL_OLDEST = 21400 };
 /* This machine's, read once per process. The pointer stays valid. */
 const struct gpu_list *gpu_list_machine(void);
 /* The first GPU that CUDA would show; -1: none. */

@@ -34,6 +34,6 @@ struct group_backend {
     /* Called by the threads of all members at the same time; may wait for them. */
     enum status (*join)(struct device *dev, struct error *err);
     void (*leave)(struct device *dev); /* before the device closes; waits for nobody */
-    bool sums; /* exchange_takes_sums() */
+    bool sums;                         /* exchange_takes_sums() */
 };
 #endif

@@ -12,6 +12,15 @@ bool run_time_library_open(struct run_time_library *l) {
     return false;
 }
 
+bool run_time_library_recent(struct run_time_library *l, const char *name, int64_t version,
+                             int64_t oldest) {
+    if (version >= oldest) return true;
+    snprintf(l->missing, sizeof l->missing, "%s %d.%d is too old: %d.%d or newer is needed", name,
+             (int)(version / 10000), (int)(version / 100 % 100), (int)(oldest / 10000),
+             (int)(oldest / 100 % 100));
+    return false;
+}
+
 void *run_time_library_find(struct run_time_library *l, const char *function) {
     void *found = dlsym(l->opened, function);
     if (!found && !l->missing[0])

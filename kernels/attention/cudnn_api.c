@@ -6,32 +6,25 @@
 #include "kernels/run_time_library.h"
 
 #include <pthread.h>
-#include <stdio.h>
-
-/* The first whose attention is masked from the last key, takes lengths from device memory and
- * accepts minus infinity where nothing is seen. */
-enum { OLDEST = 91000 };
 
 static pthread_once_t load_once = PTHREAD_ONCE_INIT;
 static struct cudnn loaded;
 static struct run_time_library library = {.file = "libcudnn.so.9"};
 
+/* The version first: an old one lacks functions, too, whose names say less. */
 static void load(void) {
     size_t (*version)(void);
     if (!run_time_library_open(&library)) return;
+    *(void **)&version = run_time_library_find(&library, "cudnnGetVersion");
+    if (!version) return;
+    loaded.version = (int64_t)version();
+    if (!run_time_library_recent(&library, "cuDNN", loaded.version, CUDNN_OLDEST)) return;
 #define X(name, function, parameters)                                                              \
     *(void **)&loaded.name = run_time_library_find(&library, function);
     CUDNN_FUNCTION_TABLE(X)
 #undef X
-    *(void **)&version = run_time_library_find(&library, "cudnnGetVersion");
     *(void **)&loaded.status_text = run_time_library_find(&library, "cudnnGetErrorString");
     *(void **)&loaded.last_error = run_time_library_find(&library, "cudnnGetLastErrorString");
-    if (library.missing[0]) return;
-    loaded.version = (int64_t)version();
-    if (loaded.version < OLDEST)
-        snprintf(library.missing, sizeof library.missing,
-                 "cuDNN %d.%d is too old: %d.%d or newer is needed", (int)(loaded.version / 10000),
-                 (int)(loaded.version / 100 % 100), OLDEST / 10000, OLDEST / 100 % 100);
 }
 
 const struct cudnn *cudnn_library(const char **why) {

@@ -291,7 +291,7 @@ static enum status meet_for_sums(struct device *dev, int64_t until_ns, struct er
     void *workspace = cuda_device(dev)->workspace;
     const int64_t all = (int64_t)(CUDA_WORKSPACE_BYTES / dtype_bytes(dev->dtype));
     enum status s = STATUS_OK;
-    for (int64_t n = 128; n <= all && s == STATUS_OK; n *= 16) {
+    for (int64_t n = 128; n <= all && s == STATUS_OK; n = n < all && 16 * n > all ? all : 16 * n) {
         const struct exchange_args a = {
             .sum = {workspace, workspace, n, device_group_of(dev)->members, dev->dtype}};
         s = meet_by(dev, &a, until_ns, err);

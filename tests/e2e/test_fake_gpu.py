@@ -88,6 +88,18 @@ class FakeGpu(drive.BenchTest):
             (line,) = [x for x in self.bench("list", "kernels", **self.driver).out.splitlines() if f" {kernel} " in x]
             self.assertRegex(line, rf"{kernel} +cuda +{library} +no: .*{re.escape(file)}: file too short")
 
+    def test_a_library_that_is_too_old_is_told_with_its_version(self):
+        self.needs_cuda()
+        old = {"cudnn": ("cuDNN", "libcudnn.so.9", "9.1", "9.10"), "nccl": ("NCCL", "libnccl.so.2", "2.10", "2.14")}
+        for kernel, (library, file, version, least) in old.items():
+            shutil.copy(drive.build / "tests" / "libfake_old_library.so", self.folder / "libraries" / file)
+            (line,) = [x for x in self.bench("list", "kernels", **self.driver).out.splitlines() if f" {kernel} " in x]
+            self.assertRegex(line, f"{library} {version} is too old: {least} or newer is needed$")
+            found = json.loads(self.expect(self.bench("doctor", "--json", **self.driver), 0).out)
+            (told,) = [f for f in found["findings"] if f["name"] == library]
+            self.assertEqual(told["level"], "warning")
+            self.assertIn(f"{version} ({file}) is too old: {least} or newer is needed", told["text"])
+
     def test_a_gpu_that_does_not_open_is_a_finding_about_the_device_and_nothing_runs(self):
         self.needs_cuda()
         config = self.write_config(engine__device="auto")

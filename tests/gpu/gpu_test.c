@@ -110,12 +110,13 @@ static void wait(struct gpu_test *t, const char *what) {
     if (device_sync(t->gpu, &err) != STATUS_OK) fail_msg("%s: %s", what, err.text);
 }
 
-const char *exchange_kernel(int i, int gpus) {
+const char *exchange_kernel(int i, int gpus, unsigned lacks) {
     const struct group_opts o = {.kind = DEVICE_CUDA, .members = gpus, .exchange = "auto"};
     int n;
     const struct variant *v = variant_table(&n);
     for (int row = 0; row < n; row++) {
         if (v[row].op != OP_EXCHANGE || v[row].device != DEVICE_CUDA) continue;
+        if (v[row].library && (v[row].library->lacks & lacks)) continue;
         if (!variant_usable(v + row, NULL) || v[row].group->why_not(&o)) continue;
         if (i-- == 0) return v[row].name;
     }

@@ -31,8 +31,9 @@ void gpu_get(struct gpu_test *t, void *host, const void *device, size_t bytes);
 
 /* A row of ops.inc; the test fails where there is none. */
 const struct variant *variant_named(enum device_kind kind, enum op op, const char *name);
-/* The i-th exchange between so many GPUs that serves here, or NULL past the last. */
-const char *exchange_kernel(int i, int gpus);
+/* The i-th exchange between so many GPUs that serves here and lacks nothing of what is named (enum
+ * kernel_lacks), or NULL past the last. */
+const char *exchange_kernel(int i, int gpus, unsigned lacks);
 /* Runs a CUDA variant and waits; the test fails on an error. args: the op's argument struct. */
 void gpu_run(struct gpu_test *t, const struct variant *v, const void *args);
 double gpu_test_seconds(void); /* of CLOCK_MONOTONIC */

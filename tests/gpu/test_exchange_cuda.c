@@ -104,27 +104,55 @@ static int32_t part_of_sum(int round, int member, int64_t i) {
     return (int32_t)((i * 7 + member * 31 + round) % 64);
 }
 
-/* Small whole numbers, which any order sums to the same bits; of those that sum as a library does.
- */
-static void sum_rounds(struct member *m) {
+static struct op_call sum_of(const struct member *m, int64_t n, bool in_place) {
     struct op_call call = {.op = OP_EXCHANGE, .role = ROLE_SUM, .rank = SHARED_RANK, .layer = -1};
+    call.exchange.sum = (struct exchange_sum){m->out[0][0], in_place ? m->out[0][0] : m->in[0][0],
+                                              n, m->members, DTYPE_F32};
+    return call;
+}
+
+static void fill_parts(struct member *m, int64_t n, int round) {
     float *numbers = (float *)m->host;
-    for (int round = 0; round < ROUNDS && m->status == STATUS_OK; round++) {
-        const int64_t n = sizes[round % SIZES] / (int64_t)sizeof *numbers;
-        call.exchange.sum =
-            (struct exchange_sum){m->out[0][0], m->in[0][0], n, m->members, DTYPE_F32};
-        if (round % 2 == 1) call.exchange.sum.out = m->out[0][0]; /* in place */
-        for (int64_t i = 0; i < n; i++) numbers[i] = (float)part_of_sum(round, m->number, i);
-        device_write(m->dev, m->out[0][0], numbers, (size_t)n * sizeof *numbers);
-        m->status = device_run(m->dev, &call, &m->err);
-        device_read(m->dev, numbers, call.exchange.sum.out, (size_t)n * sizeof *numbers);
-        if (m->status == STATUS_OK) m->status = device_sync(m->dev, &m->err);
-        for (int64_t i = 0; i < n; i++) {
-            float sum = 0;
-            for (int k = 0; k < m->members; k++) sum += (float)part_of_sum(round, k, i);
-            m->wrong += numbers[i] != sum;
-        }
+    for (int64_t i = 0; i < n; i++) numbers[i] = (float)part_of_sum(round, m->number, i);
+    device_write(m->dev, m->out[0][0], numbers, (size_t)n * sizeof *numbers);
+}
+
+static void compare_sums(struct member *m, const struct op_call *call, int round) {
+    const int64_t n = call->exchange.sum.elements;
+    float *numbers = (float *)m->host;
+    device_read(m->dev, numbers, call->exchange.sum.out, (size_t)n * sizeof *numbers);
+    for (int64_t i = 0; i < n; i++) {
+        float sum = 0;
+        for (int k = 0; k < m->members; k++) sum += (float)part_of_sum(round, k, i);
+        m->wrong += numbers[i] != sum;
     }
+}
+
+/* Small whole numbers, which any order sums to the same bits; in turn and aside, then from a graph.
+ * Of those that sum as a library does. */
+static void sum_rounds(struct member *m) {
+    struct device_graph *g = NULL;
+    const struct op_call recorded = sum_of(m, MOST_BYTES / 4, false);
+    for (int round = 0; round < ROUNDS && m->status == STATUS_OK; round++) {
+        struct op_call call = sum_of(m, sizes[round % SIZES] / 4, round % 2 == 1);
+        call.aside = round % 3 == 1;
+        fill_parts(m, call.exchange.sum.elements, round);
+        m->status = device_run(m->dev, &call, &m->err);
+        if (m->status == STATUS_OK) m->status = device_sync(m->dev, &m->err);
+        if (m->status == STATUS_OK) compare_sums(m, &call, round);
+    }
+    if (m->status == STATUS_OK) m->status = device_capture_begin(m->dev, &m->err);
+    if (m->status != STATUS_OK) return;
+    m->status = device_run(m->dev, &recorded, &m->err);
+    const enum status s = device_capture_end(m->dev, &g, &m->err);
+    if (m->status == STATUS_OK) m->status = s;
+    for (int round = 0; round < ROUNDS && m->status == STATUS_OK; round++) {
+        fill_parts(m, MOST_BYTES / 4, round);
+        m->status = device_graph_launch(m->dev, g, &m->err);
+        if (m->status == STATUS_OK) m->status = device_sync(m->dev, &m->err);
+        if (m->status == STATUS_OK) compare_sums(m, &recorded, round);
+    }
+    device_graph_close(m->dev, g);
 }
 
 static void replay(struct member *m) {
@@ -217,7 +245,7 @@ static void everyone_gets_what_was_sent(void **state) {
     (void)state;
     const int gpus = gpus_or_skip();
     const char *kernel;
-    for (int i = 0; (kernel = exchange_kernel(i, gpus)); i++)
+    for (int i = 0; (kernel = exchange_kernel(i, gpus, 0)); i++)
         for (int members = 2; members <= gpus; members += 2) {
             print_message("exchange %s between %d GPUs\n", kernel, members);
             meet(m, kernel, members, -1, false);
@@ -234,7 +262,7 @@ static void nobody_waits_when_one_ends(bool with_graph) {
     static struct member m[MAX_RANKS];
     const int gpus = gpus_or_skip();
     const char *kernel;
-    for (int i = 0; (kernel = exchange_kernel(i, gpus)); i++) {
+    for (int i = 0; (kernel = exchange_kernel(i, gpus, 0)); i++) {
         struct timespec begin, end;
         print_message("exchange %s whose group ends%s\n", kernel,
                       with_graph ? " while there are graphs" : "");

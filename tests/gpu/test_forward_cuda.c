@@ -338,7 +338,7 @@ static void bits_do_not_depend_on_the_number_of_gpus(void **state) {
         struct answer one;
         run(&f, &one);
         for (int devices = 2; devices <= gpus && devices <= tp; devices *= 2)
-            for (int i = 0; (f.exchange = exchange_kernel(i, devices)); i++) {
+            for (int i = 0; (f.exchange = exchange_kernel(i, devices, LACKS_SAME_BITS)); i++) {
                 f.devices = devices;
                 for (int overlap = 0; overlap < 2; overlap++) {
                     f.overlap = overlap;

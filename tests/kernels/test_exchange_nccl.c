@@ -292,7 +292,7 @@ static void sums_are_one_call_of_the_library(void **state) {
     for (int i = 0; i < MEMBERS; i++) f->dev[i].dtype = DTYPE_BF16;
     join_all(f);
     assert_true(summed >= 3 * MEMBERS);
-    assert_true(last.elements * 2 <= CUDA_WORKSPACE_BYTES);
+    assert_true(last.elements * 2 == CUDA_WORKSPACE_BYTES); /* a block of rows is about as much */
     const int before = summed, parts = sent;
     struct exchange_args a = {.sum = {in, out, 16, MEMBERS, DTYPE_F32}};
     f->group.variant->run(&f->dev[1], &a);

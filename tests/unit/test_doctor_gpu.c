@@ -158,6 +158,12 @@ static void a_library_is_there_with_its_version_or_not_with_the_reason(void **st
     assert_true(library_probe(&q, text, sizeof text));
     assert_memory_equal(text, "9.14 (", 6);
     assert_non_null(strstr(text, FAKE_NVML));
+    q.oldest = 91400;
+    assert_true(library_probe(&q, text, sizeof text));
+    q.oldest = 91500;
+    assert_false(library_probe(&q, text, sizeof text));
+    assert_non_null(strstr(text, "is too old: 9.15 or newer is needed"));
+    q.oldest = 0;
     q.version = "fake_version_stored", q.call = VERSION_STORED;
     q.major_unit = 1000, q.minor_unit = 10;
     assert_true(library_probe(&q, text, sizeof text));

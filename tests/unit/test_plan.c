@@ -265,6 +265,10 @@ static void what_a_librarys_attention_lacks_is_named_at_that_option(void **state
         skip();
     }
     assert_among(f, sets, 3, "--set engine.attention_backend=cudnn: ", "expected one of auto");
+#ifdef HAVE_CUDA
+    assert_among(f, sets, 3, "--set engine.attention_backend=cudnn: ",
+                 "found cudnn, a kernel for cuda, while the device is cpu");
+#endif
     assert_int_equal(f->errors.n, 1);
     sets[1] = "engine.enforce_eager=true,false";
     assert_among(f, sets, 3, "--set engine.enforce_eager=",
