@@ -36,9 +36,8 @@ static inline const struct comm *comm_of(struct ranks ranks, const char *exchang
     return exchange_takes_sums(exchange) ? &comm_library : &comm_group;
 }
 
-/* struct comm's gather_logits of all groups: the vocabulary of a device's ranks is one run of it.
- */
-enum status gather_logits(const struct forward *f, float *logits, const struct op_sink *sink,
-                          struct error *err);
+/* gather_logits of several devices: the vocabulary of a device's ranks is one run of it. */
+enum status comm_gather_logits(const struct forward *f, float *logits, const struct op_sink *sink,
+                               struct error *err);
 
 #endif

@@ -90,8 +90,8 @@ static enum status reduce_over_devices(const struct forward *f, const struct red
     return s == STATUS_OK ? sink->emit(sink->ctx, &sums, NULL, err) : s;
 }
 
-enum status gather_logits(const struct forward *f, float *logits, const struct op_sink *sink,
-                          struct error *err) {
+enum status comm_gather_logits(const struct forward *f, float *logits, const struct op_sink *sink,
+                               struct error *err) {
     struct op_call call = exchange_call(ROLE_HEAD, -1, 0);
     const int devices = ranks_devices(f->ranks), self = ranks_device(f->ranks);
     const int64_t V = f->m->V / devices, bytes = V * (int64_t)sizeof *logits;
@@ -104,4 +104,4 @@ enum status gather_logits(const struct forward *f, float *logits, const struct o
 }
 
 const struct comm comm_group = {
-    .name = "group", .all_reduce = reduce_over_devices, .gather_logits = gather_logits};
+    .name = "group", .all_reduce = reduce_over_devices, .gather_logits = comm_gather_logits};

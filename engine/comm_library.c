@@ -24,4 +24,4 @@ static enum status reduce_by_library(const struct forward *f, const struct reduc
 }
 
 const struct comm comm_library = {
-    .name = "library", .all_reduce = reduce_by_library, .gather_logits = gather_logits};
+    .name = "library", .all_reduce = reduce_by_library, .gather_logits = comm_gather_logits};

@@ -29,10 +29,6 @@ struct gpu_list {
 void gpu_list_read(struct gpu_list *out, const char *library, const char *visible_devices,
                    int32_t cuda_needed);
 
-/* The oldest that serve. cuDNN: attention is masked from the last key, takes lengths from device
- * memory and accepts minus infinity where nothing is seen. NCCL: communicators that do not block.
- */
-enum { CUDNN_OLDEST = 91000, NCCL_OLDEST = 21400 };
 /* This machine's, read once per process. The pointer stays valid. */
 const struct gpu_list *gpu_list_machine(void);
 /* The first GPU that CUDA would show; -1: none. */
@@ -41,6 +37,10 @@ int gpu_list_first(const struct gpu_list *l);
 int32_t gpu_list_cuda_built(void);
 /* cuBLASLt's own number, 130101 for 13.1.1; loads the library. 0: not built in, or not found. */
 int64_t cuda_blas_version(void);
+/* The oldest that serve: the first cuDNN whose attention is masked from the last key, takes lengths
+ * from device memory and accepts minus infinity where nothing is seen; the first NCCL with
+ * communicators that do not block. */
+enum { CUDNN_OLDEST = 91000, NCCL_OLDEST = 21400 };
 /* cuDNN's own number, 91400 for 9.14.0; loads the library. 0: not found, or too old to be used. */
 int64_t cuda_dnn_version(void);
 /* NCCL's own number, 22803 for 2.28.3; loads the library. 0: not found, or too old to be used. */

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "engine/comm.h"
+#include "kernels/op_memory.h"
 
 enum { ROWS = 7, COLS = 4, ELEMENTS = ROWS * COLS, TP = 8, CALLS = 8 };
 
@@ -167,6 +168,21 @@ static void a_library_is_asked_once(void **state) {
     assert_ptr_equal(m.asked.call[1].exchange.sum.in, m.asked.call[0].all_reduce.out);
 }
 
+/* For whoever tells how long buffers are needed: each is read and written whole. */
+static void a_librarys_sum_reads_a_part_and_writes_the_sum(void **state) {
+    static struct member m;
+    struct op_region region[OP_REGIONS_MAX];
+    (void)state;
+    ask(&comm_library, &m, ranks_of(2, 2, 1), false, 0);
+    assert_int_equal(op_memory(&m.asked.call[0], NULL, NULL, region), 2);
+    assert_ptr_equal(region[0].at, m.part[1]);
+    assert_ptr_equal(region[1].at, m.apart);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(region[i].written, i == 1);
+        assert_int_equal(region[i].rows * region[i].row_bytes, sizeof m.apart);
+    }
+}
+
 static void who_sums_goes_by_the_exchange(void **state) {
     (void)state;
     assert_ptr_equal(comm_of(ranks_of(4, 1, 0), "nccl_sum"), &comm_local);
@@ -183,6 +199,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_device_gets_the_sum),
         cmocka_unit_test(a_library_is_asked_once),
+        cmocka_unit_test(a_librarys_sum_reads_a_part_and_writes_the_sum),
         cmocka_unit_test(who_sums_goes_by_the_exchange),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

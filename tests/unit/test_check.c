@@ -321,18 +321,22 @@ static void other_logits_or_tokens_fail_all_that_should_agree(void **state) {
     free(r);
 }
 
+/* A kernel of an op that promises no row the same bits. */
+static const char *kernel_without_promise(enum op op) {
+    struct variant_info v;
+    for (int i = 0; variant_info(i, &v); i++)
+        if (v.op == op && v.lacks & LACKS_SAME_BITS) return v.name;
+    print_message("skipped: no %s of this program lacks that promise\n", op_name(op));
+    skip();
+    return NULL;
+}
+
 /* Of a kernel that is made of a library: what it does not promise is told, and is no failure. */
 static void a_library_that_promises_nothing_is_excused(void **state) {
     (void)state;
-    struct variant_info v = {.name = NULL};
-    int i = 0;
-    while (variant_info(i, &v) && !(v.op == OP_ATTENTION && v.lacks & LACKS_SAME_BITS)) i++;
-    if (!variant_info(i, &v)) {
-        print_message("skipped: no kernel of this program lacks that promise\n");
-        skip();
-    }
+    const char *name = kernel_without_promise(OP_ATTENTION);
     struct case_result *list[CASES], *r = make_cases(list);
-    for (int k = 0; k < CASES; k++) snprintf(r[k].attention, sizeof r[k].attention, "%s", v.name);
+    for (int k = 0; k < CASES; k++) snprintf(r[k].attention, sizeof r[k].attention, "%s", name);
     check_invariance(list, CASES);
     for (int k = 0; k < CASES; k++) assert_int_equal(invariance_of(&r[k]), VERDICT_OK);
     r[3].logits_hash = 78;
@@ -346,15 +350,9 @@ static void a_library_that_promises_nothing_is_excused(void **state) {
 /* The same of what sums over devices. */
 static void sums_in_a_librarys_order_are_excused(void **state) {
     (void)state;
-    struct variant_info v = {.name = NULL};
-    int i = 0;
-    while (variant_info(i, &v) && !(v.op == OP_EXCHANGE && v.lacks & LACKS_SAME_BITS)) i++;
-    if (!variant_info(i, &v)) {
-        print_message("skipped: no exchange of this program lacks that promise\n");
-        skip();
-    }
+    const char *name = kernel_without_promise(OP_EXCHANGE);
     struct case_result *list[CASES], *r = make_cases(list);
-    for (int k = 0; k < CASES; k++) snprintf(r[k].exchange, sizeof r[k].exchange, "%s", v.name);
+    for (int k = 0; k < CASES; k++) snprintf(r[k].exchange, sizeof r[k].exchange, "%s", name);
     r[3].logits_hash = 78;
     check_invariance(list, CASES);
     for (int k = 0; k < CASES; k++) assert_int_equal(invariance_of(&r[k]), VERDICT_NOT_CHECKED);
